@@ -1,0 +1,91 @@
+"""One frozen `Settings`, read from the environment once, at start."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What the environment says, checked. Names without a prefix are the ones the ecosystem uses; ours begin with TURNLINE_."""
+
+    model_config = SettingsConfigDict(frozen=True, env_prefix="TURNLINE_", extra="ignore", env_ignore_empty=True)
+
+    # Where things are
+    database_url: str = Field("", validation_alias="DATABASE_URL", description="Postgres, as any login that may become turnline_app.")
+    owner_database_url: str = Field("", description="Postgres login for `turnline migrate`, where it differs from DATABASE_URL.")
+    maintenance_database_url: str = Field("", description="Postgres login for the sweeper and jobs, where it differs from DATABASE_URL.")
+    broker_url: str = Field("", validation_alias="CELERY_BROKER_URL", description="Redis/Valkey (redis://) or RabbitMQ (amqp://).")
+    redis_url: str = Field("", validation_alias="REDIS_URL", description="For passing news (streamed tokens). Default: the broker, if it is Redis.")
+    openai_api_key: SecretStr = Field(SecretStr(""), validation_alias="OPENAI_API_KEY")
+    openai_base_url: str = Field("https://api.openai.com/v1", validation_alias="OPENAI_BASE_URL")
+    secret_keys: SecretStr = Field(
+        SecretStr(""), description="Keys for secrets at rest, comma-separated, 32 bytes base64 each; the first encrypts, all decrypt."
+    )
+    log_level: str = Field("INFO", validation_alias=AliasChoices("TURNLINE_LOG_LEVEL", "LOG_LEVEL"))
+
+    # The API
+    api_host: str = "127.0.0.1"
+    api_port: int = 8000
+    request_max_bytes: int = 256 * 1024
+    message_max_bytes: int = 64 * 1024
+
+    # The turn
+    turn_lease_s: float = Field(30.0, gt=0, description="How long a claim holds without a heartbeat.")
+    turn_heartbeat_s: float = Field(10.0, gt=0)
+    turn_max_attempts: int = Field(5, ge=1)
+    turn_wall_clock_s: float = 600.0
+    turn_model_calls: int = 8
+    turn_tool_calls: int = 16
+    history_events: int = Field(400, ge=10, description="How many of a session's latest events a turn's context is read from.")
+    sweep_every_s: float = 5.0
+    ring_stale_s: float = Field(10.0, description="A rung turn that nobody claimed for this long is rung again.")
+
+    # The outside
+    model_timeout_s: float = 120.0
+    model_max_bytes: int = 8 * 1024 * 1024
+    tool_timeout_s: float = 30.0
+    tool_max_bytes: int = 256 * 1024
+    allowed_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
+        (), description="Networks beyond the public internet that tools may reach, comma-separated CIDRs."
+    )
+    allowed_ports: Annotated[tuple[int, ...], NoDecode] = Field((80, 443), description="Ports that tools may use outside allowed networks.")
+
+    # The worker
+    worker_concurrency: int = Field(1000, ge=1, description="Turns in flight per worker process.")
+    db_pool_size: int = Field(20, ge=1, description="Database connections per process.")
+
+    # Flower
+    flower_host: str = "127.0.0.1"
+    flower_port: int = 5555
+    flower_basic_auth: SecretStr = Field(SecretStr(""), description="user:password")
+
+    @field_validator("allowed_networks", "allowed_ports", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("database_url", "owner_database_url", "maintenance_database_url")
+    @classmethod
+    def _postgres(cls, value: str) -> str:
+        for prefix in ("postgres://", "postgresql+psycopg://"):
+            if value.startswith(prefix):
+                value = "postgresql://" + value[len(prefix) :]
+        if value and not value.startswith("postgresql://"):
+            raise ValueError("must be a Postgres URL, like postgresql://user:password@host:5432/database")
+        return value
+
+    @property
+    def wake_url(self) -> str:
+        """Where passing news goes: REDIS_URL, or the broker where that is Redis/Valkey, else "" (no passing news; clients poll)."""
+        return self.redis_url or (self.broker_url if self.broker_url.startswith(("redis://", "rediss://")) else "")
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The process's settings, read on first use."""
+    return Settings()
