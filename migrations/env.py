@@ -1,0 +1,60 @@
+"""How Alembic reaches the database: as turnline_owner, with short lock waits, one transaction per migration."""
+
+from __future__ import annotations
+
+from alembic import context
+from sqlalchemy import Connection, create_engine, text
+
+from models import Base
+from settings import get_settings
+
+ROLES = ("turnline_owner", "turnline_app", "turnline_maintenance")
+
+
+def ensure_roles(connection: Connection) -> None:
+    """Create the three roles where they are missing, and let this login become the owner.
+
+    A database administrator may have created them beforehand; then this login needs no right to create roles.
+    """
+    have = set(connection.scalars(text("SELECT rolname FROM pg_roles WHERE rolname = ANY(:names)"), {"names": list(ROLES)}))
+    for role in ROLES:
+        if role not in have:
+            # Two databases of one cluster may be migrated at once; the roles are the cluster's.
+            connection.execute(
+                text(
+                    f"DO $$ BEGIN CREATE ROLE {role} NOLOGIN NOINHERIT NOSUPERUSER NOBYPASSRLS;"
+                    " EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
+                )
+            )
+            if not connection.scalar(text("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")):
+                connection.execute(text(f"GRANT {role} TO CURRENT_USER WITH SET TRUE, INHERIT TRUE"))
+    connection.execute(text("GRANT turnline_maintenance TO turnline_owner WITH INHERIT FALSE, SET TRUE"))
+    connection.execute(text("GRANT USAGE, CREATE ON SCHEMA public TO turnline_owner WITH GRANT OPTION"))
+    connection.commit()
+
+
+def run() -> None:
+    """Run the migrations asked for."""
+    given = context.config.attributes.get("url") or get_settings().owner_database_url or get_settings().database_url
+    if not given:
+        raise SystemExit("DATABASE_URL is not set. Give it the Postgres to migrate, like postgresql://user:password@host:5432/database.")
+    engine = create_engine(given.replace("postgresql://", "postgresql+psycopg://", 1))
+    with engine.connect() as connection:
+        ensure_roles(connection)
+        connection.execute(text("SET ROLE turnline_owner"))
+        # A migration waits briefly for a lock and fails, rather than queueing every turn behind itself.
+        connection.execute(text("SET lock_timeout = '5s'"))
+        connection.commit()
+        context.configure(
+            connection=connection,
+            target_metadata=Base.metadata,
+            compare_type=True,
+            compare_server_default=False,
+            transaction_per_migration=True,
+        )
+        with context.begin_transaction():
+            context.run_migrations()
+    engine.dispose()
+
+
+run()

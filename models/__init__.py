@@ -1,0 +1,28 @@
+"""What is kept: one table per noun, no queries. Importing this package registers every table on `Base.metadata`."""
+
+from models.access import ApiKeyRow, PermissionRow, UserRow, WorkspaceRow
+from models.agent import AgentRow
+from models.base import Base
+from models.event import EventRow
+from models.ledger import ModelCallRow
+from models.session import SessionRow
+from models.tool import AgentToolRow, ToolIntegrationRow, ToolRow
+from models.tool_call import ToolCallRow
+from models.turn import TurnRow
+
+__all__ = [
+    "AgentRow",
+    "AgentToolRow",
+    "ApiKeyRow",
+    "Base",
+    "EventRow",
+    "ModelCallRow",
+    "PermissionRow",
+    "SessionRow",
+    "ToolCallRow",
+    "ToolIntegrationRow",
+    "ToolRow",
+    "TurnRow",
+    "UserRow",
+    "WorkspaceRow",
+]

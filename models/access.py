@@ -1,0 +1,79 @@
+"""Who may do what: workspaces (the tenants), users, their permissions, API keys."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, LargeBinary, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Base, CreatedAt, Id, UpdatedAt, one_of
+
+
+class UserRow(Base):
+    """A person. Not a tenant's row: one person may serve several workspaces; `permissions` says which."""
+
+    __tablename__ = "users"
+    id: Mapped[Id]
+    name: Mapped[str]
+    email: Mapped[str] = mapped_column(unique=True)
+    email_verified: Mapped[bool] = mapped_column(server_default=text("false"))
+    image: Mapped[str | None]
+    created_at: Mapped[CreatedAt]
+    updated_at: Mapped[UpdatedAt]
+
+
+class WorkspaceRow(Base):
+    """A tenant."""
+
+    __tablename__ = "workspaces"
+    id: Mapped[Id]
+    name: Mapped[str]
+    owner_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[CreatedAt]
+    updated_at: Mapped[UpdatedAt]
+
+
+class PermissionRow(Base):
+    """What a user may do with a thing of a workspace (so far: the workspace itself)."""
+
+    __tablename__ = "permissions"
+    id: Mapped[Id]
+    workspace_id: Mapped[UUID] = mapped_column(ForeignKey("workspaces.id"))
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"), index=True)
+    entity_type: Mapped[str] = mapped_column(server_default=text("'workspace'"))
+    entity_id: Mapped[UUID]
+    permission_type: Mapped[str]
+    created_at: Mapped[CreatedAt]
+
+    __table_args__ = (
+        UniqueConstraint("workspace_id", "user_id", "entity_type", "entity_id"),
+        CheckConstraint(one_of("permission_type", "admin", "write", "read"), "permission_type"),
+    )
+
+
+class ApiKeyRow(Base):
+    """A bearer key. Only the SHA-256 of its secret is kept; `prefix` is what people recognise it by.
+
+    A key with a `user_id` can do no more than that user's permission allows.
+    """
+
+    __tablename__ = "api_keys"
+    id: Mapped[Id]
+    workspace_id: Mapped[UUID] = mapped_column(ForeignKey("workspaces.id"))
+    user_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id"))
+    name: Mapped[str] = mapped_column(server_default=text("''"))
+    prefix: Mapped[str]
+    secret_sha256: Mapped[bytes] = mapped_column(LargeBinary)
+    role: Mapped[str]
+    created_at: Mapped[CreatedAt]
+    last_used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        # Not led by workspace_id: it is looked up before a workspace is known, and a SHA-256 of 32 random bytes tells nobody anything.
+        Index("uq_api_keys_secret_sha256", "secret_sha256", unique=True),
+        Index("ix_api_keys_workspace_id", "workspace_id"),
+        CheckConstraint(one_of("role", "admin", "write", "read"), "role"),
+    )

@@ -1,0 +1,46 @@
+"""What every table shares: constraint names, the type map, ids and times."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, DateTime, MetaData, Numeric, Text, Uuid, func, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, mapped_column
+
+Id = Annotated[UUID, mapped_column(primary_key=True, server_default=text("uuidv7()"))]
+CreatedAt = Annotated[datetime, mapped_column(server_default=func.now())]
+UpdatedAt = Annotated[datetime, mapped_column(server_default=func.now(), onupdate=func.now())]
+Count = Annotated[int, mapped_column(server_default=text("0"))]
+BigCount = Annotated[int, mapped_column(BigInteger, server_default=text("0"))]
+JsonObject = Annotated[dict[str, Any], mapped_column(JSONB, server_default=text("'{}'::jsonb"))]
+
+
+class Base(DeclarativeBase):
+    """Names constraints (`pk_`, `fk_`, `uq_`, `ix_`, `ck_`) and maps Python types to columns, so that a model states only what is its own."""
+
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it as a class attribute
+        str: Text,
+        UUID: Uuid,
+        datetime: DateTime(timezone=True),
+        Decimal: Numeric(20, 10),
+        dict[str, Any]: JSONB(none_as_null=True),
+        list[Any]: JSONB(none_as_null=True),
+    }
+
+
+def one_of(column: str, *values: str) -> str:
+    """The SQL of a check that `column` holds one of `values`."""
+    return f"{column} IN ({', '.join(repr(value) for value in values)})"

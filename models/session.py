@@ -1,0 +1,78 @@
+"""One conversation: its counters, and the right to write it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from uuid import UUID
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Base, BigCount, Count, CreatedAt, Id, JsonObject, UpdatedAt, one_of
+
+
+class SessionRow(Base):
+    """A session. Its row is the lock under which its log grows: offsets come from `next_offset`, held until commit.
+
+    `lease_*`: who may write the session's turn, until when (the database's clock), proven by which number.
+    The counters equal a recount of the log and the ledger, in every committed state.
+    """
+
+    __tablename__ = "sessions"
+    id: Mapped[Id]
+    workspace_id: Mapped[UUID]
+    agent_id: Mapped[UUID]
+    user_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id"))
+    customer_id: Mapped[str | None]
+    mode: Mapped[str] = mapped_column(server_default=text("'auto'"))
+    status: Mapped[str] = mapped_column(server_default=text("'active'"))
+    title: Mapped[str | None]
+    meta: Mapped[JsonObject] = mapped_column("metadata")
+    variables: Mapped[JsonObject]
+    session_type: Mapped[str] = mapped_column(server_default=text("'conversation'"))
+    tags: Mapped[list[str]] = mapped_column(JSONB, server_default=text("'[]'::jsonb"))
+    user_agent: Mapped[str | None]
+    ip_address: Mapped[str | None]
+    referrer: Mapped[str | None]
+    locale: Mapped[str] = mapped_column(server_default=text("'en'"))
+    timezone: Mapped[str] = mapped_column(server_default=text("'UTC'"))
+    satisfaction_score: Mapped[int | None]
+    average_response_time: Mapped[int | None]
+
+    next_offset: Mapped[Count]
+    lease_fence: Mapped[BigCount]
+    lease_owner: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+
+    event_count: Mapped[Count]
+    message_count: Mapped[Count]
+    tokens_used: Mapped[BigCount]
+    input_tokens: Mapped[BigCount]
+    cached_input_tokens: Mapped[BigCount]
+    cache_write_tokens: Mapped[BigCount]
+    output_tokens: Mapped[BigCount]
+    reasoning_tokens: Mapped[BigCount]
+    cost_usd: Mapped[Decimal] = mapped_column(server_default=text("0"))
+    unpriced_calls: Mapped[Count]
+    unknown_calls: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+
+    started_at: Mapped[CreatedAt]
+    last_activity_at: Mapped[CreatedAt]
+    ended_at: Mapped[datetime | None]
+    created_at: Mapped[CreatedAt]
+    updated_at: Mapped[UpdatedAt]
+
+    __table_args__ = (
+        ForeignKeyConstraint(["workspace_id", "agent_id"], ["agents.workspace_id", "agents.id"]),
+        UniqueConstraint("workspace_id", "id"),
+        Index("ix_sessions_page", "workspace_id", "created_at", "id"),
+        Index("ix_sessions_workspace_id_agent_id", "workspace_id", "agent_id"),
+        Index("ix_sessions_lease_until", "lease_until", postgresql_where=text("lease_until IS NOT NULL")),
+        CheckConstraint(one_of("mode", "auto", "manual", "paused"), "mode"),
+        CheckConstraint(one_of("status", "active", "completed", "abandoned"), "status"),
+        CheckConstraint(one_of("session_type", "conversation", "support", "onboarding", "survey"), "session_type"),
+        # Room on each page for the many updates of a busy row to stay on it (no index is touched by them).
+        {"postgresql_with": {"fillfactor": "70"}},
+    )

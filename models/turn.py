@@ -1,0 +1,58 @@
+"""From a customer's message to a rest."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKeyConstraint, Index, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Base, Count, CreatedAt, Id, UpdatedAt, one_of
+
+OPEN = "status IN ('queued', 'running', 'waiting')"
+
+
+class TurnRow(Base):
+    """A turn. In a session, turns own the log by ranges: a customer's message belongs to the turn with the
+    greatest `opened_at_offset` not above its own offset, and is answered by it once `read_through_offset` has reached it.
+
+    `writes` numbers the commits of a claim, so that one whose reply was lost is recognised when it is sent again.
+    `rings` counts how often the sweep has rung it since it was last claimed.
+    """
+
+    __tablename__ = "turns"
+    id: Mapped[Id]
+    workspace_id: Mapped[UUID]
+    session_id: Mapped[UUID]
+    status: Mapped[str] = mapped_column(server_default=text("'queued'"))
+    strategy: Mapped[str] = mapped_column(server_default=text("'coalesce'"))
+    opened_at_offset: Mapped[int]
+    read_through_offset: Mapped[int | None]
+    agent_version: Mapped[int | None]
+    attempts: Mapped[Count]
+    writes: Mapped[Count]
+    fence: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    not_before: Mapped[datetime | None]
+    rung_at: Mapped[datetime | None]
+    rings: Mapped[Count]
+    cancel_requested_at: Mapped[datetime | None]
+    error_class: Mapped[str | None]
+    error_detail: Mapped[str | None]
+    opened_at: Mapped[CreatedAt]
+    started_at: Mapped[datetime | None]
+    claimed_at: Mapped[datetime | None]
+    settled_at: Mapped[datetime | None]
+    created_at: Mapped[CreatedAt]
+    updated_at: Mapped[UpdatedAt]
+
+    __table_args__ = (
+        ForeignKeyConstraint(["workspace_id", "session_id"], ["sessions.workspace_id", "sessions.id"]),
+        UniqueConstraint("workspace_id", "id"),
+        UniqueConstraint("session_id", "opened_at_offset"),
+        Index("uq_turns_one_live", "session_id", unique=True, postgresql_where=text("status IN ('running', 'waiting')")),
+        Index("ix_turns_open", "session_id", "opened_at_offset", postgresql_where=text(OPEN)),
+        CheckConstraint(one_of("status", "queued", "running", "waiting", "done", "failed", "dead", "cancelled"), "status"),
+        CheckConstraint(one_of("strategy", "coalesce", "enqueue", "reject", "interrupt", "rollback"), "strategy"),
+        {"postgresql_with": {"fillfactor": "80"}},
+    )

@@ -1,0 +1,120 @@
+"""Connections: one pool of them per role and process, and the two ways to use one.
+
+`Database.transaction(workspace)` opens a SQLAlchemy transaction for the colder questions and changes; `Database.call(sql, …)` sends one
+of the statements that every turn runs (see `migrations/sql/0003_turn_functions.sql`) as one round trip on its own transaction.
+Both act as the role the `Database` was made for, never as the login: row-level security applies.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+from psycopg import AsyncConnection as PsycopgConnection
+from psycopg import AsyncRawCursor
+from psycopg.rows import dict_row
+from psycopg.types.json import set_json_dumps
+from psycopg_pool import AsyncConnectionPool
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+APP_ROLE = "turnline_app"
+MAINTENANCE_ROLE = "turnline_maintenance"
+
+
+def dumps(value: object) -> str:
+    """JSON as it is stored: strict (no NaN or Infinity), compact."""
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
+set_json_dumps(dumps)
+
+
+def _options(role: str) -> str:
+    """Connection options: act as `role`; no statement, lock wait or idle transaction holds a connection for long."""
+    return (
+        f"-c role={role} -c timezone=UTC -c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=15s"
+        " -c jit=off"
+    )
+
+
+# A server or network that has gone silent is noticed within about 20 s.
+_NETWORK: Mapping[str, Any] = {
+    "connect_timeout": 5,
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+
+
+class Database:
+    """One role's connections to Postgres, for one event loop. `await open()` first, `await close()` last."""
+
+    def __init__(self, url: str, *, role: str = APP_ROLE, pool_size: int = 20, application_name: str = "turnline") -> None:
+        arguments = {**_NETWORK, "options": _options(role), "application_name": application_name}
+        self._pool: AsyncConnectionPool[PsycopgConnection[dict[str, Any]]] = AsyncConnectionPool(
+            url,
+            kwargs={**arguments, "autocommit": True, "row_factory": dict_row, "cursor_factory": AsyncRawCursor, "prepare_threshold": 1},
+            min_size=1,
+            max_size=pool_size,
+            timeout=10,
+            max_idle=300,
+            open=False,
+        )
+        self._engine: AsyncEngine = create_async_engine(
+            url.replace("postgresql://", "postgresql+psycopg://", 1),
+            connect_args=arguments,
+            json_serializer=dumps,
+            poolclass=AsyncAdaptedQueuePool,
+            pool_size=min(pool_size, 5),
+            max_overflow=max(0, pool_size - 5),
+            pool_timeout=10,
+            pool_pre_ping=True,
+        )
+
+    async def open(self) -> None:
+        """Start the pool. Does not wait for the server: a worker may start before its database."""
+        await self._pool.open(wait=False)
+
+    async def close(self) -> None:
+        """Give every connection back to the server."""
+        await self._pool.close(timeout=5)
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def transaction(self, workspace_id: UUID | None = None) -> AsyncIterator[AsyncConnection]:
+        """A transaction that sees `workspace_id`'s rows (none of any tenant's, where it is None); commits on leaving, rolls back on error."""
+        async with self._engine.begin() as db:
+            if workspace_id is not None:
+                await db.execute(text("SELECT set_config('app.workspace_id', :id, true)"), {"id": str(workspace_id)})
+            yield db
+
+    async def call(self, statement: str, *parameters: object) -> dict[str, Any]:
+        """The one row that `statement` returns ($1, $2 … in it are `parameters`), in a transaction of its own, in one round trip.
+
+        Raises psycopg.Error; where the connection broke, nobody knows whether it was committed.
+        """
+        async with self._pool.connection() as connection:
+            row = await (await connection.execute(statement, parameters)).fetchone()
+        if row is None:
+            raise LookupError("the statement returned no row")
+        return row
+
+    async def rows(self, statement: str, *parameters: object) -> list[dict[str, Any]]:
+        """All rows that `statement` returns; otherwise as `call`."""
+        async with self._pool.connection() as connection:
+            return await (await connection.execute(statement, parameters)).fetchall()
+
+    async def ping(self) -> None:
+        """Raises psycopg.Error or DBAPIError where the database does not answer."""
+        await self.rows("SELECT 1 AS one")
+
+
+__all__ = ["APP_ROLE", "MAINTENANCE_ROLE", "DBAPIError", "Database", "dumps"]

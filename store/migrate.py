@@ -1,0 +1,39 @@
+"""Bringing a database's schema up to date."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _config(url: str) -> Config:
+    config = Config(str(ROOT / "alembic.ini"))
+    config.attributes["url"] = url
+    return config
+
+
+def upgrade(url: str, revision: str = "head") -> None:
+    """Upgrade the database at `url` (a login that may become turnline_owner) to `revision`."""
+    command.upgrade(_config(url), revision)
+
+
+def head() -> str:
+    """The newest revision there is."""
+    return ScriptDirectory.from_config(_config("")).get_current_head() or ""
+
+
+def current(url: str) -> str | None:
+    """The revision the database at `url` is at, or None where it was never migrated. Raises OperationalError if unreachable."""
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), connect_args={"connect_timeout": 5})
+    try:
+        with engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+    finally:
+        engine.dispose()
