@@ -1,0 +1,312 @@
+"""The shared client against servers that misbehave. Each fault test asserts that the server really got the request."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from collections.abc import AsyncIterator
+
+import pytest
+
+from engine.errors import Malformed, ProviderDown, Rejected, ReplyLost, TimedOut
+from integrations.http import Http, Sending
+from tests.integrations.servers import Handler, Request, answering, chunked, free_port, never, reset, response, serve
+
+WHOM = "The other side"
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[Http]:
+    client = Http()
+    yield client
+    await client.aclose()
+
+
+async def fetch(
+    http: Http,
+    url: str,
+    *,
+    method: str = "POST",
+    content: bytes | None = b"{}",
+    deadline_s: float = 20.0,
+    max_bytes: int = 100_000,
+    **more: object,
+) -> tuple[int, bytes]:
+    async with http.exchange(method, url, whom=WHOM, deadline_s=deadline_s, max_bytes=max_bytes, content=content, **more) as reply:  # type: ignore[arg-type]
+        return reply.status, await reply.body()
+
+
+async def test_a_reply_comes_whole_and_the_connection_is_used_again(http: Http):
+    async with serve(answering(response({"a": 1}))) as server:
+        for _ in range(5):
+            assert await fetch(http, server.url + "/x?y=1", headers={"x-one": "1"}) == (200, b'{"a": 1}')
+
+    assert server.connections == 1
+    assert [request.target for request in server.requests] == ["/x?y=1"] * 5
+    sent = server.requests[0]
+    assert sent.headers["accept-encoding"] == "identity"
+    assert sent.headers["x-one"] == "1"
+    assert sent.body == b"{}"
+
+
+async def test_proxies_and_passwords_of_the_environment_are_ignored(http: Http, monkeypatch: pytest.MonkeyPatch, tmp_path):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password canary\n")
+    netrc.chmod(0o600)
+    async with serve(answering(response("direct"))) as server, serve(answering(response("proxied"))) as proxy:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url)
+        monkeypatch.setenv("NETRC", str(netrc))
+        assert await fetch(http, server.url) == (200, b"direct")
+
+    assert proxy.connections == 0
+    assert "authorization" not in server.requests[0].headers
+
+
+async def test_cookies_are_not_kept(http: Http):
+    async with serve(answering(response("{}", set_cookie="session=canary; Path=/"))) as server:
+        for _ in range(2):  # a name, because aiohttp's own jar never keeps cookies of bare addresses
+            await fetch(http, server.url.replace("127.0.0.1", "localhost"))
+
+    assert "cookie" not in server.requests[1].headers
+
+
+async def test_redirects_are_answers(http: Http):
+    async with serve(answering(response("elsewhere", 302, location="http://127.0.0.1:1/"))) as server:
+        assert await fetch(http, server.url) == (302, b"elsewhere")
+    assert len(server.requests) == 1
+
+
+async def test_three_hundred_in_flight_all_succeed(http: Http):
+    everybody = asyncio.Event()
+    arrived = 0
+
+    async def handle(_request: Request, writer: asyncio.StreamWriter) -> None:
+        nonlocal arrived
+        arrived += 1
+        if arrived == 300:
+            everybody.set()
+        await everybody.wait()  # nobody is answered before all 300 are here: no pool limit holds any back
+        writer.write(response("ok"))
+
+    async with serve(handle) as server:
+        replies = await asyncio.gather(*(fetch(http, server.url) for _ in range(300)))
+    assert replies == [(200, b"ok")] * 300
+    assert len(server.requests) == 300
+
+
+async def test_a_refused_connection_was_not_sent(http: Http):
+    sending = Sending()
+    with pytest.raises(ProviderDown) as caught:
+        await fetch(http, f"http://127.0.0.1:{free_port()}", sending=sending)
+    assert not caught.value.maybe_done
+    assert sending.requests == 0
+
+
+async def test_an_unknown_name_was_not_sent(http: Http):
+    with pytest.raises(ProviderDown) as caught:
+        await fetch(http, "http://nowhere.invalid/")
+    assert not caught.value.maybe_done
+    assert "name" in str(caught.value)
+
+
+async def test_a_deadline_while_connecting_was_not_sent(http: Http):
+    # A listener whose queue is full leaves further connections unanswered.
+    import socket
+
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(0)
+    waiting = []
+    for _ in range(4):
+        one = socket.socket()
+        one.setblocking(False)
+        one.connect_ex(listener.getsockname())
+        waiting.append(one)
+    try:
+        sending = Sending()
+        with pytest.raises(TimedOut) as caught:
+            await fetch(http, f"http://127.0.0.1:{listener.getsockname()[1]}", deadline_s=0.2, sending=sending)
+        assert not caught.value.maybe_done
+        assert sending.requests == 0
+    finally:
+        for one in (*waiting, listener):
+            one.close()
+
+
+async def test_a_server_that_does_not_speak_tls_was_not_sent(http: Http):
+    async def plain(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(response("plain", 400))
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(plain, "127.0.0.1", 0) as server:
+        with pytest.raises(ProviderDown, match="TLS") as caught:
+            await fetch(http, f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    assert not caught.value.maybe_done
+
+
+def dripping(head: bytes, byte: bytes) -> Handler:
+    async def handle(_request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(head)
+        while True:
+            writer.write(byte)
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    return handle
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        never,
+        dripping(b"HTTP/1.1 200 OK\r\ncontent-length: 90000\r\n\r\n", b"x"),
+        dripping(b"HTTP/1.1 200 OK\r\n", b"x-h: 1\r\n"[:1]),
+    ],
+    ids=["silence", "a body byte by byte", "a header byte by byte"],
+)
+async def test_the_deadline_is_on_the_clock_and_the_request_had_been_sent(http: Http, handler: Handler):
+    async with serve(handler) as server:
+        with pytest.raises(TimedOut) as caught:
+            await fetch(http, server.url, deadline_s=0.3)
+        assert caught.value.maybe_done
+        assert len(server.requests) == 1
+        await asyncio.wait_for(server.gone.wait(), 20)
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "POST", "DELETE"])
+@pytest.mark.parametrize("part", [b"", b"HTTP/1.1 200 OK\r\ncontent-le", b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc"])
+@pytest.mark.parametrize("way", ["close", "reset"])
+async def test_a_connection_that_breaks_after_sending_may_have_done_it_and_is_not_sent_again(
+    http: Http, method: str, part: bytes, way: str
+):
+    async def handle(request: Request, writer: asyncio.StreamWriter) -> None:
+        if request.target == "/warm":
+            writer.write(response("warm"))
+            return
+        writer.write(part)
+        await writer.drain()
+        if way == "reset":
+            reset(writer)
+        writer.close()
+
+    async with serve(handle) as server:
+        await fetch(http, server.url + "/warm")  # the connection that breaks is a kept one, where aiohttp would try again by itself
+        sending = Sending()
+        with pytest.raises(ReplyLost) as caught:
+            await fetch(http, server.url + "/break", method=method, sending=sending)
+        assert caught.value.maybe_done
+        assert sending.requests == 1
+        assert [request.target for request in server.requests] == ["/warm", "/break"]
+
+
+async def test_chunks_without_an_end_are_a_lost_reply(http: Http):
+    async def handle(_request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.writelines(chunked([b"abc"], end=False))
+        writer.close()
+
+    async with serve(handle) as server:
+        with pytest.raises(ReplyLost):
+            await fetch(http, server.url)
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        answering(response(b"x" * 100_001)),
+        answering(b"".join(chunked([b"x" * 1000] * 101))),
+        dripping(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 4000),
+    ],
+    ids=["announced", "chunked", "for ever"],
+)
+async def test_more_bytes_than_allowed_are_not_read(http: Http, handler: Handler):
+    async with serve(handler) as server:
+        with pytest.raises(Malformed, match="more than 100000 bytes"):
+            await fetch(http, server.url)
+        assert len(server.requests) == 1
+
+
+async def test_exactly_the_limit_is_read(http: Http):
+    async with serve(answering(response(b"x" * 100_000))) as server:
+        assert (await fetch(http, server.url))[1] == b"x" * 100_000
+
+
+async def test_ten_megabytes_of_error_do_not_hide_the_status(http: Http):
+    async with (
+        serve(answering(response(b"x" * 10_000_000, 500))) as server,
+        http.exchange("GET", server.url, whom=WHOM, deadline_s=20, max_bytes=100_000) as reply,
+    ):
+        assert reply.status == 500
+        assert len(await reply.beginning()) == 16 * 1024
+
+
+async def test_a_gzip_bomb_is_refused_unread(http: Http):
+    bomb = gzip.compress(gzip.compress(b"\0" * 50_000_000))
+    async with serve(answering(response(bomb, content_encoding="gzip, gzip"))) as server:
+        with pytest.raises(Malformed, match="compressed"):
+            await fetch(http, server.url)
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nx: " + b"y" * 100_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 1000 + b"\r\n",
+    ],
+    ids=["not HTTP", "a header without end", "headers without end"],
+)
+async def test_what_is_not_http_is_malformed(http: Http, answer: bytes):
+    async with serve(answering(answer)) as server:
+        with pytest.raises(Malformed) as caught:
+            await fetch(http, server.url)
+        assert caught.value.maybe_done
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1/", "nothing", "http://", "http://127.0.0.1:99999/", "http://[::1/"])
+async def test_an_address_that_is_not_one_is_rejected(http: Http, url: str):
+    with pytest.raises(Rejected):
+        await fetch(http, url)
+
+
+@pytest.mark.parametrize(
+    "handler", [never, dripping(b"HTTP/1.1 200 OK\r\ncontent-length: 90000\r\n\r\n", b"x")], ids=["before", "within the body"]
+)
+async def test_cancelling_aborts_the_request_in_flight(http: Http, handler: Handler):
+    async with serve(handler) as server:
+        task = asyncio.create_task(fetch(http, server.url))
+        await asyncio.wait_for(server.arrived.wait(), 20)
+        assert not server.gone.is_set()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.wait_for(server.gone.wait(), 20)
+
+
+async def test_an_error_of_the_reader_is_not_mistaken_for_the_networks(http: Http):
+    async with serve(answering(response("ok"))) as server:
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012
+            async with http.exchange("GET", server.url, whom=WHOM, deadline_s=20, max_bytes=10) as reply:
+                async for _ in reply:
+                    raise ZeroDivisionError
+        assert len(server.requests) == 1
+
+
+async def test_a_client_serves_two_loops(http: Http):
+    async def in_another_loop() -> tuple[int, bytes]:
+        other = http
+        async with serve(answering(response("there"))) as server:
+            try:
+                return await fetch(other, server.url)
+            finally:
+                await other.aclose()
+
+    async with serve(answering(response("here"))) as server:
+        assert (await fetch(http, server.url))[1] == b"here"
+        assert (await asyncio.to_thread(asyncio.run, in_another_loop()))[1] == b"there"
+        assert (await fetch(http, server.url))[1] == b"here"
+    assert server.connections == 1
