@@ -1,0 +1,1 @@
+"""Who runs it: the Celery app, its pool, thin tasks."""

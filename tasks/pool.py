@@ -1,0 +1,258 @@
+"""The worker pool: turns as coroutines, on Celery's hook for pools of one's own.
+
+    CELERY_CUSTOM_WORKER_POOL=tasks.pool:TaskPool celery -A tasks worker --pool custom -c 1000
+
+Two threads. Celery's consumer keeps the main one: broker, remote control, timers. The other runs one asyncio loop; there every task
+is an asyncio task around a greenlet, in which Celery's own tracer runs and steps the `async def` body (`tasks.stepping`). What a
+task's progress asks of Celery is posted back in order and called on the consumer's thread (`tasks.posts`).
+
+What differs from the prefork pool: a soft time limit reaches the body as `asyncio.CancelledError` and the tracer as
+`SoftTimeLimitExceeded`; a plain `def` body blocks the loop and has no time limits; `worker_pid` is a job's number; there are no
+children to recycle. `TURNLINE_POOL_STUCK_EXIT_S` (30; 0 for never) is how long a body may ignore its hard limit or termination before
+the process exits, without acknowledging anything, for the broker to deliver again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import itertools
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any, cast
+
+from celery.concurrency.base import BasePool
+from celery.worker import state
+from kombu.asynchronous import Hub
+
+from tasks import lifespan
+from tasks.job import Job, terminated
+from tasks.loop import LoopThread
+from tasks.posts import Posts
+
+log = logging.getLogger(__name__)
+
+STUCK_EXIT_S = 30.0
+ADMIT_AT_ONCE = 50  # per turn of the loop, so that a burst of messages does not hold up the tasks already running
+COLD_STOP_S = 5.0  # how long a cold stop waits for cancelled bodies to end
+
+
+class TaskPool(BasePool):
+    """Runs up to `limit` tasks at a time as coroutines of one loop."""
+
+    limit: int
+    signal_safe = False
+    is_green = False  # a green pool would lose Celery's event loop
+    uses_semaphore = False
+    body_can_be_buffer = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self.limit = int(self.limit or 0)
+        self.stuck_exit_s = _stuck_exit_s()
+        self._posts = Posts()
+        self._jobs: dict[int, Job] = {}  # every job not yet ended; Celery itself holds jobs only weakly
+        self._queued: deque[Job] = deque()
+        self._running = 0  # changed on the loop's thread only
+        self._admitting = False
+        self._numbers = itertools.count(1)
+        self._thread: LoopThread | None = None
+        self._context = contextvars.Context()
+        self._closing = False
+
+    # Start and stop, on the consumer's thread
+
+    def on_start(self) -> None:
+        """Start the loop and open what the application registered with `on_loop_start`. Raises what a hook raises."""
+        self._context = contextvars.copy_context()
+        self._thread = thread = LoopThread(self.app.set_current)
+        thread.start()
+        try:
+            thread.run(lifespan.started()).result()
+        except BaseException:
+            self._closing = True
+            thread.stop(COLD_STOP_S)
+            raise
+
+    def register_with_event_loop(self, loop: Hub) -> None:
+        """Deliver callbacks on Celery's hub. Called anew after each reconnect."""
+        self._posts.attach(loop)
+
+    def flush(self) -> None:
+        """Forget what was received and not begun. Celery calls this when it closes its connection: the broker delivers those again."""
+        while self._queued:
+            self._jobs.pop(self._queued.popleft().number, None)
+
+    def on_stop(self) -> None:
+        """Wait until every job has ended and is acknowledged, then close. In a cold shutdown, cancel what is left first.
+
+        Runs in place of the hub, also inside a signal handler and, when a cold shutdown overtakes a warm one, inside itself.
+        """
+        given_up_at: float | None = None
+        while self._jobs and not self._closing:
+            if given_up_at is None and _cold():
+                given_up_at = monotonic()
+                self._on_loop(self._give_up_all)
+            if given_up_at is not None and monotonic() - given_up_at > COLD_STOP_S:
+                log.warning("%d cancelled tasks had not ended after %g s; their messages go back", len(self._jobs), COLD_STOP_S)
+                break
+            self._posts.drain(0.2)
+        self._close()
+
+    def on_terminate(self) -> None:
+        """Cancel every job, tell nobody, and close: unacknowledged messages go back to the broker."""
+        if self._closing:
+            return
+        self._on_loop(self._give_up_all)
+        until = monotonic() + COLD_STOP_S
+        while self._jobs and monotonic() < until:
+            self._posts.drain(0.1)
+        self._close()
+
+    def _close(self) -> None:
+        if self._closing or self._thread is None:
+            return
+        self._closing = True
+        stopped = self._thread.run(lifespan.stopped())
+        while not stopped.done() and self._thread.lag_s()[0] < COLD_STOP_S:
+            self._posts.drain(0.1)
+        self._thread.stop(COLD_STOP_S)
+        self._posts.drain(0.0)
+        self._posts.close()
+
+    # Jobs, from the consumer's thread
+
+    def on_apply(
+        self,
+        target: Callable[..., Any],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+        *,
+        callback: Callable[..., Any] | None = None,
+        accept_callback: Callable[..., Any] | None = None,
+        error_callback: Callable[..., Any] | None = None,
+        timeout_callback: Callable[..., Any] | None = None,
+        soft_timeout: float | None = None,
+        timeout: float | None = None,
+        correlation_id: str | None = None,
+        **_: Any,
+    ) -> Job:
+        """Take one message. Returns at once; a pool that is closing takes nothing, and the message stays unacknowledged."""
+        job = Job(
+            next(self._numbers),
+            correlation_id,
+            functools.partial(target, *args, **(kwargs or {})),
+            self._posts.post,
+            accepted=accept_callback,
+            succeeded=callback,
+            failed=error_callback,
+            timed_out=timeout_callback,
+            soft_s=soft_timeout or self.options.get("soft_timeout"),
+            hard_s=timeout or self.options.get("timeout"),
+            stuck_exit_s=self.stuck_exit_s,
+            stop=self._stop_job,
+        )
+        if self._state in (None, self.RUN):
+            self._jobs[job.number] = job
+            self._queued.append(job)
+            self._admit_soon()
+        return job
+
+    def terminate_job(self, pid: int, signal: int | None = None) -> None:
+        """Cancel the job whose number Celery was given as its process id. Harmless when it has ended."""
+        job = self._jobs.get(pid)
+        if job is not None:
+            self._stop_job(job, signal)
+
+    def grow(self, n: int = 1) -> None:
+        """Let `n` more tasks run at a time."""
+        self.limit += n
+        self._admit_soon()
+
+    def shrink(self, n: int = 1) -> None:
+        """Let `n` fewer tasks run at a time. Those running go on."""
+        self.limit = max(0, self.limit - n)
+
+    @property
+    def num_processes(self) -> int:
+        """What Celery reckons prefetch and autoscaling by."""
+        return self.limit
+
+    def _get_info(self) -> dict[str, Any]:
+        lag_s, worst_lag_s = self._thread.lag_s() if self._thread else (0.0, 0.0)
+        return {
+            **super()._get_info(),
+            "processes": [os.getpid()],
+            "running": self._running,
+            "queued": len(self._queued),
+            "given-up": sum(job.settled for job in list(self._jobs.values())),
+            "loop-lag-ms": round(lag_s * 1000, 1),
+            "loop-lag-ms-worst-30s": round(worst_lag_s * 1000, 1),
+            "timeouts": [self.options.get("soft_timeout") or 0, self.options.get("timeout") or 0],
+            "stuck-exit-s": self.stuck_exit_s,
+        }
+
+    def _on_loop(self, callback: Callable[..., Any], *args: Any) -> None:
+        if self._thread is not None and not self._thread.loop.is_closed():
+            self._thread.loop.call_soon_threadsafe(callback, *args)
+
+    def _admit_soon(self) -> None:
+        if not self._admitting:
+            self._admitting = True
+            self._on_loop(self._admit)
+
+    def _stop_job(self, job: Job, signal: int | None) -> None:
+        self._on_loop(self._terminate, job, signal)
+
+    # Jobs, on the loop's thread
+
+    def _admit(self) -> None:
+        self._admitting = False
+        loop = asyncio.get_running_loop()
+        for _ in range(min(ADMIT_AT_ONCE, self.limit - self._running)):
+            try:
+                job = self._queued.popleft()
+            except IndexError:
+                return
+            if job.settled:  # terminated before it began
+                continue
+            self._running += 1
+            job.start(loop, self._context.copy(), self._ended)
+        if self._queued and self._running < self.limit:
+            self._admit_soon()
+
+    def _ended(self, job: Job) -> None:
+        self._running -= 1
+        self._jobs.pop(job.number, None)
+        if self._queued:
+            self._admit_soon()
+
+    def _terminate(self, job: Job, signal: int | None) -> None:
+        if job.number not in self._jobs:
+            return
+        if not job.begun:
+            self._jobs.pop(job.number, None)
+        # Never the success callback, which would acknowledge unfinished work.
+        job.give_up(job.failed, terminated(signal))
+
+    def _give_up_all(self) -> None:
+        self.flush()
+        for job in list(self._jobs.values()):
+            job.give_up(None)
+
+
+def _cold() -> bool:
+    status = cast(object, state.should_terminate)  # None and False mean no; an exit status, 0 included, means yes
+    return status is not None and status is not False
+
+
+def _stuck_exit_s() -> float:
+    said = os.environ.get("TURNLINE_POOL_STUCK_EXIT_S") or str(STUCK_EXIT_S)
+    try:
+        return max(0.0, float(said))
+    except ValueError:
+        raise ValueError(f"TURNLINE_POOL_STUCK_EXIT_S must be a number of seconds, not {said!r}") from None
