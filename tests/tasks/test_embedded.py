@@ -1,0 +1,146 @@
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+import redis
+
+from tasks import unprivileged
+from tasks.embedded import EmbeddedPostgres, EmbeddedValkey
+from tasks.processes import SetupError
+from tests.servers import ROOT, free_port, process_env
+
+
+def until(condition, within_s=10.0):
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.02)
+
+
+def test_a_fresh_postgres_is_utf8_utc_and_asks_for_a_password(postgres):
+    with psycopg.connect(postgres.url) as db:
+        names = ("server_encoding", "timezone", "max_connections", "listen_addresses", "unix_socket_directories", "password_encryption")
+        found = [db.execute("SELECT current_setting(%s)", (name,)).fetchone()[0] for name in names]
+        assert db.info.dbname == "turnline"
+    assert found == ["UTF8", "UTC", "300", "127.0.0.1", "", "scram-sha-256"]
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(f"postgresql://postgres:wrong@127.0.0.1:{postgres.port}/turnline")
+    assert stat.S_IMODE((postgres.data_dir / "password").stat().st_mode) == 0o600
+
+
+def test_postgres_starts_again_on_its_data_after_a_kill(scratch):
+    server = EmbeddedPostgres(scratch / "killed", fast=True)
+    with server:
+        with psycopg.connect(server.url) as db:
+            db.execute("CREATE TABLE kept AS SELECT 41 AS n")
+        os.kill(server.pid, signal.SIGKILL)
+        until(lambda: not server.alive)
+        assert (server.cluster / "postmaster.pid").exists()
+        port = server.port
+        server.start()
+        assert server.port == port
+        with psycopg.connect(server.url) as db:
+            assert db.execute("SELECT n FROM kept").fetchone() == (41,)
+    assert not server.alive
+
+
+def test_a_pid_file_whose_number_is_somebody_elses_now_is_no_obstacle(scratch):
+    with EmbeddedPostgres(scratch / "reused", fast=True) as server:
+        pass
+    (server.cluster / "postmaster.pid").write_text(f"{os.getpid()}\n{server.cluster}\n1\n1\n\n127.0.0.1\n0 0\n")
+    with server:
+        assert server.alive
+
+
+def test_a_taken_port_is_said(scratch, postgres):
+    with pytest.raises(SetupError, match=f"did not start.*{postgres.port}"):
+        EmbeddedPostgres(scratch / "taken", port=postgres.port, fast=True).start()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to step down to another user")
+def test_as_root_the_data_finds_a_place_the_servers_user_can_reach(scratch):
+    closed = scratch / "closed"
+    closed.mkdir(mode=0o700)
+    with EmbeddedPostgres(closed / "pg", fast=True) as server:
+        assert psutil.Process(server.pid).uids().real != 0
+        assert not server.cluster.is_relative_to(closed)
+        assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+        home = server.cluster.parent
+    closed.rename(scratch / "moved")
+    with EmbeddedPostgres(scratch / "moved" / "pg", fast=True) as again:  # the data is found again after a move
+        assert again.cluster.parent == home
+    unprivileged.shutil.rmtree(home)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to step down to another user")
+def test_as_root_programs_nobody_else_can_read_are_copied(scratch, monkeypatch):
+    closed = scratch / "programs"
+    for name in ("bin/postgres", "share/postgres.bki", "lib/dict_snowball.so"):
+        (closed / name).parent.mkdir(parents=True)
+        (closed / name).touch(mode=0o600)
+    monkeypatch.setattr(unprivileged, "_SHARED", scratch / "shared")
+    user = unprivileged.for_postgres(scratch / "none")
+    copy = unprivileged.reachable_programs(closed, user, "18")
+    assert copy == scratch / "shared" / "postgres-18"
+    assert user.may_read(copy / "bin" / "postgres")
+    assert unprivileged.reachable_programs(closed, user, "18") == copy
+    assert list(copy.parent.iterdir()) == [copy]
+
+
+def test_valkey_asks_for_a_password_keeps_its_data_and_never_evicts(scratch):
+    server = EmbeddedValkey(scratch / "valkey")
+    with server:
+        with redis.Redis.from_url(server.url) as client:
+            wanted = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction", "bind": "127.0.0.1"}
+            assert {name: client.config_get(name)[name] for name in wanted} == wanted
+            client.set("kept", 41)
+        with redis.Redis(port=server.port) as stranger, pytest.raises(redis.AuthenticationError):
+            stranger.ping()
+        os.kill(server.pid, signal.SIGKILL)
+        until(lambda: not server.alive)
+        server.start()
+        with redis.Redis.from_url(server.url) as client:
+            assert client.get("kept") == b"41"
+
+
+def test_passwords_are_not_on_the_command_line(scratch, postgres, valkey):
+    for server in (postgres, valkey):
+        assert not any((server.data_dir / "password").read_text() in word for word in psutil.Process(server.pid).cmdline())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
+def test_servers_end_with_a_parent_that_was_killed(scratch):
+    program = f"""
+import time
+from pathlib import Path
+from tasks.embedded import EmbeddedPostgres, EmbeddedValkey
+home = Path({str(scratch / "orphans")!r})
+print(EmbeddedPostgres(home / "pg", fast=True).start().pid, EmbeddedValkey(home / "vk", port={free_port()}).start().pid, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=process_env(), cwd=ROOT, text=True) as parent:
+        pids = [int(word) for word in parent.stdout.readline().split()]
+        assert all(psutil.pid_exists(pid) for pid in pids)
+        parent.kill()
+    until(lambda: not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids))
+    with EmbeddedPostgres(Path(scratch / "orphans" / "pg"), fast=True) as server:
+        assert server.alive
+
+
+def test_databases_are_empty_or_migrated(databases, empty_database_url, database_url):
+    tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+    with psycopg.connect(empty_database_url) as empty, psycopg.connect(database_url) as migrated:
+        assert empty.execute(tables).fetchone() == (0,)
+        assert migrated.execute(tables).fetchone()[0] > 10
+
+
+def test_broker_url_is_an_empty_valkey(broker_url):
+    with redis.Redis.from_url(broker_url) as client:
+        assert client.dbsize() == 0
