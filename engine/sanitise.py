@@ -43,10 +43,11 @@ def clean_text(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").replace("\x00", REPLACEMENT)
 
 
-def parse_foreign(raw: bytes | str, *, max_bytes: int, whom: str = "The other side") -> Parsed:
+def parse_foreign(raw: bytes | str, *, max_bytes: int, whom: str = "The other side", repair: bool = True) -> Parsed:
     """Return the JSON value of a provider's or a tool's answer, repaired where its text is not storable.
 
-    Integers beyond ±2^53 become strings.
+    Integers beyond ±2^53 become strings. Without `repair` texts are left as they are, for pieces of a stream that may end within
+    a surrogate pair; whoever joins them calls `clean_text`.
 
     Raises:
         Malformed: not JSON, NaN, a number too large, nested deeper than 64, too many keys or bytes.
@@ -55,14 +56,16 @@ def parse_foreign(raw: bytes | str, *, max_bytes: int, whom: str = "The other si
     def refuse(why: str) -> NoReturn:
         raise Malformed(f"{whom} sent JSON that cannot be used: {why}")
 
-    text, sanitised = raw, False
-    if isinstance(raw, bytes):
+    sanitised = False
+    if isinstance(raw, str):
+        text = raw
+    else:
         try:
             text = raw.decode("utf-8-sig")
         except UnicodeDecodeError:
             text, sanitised = raw.decode("utf-8-sig", "replace"), True
-    value = _parse(text if isinstance(text, str) else "", len(raw), max_bytes, refuse)
-    if isinstance(raw, str) or b"\\u" in raw:
+    value = _parse(text, len(raw), max_bytes, refuse)
+    if repair and ("\\u" in text or (isinstance(raw, str) and _UNSTORABLE.search(raw))):
         value, repaired = _clean(value)
         sanitised = sanitised or repaired
     return Parsed(value, sanitised)

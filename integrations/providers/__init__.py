@@ -1,0 +1,40 @@
+"""Model vendors, one module each, all answering the same question: a `ModelRequest` in, a `ModelReply` out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from engine.brief import ModelRequest
+from engine.errors import Rejected
+from engine.events import ModelReply
+from integrations.http import Outside
+from integrations.providers.openai import OpenAI
+
+OnDelta = Callable[[str], None]
+
+
+class Provider(Protocol):
+    """A model vendor."""
+
+    async def complete(self, request: ModelRequest, *, on_delta: OnDelta | None = None, deadline_s: float) -> ModelReply:
+        """Return the model's whole reply. `on_delta` is given its text as it comes; `deadline_s` is wall-clock time for all of it.
+
+        Raises:
+            TurnlineError: anything of the tree but LeaseLost.
+        """
+
+
+_PROVIDERS: dict[str, Callable[[Outside], Provider]] = {"openai": OpenAI}
+
+
+def provider_for(name: str, outside: Outside) -> Provider:
+    """Return the vendor that agents call `name`.
+
+    Raises:
+        Rejected: there is none of that name.
+    """
+    make = _PROVIDERS.get(name)
+    if make is None:
+        raise Rejected(f"There is no model provider {name!r} here; there are: {', '.join(sorted(_PROVIDERS))}.")
+    return make(outside)
