@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
@@ -20,13 +21,20 @@ class Settings(BaseSettings):
     owner_database_url: str = Field("", description="Postgres login for `turnline migrate`, where it differs from DATABASE_URL.")
     maintenance_database_url: str = Field("", description="Postgres login for the sweeper and jobs, where it differs from DATABASE_URL.")
     broker_url: str = Field("", validation_alias="CELERY_BROKER_URL", description="Redis/Valkey (redis://) or RabbitMQ (amqp://).")
-    redis_url: str = Field("", validation_alias="REDIS_URL", description="For passing news (streamed tokens). Default: the broker, if it is Redis.")
+    redis_url: str = Field(
+        "", validation_alias="REDIS_URL", description="For passing news (streamed tokens). Default: the broker, if it is Redis."
+    )
     openai_api_key: SecretStr = Field(SecretStr(""), validation_alias="OPENAI_API_KEY")
     openai_base_url: str = Field("https://api.openai.com/v1", validation_alias="OPENAI_BASE_URL")
     secret_keys: SecretStr = Field(
         SecretStr(""), description="Keys for secrets at rest, comma-separated, 32 bytes base64 each; the first encrypts, all decrypt."
     )
     log_level: str = Field("INFO", validation_alias=AliasChoices("TURNLINE_LOG_LEVEL", "LOG_LEVEL"))
+
+    # `turnline up`: everything on one machine
+    home: Path = Field(Path(".turnline"), description="Where `turnline up` keeps data, logs and generated secrets.")
+    postgres_port: int = Field(54329, description="Port of the embedded Postgres.")
+    valkey_port: int = Field(63799, description="Port of the embedded Valkey.")
 
     # The API
     api_host: str = "127.0.0.1"

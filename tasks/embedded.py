@@ -16,10 +16,8 @@ import signal
 import subprocess
 import sys
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from abc import abstractmethod
 from pathlib import Path
-from typing import IO, Self, TypedDict
 from urllib.parse import quote
 
 import psycopg
@@ -28,82 +26,45 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tasks import unprivileged
-from tasks.processes import LOOPBACK, SetupError, die_with_parent, free_port, stop, tail
-
-_READY_WITHIN_S = 60.0
-_TRIES = 5
+from tasks.parts import Identity, Part, Steps
+from tasks.processes import LOOPBACK, SetupError, free_port
 
 
-class _Server(ABC):
-    """One server: `start()` returns when it answers, `stop()` when it is gone; after a death `start()` again, on the same port."""
+class _Server(Part):
+    """What both have in common: a data directory with a password in it, and a port that is kept once chosen."""
 
-    name: str
-    _stop_steps: tuple[tuple[signal.Signals, float], ...]
-    _death_signal: signal.Signals
-
-    def __init__(self, data_dir: Path, port: int, log: Path | None) -> None:
+    def __init__(self, name: str, data_dir: Path, port: int, log: Path | None, stop_steps: Steps, death_signal: signal.Signals) -> None:
         self.data_dir = Path(data_dir).absolute()
+        super().__init__(name, log or self.data_dir / "server.log", stop_steps, death_signal)
         self.port = port
-        self.log = log or self.data_dir / "server.log"
         self._choose_port = port == 0
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    @property
-    def pid(self) -> int | None:
-        """The server's process id, or None when it is not running."""
-        return self._process.pid if self._process is not None and self.alive else None
-
-    @property
-    def alive(self) -> bool:
-        """Whether the process runs. It may still be too busy to answer."""
-        return self._process is not None and self._process.poll() is None
-
-    def start(self) -> Self:
-        """Start it, on existing data where there is some, and return once it answers.
-
-        Raises:
-            SetupError: it does not start here; the text says why, with the end of its log.
-        """
-        if not self.alive:
-            self.launch()
-            self.wait_ready()
-        return self
+        self._is_set_up = False
 
     def launch(self) -> None:
-        """Start the process and return at once. Must run in a thread that lives as long as the server."""
+        """Start the process on existing data, where there is some, and return at once."""
         self.prepare()
         if self._choose_port and not self.port:
             self.port = free_port()
+        self._is_set_up = False
         self._spawn()
 
-    def wait_ready(self) -> None:
-        """Return once the launched server answers; start it again where its death was not its fault."""
-        deadline = time.monotonic() + _READY_WITHIN_S
-        tries = 1
-        while not self._answers():
-            if time.monotonic() > deadline:
-                self.stop()
-                raise SetupError(self._sentence(f"did not answer within {_READY_WITHIN_S:.0f} s"))
-            if not self.alive:
-                if tries == _TRIES or not self._worth_another_try():
-                    raise SetupError(self._sentence("did not start"))
-                tries += 1
-                time.sleep(0.3)
-                self._spawn()
-            time.sleep(0.02)
-        self._when_ready()
+    def answers(self) -> bool:
+        """Whether it takes queries."""
+        if not self._reachable():
+            return False
+        if not self._is_set_up:
+            self._set_up()
+            self._is_set_up = True
+        return True
 
-    def stop(self) -> None:
-        """Stop it in order and return when it is gone. Harmless when it is not running."""
-        process, self._process = self._process, None
-        if process is not None:
-            stop(process, *self._stop_steps)
+    def worth_another_try(self) -> bool:
+        """Whether the port was taken, or the server before this one is still going down."""
+        last_words = self.said()
+        if "Address already in use" in last_words or "could not bind" in last_words:
+            if self._choose_port:
+                self.port = 0
+            return True
+        return "pre-existing shared memory block" in last_words
 
     @abstractmethod
     def prepare(self) -> None:
@@ -113,36 +74,11 @@ class _Server(ABC):
     def _spawn(self) -> None: ...
 
     @abstractmethod
-    def _answers(self) -> bool: ...
+    def _reachable(self) -> bool: ...
 
-    def _when_ready(self) -> None:  # noqa: B027 - most servers have nothing more to do
-        pass
-
-    def _worth_another_try(self) -> bool:
-        last_words = tail(self.log)
-        if "already in use" in last_words or "Address in use" in last_words or "could not bind" in last_words:
-            if self._choose_port:
-                self.port = free_port()
-            return True  # somebody took the port, or the one before us is still going down
-        return "pre-existing shared memory block" in last_words
-
-    def _sentence(self, what: str) -> str:
-        return f"{self.name} {what} (port {self.port}, data in {self.data_dir}). The end of {self.log}:\n{tail(self.log)}"
-
-    def _popen(self, command: Sequence[str], *, stdin: IO[bytes] | int, cwd: Path, user: unprivileged.User | None = None) -> None:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command,
-                stdin=stdin,
-                stdout=log,
-                stderr=log,
-                cwd=cwd,
-                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"},
-                start_new_session=True,  # Ctrl-C at the terminal is for whoever started us, who stops us in order
-                preexec_fn=die_with_parent(self._death_signal),
-                **_identity(user),
-            )
+    @abstractmethod
+    def _set_up(self) -> None:
+        """What is done once the server can be reached, before anybody else may know."""
 
     def _password(self) -> str:
         return _kept_secret(self.data_dir / "password")
@@ -155,12 +91,8 @@ class EmbeddedPostgres(_Server):
     lose data. As root the server runs as an unprivileged user, and its files may live elsewhere: `cluster` says where.
     """
 
-    name = "Postgres"
-    _stop_steps = ((signal.SIGINT, 15.0), (signal.SIGQUIT, 5.0))
-    _death_signal = signal.SIGQUIT
-
     def __init__(self, data_dir: Path, port: int = 0, fast: bool = False, log: Path | None = None, database: str = "turnline") -> None:
-        super().__init__(data_dir, port, log)
+        super().__init__("postgres", data_dir, port, log, ((signal.SIGINT, 15.0), (signal.SIGQUIT, 5.0)), signal.SIGQUIT)
         self.fast = fast
         self.database = database
         self._user: unprivileged.User | None = None
@@ -215,9 +147,7 @@ class EmbeddedPostgres(_Server):
         command += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         command += ["--no-sync"] if self.fast else []
         try:
-            done = subprocess.run(
-                command, cwd=home, capture_output=True, check=False, env={"PATH": os.defpath, "LC_ALL": "C"}, **_identity(self._user)
-            )
+            done = subprocess.run(command, cwd=home, capture_output=True, check=False, env=_environment(), **_identity(self._user))
         except PermissionError as error:
             raise SetupError(f"Postgres does not run as root, and changing to an ordinary user is not allowed here: {error}.") from error
         finally:
@@ -259,15 +189,15 @@ class EmbeddedPostgres(_Server):
         command = [str(self._programs / "bin" / "postgres"), "-D", str(self.cluster)]
         for name, value in options.items():
             command += ["-c", f"{name}={value}"]
-        self._popen(command, stdin=subprocess.DEVNULL, cwd=self.cluster, user=self._user)
+        self._popen(command, cwd=self.cluster, env=_environment(), identity=_identity(self._user))
 
-    def _answers(self) -> bool:
+    def _reachable(self) -> bool:
         with contextlib.suppress(psycopg.OperationalError):
             psycopg.connect(self.url_of("postgres"), connect_timeout=5).close()
             return True
         return False
 
-    def _when_ready(self) -> None:
+    def _set_up(self) -> None:
         with psycopg.connect(self.url_of("postgres"), autocommit=True) as db:
             if db.execute("SELECT 1 FROM pg_database WHERE datname = %s", (self.database,)).fetchone() is None:
                 db.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(self.database)))
@@ -278,17 +208,13 @@ class EmbeddedValkey(_Server):
     with None nothing outlives the server. Never evicts: a full memory refuses writes, as a broker must.
     """
 
-    name = "Valkey"
-    _stop_steps = ((signal.SIGTERM, 10.0),)
-    _death_signal = signal.SIGTERM
-
     def __init__(self, data_dir: Path | None, port: int = 0, log: Path | None = None) -> None:
         self._scratch: contextlib.ExitStack | None = None
         self._keeps = data_dir is not None
         if data_dir is None:
             self._scratch = contextlib.ExitStack()
             data_dir = self._scratch.enter_context(unprivileged.scratch_directory("turnline-valkey-"))
-        super().__init__(data_dir, port, log)
+        super().__init__("valkey", data_dir, port, log, ((signal.SIGTERM, 10.0),), signal.SIGTERM)
 
     @property
     def url(self) -> str:
@@ -323,25 +249,26 @@ class EmbeddedValkey(_Server):
             "daemonize no",
         ]
         # Through a pipe: on the command line, `ps` would show the password.
-        self._popen([str(_valkey_program()), "-"], stdin=subprocess.PIPE, cwd=self.data_dir)
-        if self._process is not None and self._process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError), self._process.stdin as config:  # its death is noticed by whoever waits
+        config = self._popen([str(_valkey_program()), "-"], stdin=subprocess.PIPE, cwd=self.data_dir, env=_environment())
+        if config is not None:
+            with contextlib.suppress(BrokenPipeError), config:  # its death is noticed by whoever waits
                 config.write("\n".join(settings).encode() + b"\n")
 
-    def _answers(self) -> bool:
+    def _set_up(self) -> None:
+        pass
+
+    def _reachable(self) -> bool:
         with contextlib.suppress(redis.RedisError), redis.Redis.from_url(self.url, socket_timeout=5, retry=Retry(NoBackoff(), 0)) as client:
             return bool(client.ping())
         return False
 
 
-class _Identity(TypedDict, total=False):
-    user: int
-    group: int
-    extra_groups: list[int]
-
-
-def _identity(user: unprivileged.User | None) -> _Identity:
+def _identity(user: unprivileged.User | None) -> Identity:
     return {} if user is None else {"user": user.uid, "group": user.gid, "extra_groups": []}
+
+
+def _environment() -> dict[str, str]:
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
 
 
 def _kept_secret(file: Path) -> str:
