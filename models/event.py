@@ -36,5 +36,7 @@ class EventRow(Base):
 
     __table_args__ = (
         ForeignKeyConstraint(["workspace_id", "session_id"], ["sessions.workspace_id", "sessions.id"]),
-        Index("uq_events_session_id_message_key", "session_id", "message_key", unique=True, postgresql_where=text("message_key IS NOT NULL")),
+        Index(
+            "uq_events_session_id_message_key", "session_id", "message_key", unique=True, postgresql_where=text("message_key IS NOT NULL")
+        ),
     )

@@ -19,7 +19,6 @@ from psycopg.rows import dict_row
 from psycopg.types.json import set_json_dumps
 from psycopg_pool import AsyncConnectionPool
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
@@ -38,8 +37,7 @@ set_json_dumps(dumps)
 def _options(role: str) -> str:
     """Connection options: act as `role`; no statement, lock wait or idle transaction holds a connection for long."""
     return (
-        f"-c role={role} -c timezone=UTC -c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=15s"
-        " -c jit=off"
+        f"-c role={role} -c timezone=UTC -c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=15s -c jit=off"
     )
 
 
@@ -54,11 +52,16 @@ _NETWORK: Mapping[str, Any] = {
 }
 
 
+def connect_arguments(role: str, application_name: str) -> dict[str, Any]:
+    """Arguments for psycopg's connect: acting as `role`, with short waits."""
+    return {**_NETWORK, "options": _options(role), "application_name": application_name}
+
+
 class Database:
     """One role's connections to Postgres, for one event loop. `await open()` first, `await close()` last."""
 
     def __init__(self, url: str, *, role: str = APP_ROLE, pool_size: int = 20, application_name: str = "turnline") -> None:
-        arguments = {**_NETWORK, "options": _options(role), "application_name": application_name}
+        arguments = connect_arguments(role, application_name)
         self._pool: AsyncConnectionPool[PsycopgConnection[dict[str, Any]]] = AsyncConnectionPool(
             url,
             kwargs={**arguments, "autocommit": True, "row_factory": dict_row, "cursor_factory": AsyncRawCursor, "prepare_threshold": 1},
@@ -113,8 +116,5 @@ class Database:
             return await (await connection.execute(statement, parameters)).fetchall()
 
     async def ping(self) -> None:
-        """Raises psycopg.Error or DBAPIError where the database does not answer."""
+        """Raises psycopg.Error or PoolTimeout where the database does not answer."""
         await self.rows("SELECT 1 AS one")
-
-
-__all__ = ["APP_ROLE", "MAINTENANCE_ROLE", "DBAPIError", "Database", "dumps"]

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
+from sqlalchemy import text as sql
 
-from engine.errors import Conflict, NotFound
-from store.database import Database
+from engine.errors import Conflict, NotFound, Permanent, Rejected
+from engine.sanitise import check_json_value
+from store.database import Database, dumps
+
+TEXT_MAX_BYTES = 64 * 1024
+KEY_MAX_LENGTH = 200
+METADATA_MAX_BYTES = 64 * 1024
+STRATEGIES = ("coalesce", "enqueue")
 
 ACCEPT = "SELECT * FROM accept_message($1, $2, $3, $4, $5, $6)"
 
@@ -43,15 +51,15 @@ async def accept(
 ) -> Accepted:
     """Append a customer's message and open a turn for it, or join the open one; one transaction.
 
-    Safe to repeat with the same `message_key`. `text` and `metadata` have been checked (`engine.sanitise`).
+    Safe to repeat with the same `message_key`.
 
     Raises:
+        Rejected: the text is blank, longer than 64 KiB or not storable; the key, metadata or strategy is not what it must be.
         NotFound: no such session in this workspace.
         Conflict: the key was used with another text; the session has ended; its agent does not answer any more.
     """
-    row = await database.call(
-        ACCEPT, workspace_id, session_id, Jsonb({"text": text}), Jsonb(metadata or {}), message_key, strategy
-    )
+    _check(text, message_key, metadata, strategy)
+    row = await database.call(ACCEPT, workspace_id, session_id, Jsonb({"text": text}), Jsonb(metadata or {}), message_key, strategy)
     match row["o_outcome"]:
         case "accepted" | "repeated":
             return Accepted(
@@ -71,3 +79,62 @@ async def accept(
             raise Conflict("the session's agent is not active")
         case _:
             raise NotFound("no such session")
+
+
+def _check(text: object, message_key: object, metadata: object, strategy: object) -> None:
+    if not isinstance(text, str) or not text.strip():
+        raise Rejected("text must be a string that is not blank.")
+    check_json_value(text, "text")
+    if len(text.encode()) > TEXT_MAX_BYTES:
+        raise Rejected(f"text is longer than {TEXT_MAX_BYTES} bytes.")
+    if message_key is not None and not (isinstance(message_key, str) and 1 <= len(message_key) <= KEY_MAX_LENGTH):
+        raise Rejected(f"message_key must be a string of 1 to {KEY_MAX_LENGTH} characters.")
+    check_json_value(message_key, "message_key")
+    if metadata is not None:
+        if not isinstance(metadata, dict):
+            raise Rejected("metadata must be an object.")
+        check_json_value(metadata, "metadata")
+        if len(dumps(metadata).encode()) > METADATA_MAX_BYTES:
+            raise Rejected(f"metadata is longer than {METADATA_MAX_BYTES} bytes.")
+    if strategy is not None and strategy not in STRATEGIES:
+        raise Rejected(f"strategy must be one of {', '.join(STRATEGIES)}.")
+
+
+async def record_refusal(
+    database: Database, workspace_id: UUID, session_id: UUID, message_key: object, text: object, error: Permanent
+) -> int:
+    """Append a `status_update` that says why a message was not accepted, for a sender who gets no answer; returns its offset.
+
+    The same refusal of the same message is recorded once, however often it is delivered. The event names the key, never the text.
+    """
+    refusal = hashlib.sha256(f"{message_key}\0{text}".encode("utf-8", "surrogatepass")).hexdigest()
+    key = message_key[:KEY_MAX_LENGTH] if isinstance(message_key, str) and _storable(message_key) else None
+    async with database.transaction(workspace_id) as db:
+        fence = await db.scalar(sql("SELECT lease_fence FROM sessions WHERE id = :id FOR NO KEY UPDATE"), {"id": session_id})
+        known: int | None = await db.scalar(
+            sql(
+                "SELECT \"offset\" FROM events WHERE session_id = :id AND kind = 'status_update' AND metadata->>'refusal' = :refusal LIMIT 1"
+            ),
+            {"id": session_id, "refusal": refusal},
+        )
+        if known is not None:
+            return known
+        event = {
+            "kind": "status_update",
+            "source": "system",
+            "content": {"status": "refused", "error_class": error.error_class, "text": str(error), "message_key": key},
+            "metadata": {"refusal": refusal},
+        }
+        first: int = await db.scalar(
+            sql("SELECT append_events(:workspace, :id, NULL, :fence, CAST(:events AS jsonb))"),
+            {"workspace": workspace_id, "id": session_id, "fence": fence, "events": dumps([event])},
+        )
+        return first
+
+
+def _storable(text: str) -> bool:
+    try:
+        check_json_value(text)
+    except Rejected:
+        return False
+    return True

@@ -350,7 +350,7 @@ BEGIN
         INTO o_read_through, o_news
         FROM events
         WHERE session_id = p_session AND kind = 'customer_message'
-            AND "offset" > coalesce((p_change->>'read_through')::integer, -1) AND "offset" < v_upper;
+            AND "offset" > coalesce(t.read_through_offset, t.opened_at_offset - 1) AND "offset" < v_upper;
         UPDATE turns SET read_through_offset = greatest(read_through_offset, o_read_through) WHERE id = p_turn;
     ELSIF v_rest IS NOT NULL THEN
         SELECT id INTO o_next_turn FROM turns

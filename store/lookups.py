@@ -1,0 +1,19 @@
+"""What must be known before a workspace is known. Each answers with a workspace's id and nothing else."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from store.database import Database
+
+
+async def workspace_of_session(database: Database, session_id: UUID) -> UUID | None:
+    """The workspace of a session, or None where there is no such session."""
+    found: UUID | None = (await database.call("SELECT workspace_of_session($1) AS id", session_id))["id"]
+    return found
+
+
+async def workspace_of_api_key(database: Database, sha256: bytes) -> UUID | None:
+    """The workspace of the API key with this digest, or None where there is none or it was revoked."""
+    found: UUID | None = (await database.call("SELECT workspace_of_api_key($1) AS id", sha256))["id"]
+    return found

@@ -1,0 +1,262 @@
+"""Claiming turns, writing them, sweeping up those that nobody carries."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg.types.json import Jsonb
+from psycopg_pool import PoolTimeout
+
+from engine.brief import Brief, Effect, IntegrationSpec, Limits, ToolSpec
+from engine.change import Change, Finish, Park, Reserved, SettledCall, Written
+from engine.errors import LeaseLost
+from engine.events import Event, EventKind, Source
+from engine.loop import Start
+from engine.prompt import instructions
+from store.database import Database
+
+log = logging.getLogger(__name__)
+
+CLAIM = "SELECT * FROM claim_turn($1, $2, $3, $4, $5)"
+WRITE = "SELECT * FROM write_turn($1, $2, $3, $4, $5, $6)"
+RENEW = "SELECT * FROM renew_leases($1, $2, $3)"
+LEASE_LOST = "TL001"
+
+# A connection that breaks in the middle of a call leaves open whether it was committed; both calls may be sent again,
+# because each recognises itself (claim_turn by its owner, write_turn by its number).
+BROKEN = (psycopg.OperationalError, PoolTimeout)
+
+Secrets = Callable[[UUID, UUID, Mapping[str, str]], dict[str, str]]
+"""(workspace, integration, ciphertexts by name) -> plain secrets by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotClaimed:
+    """Why a turn was not claimed: settled, busy, early, paused, not_next, no_turn, dead. `next_turn`: one to ring instead."""
+
+    why: str
+    next_turn: UUID | None = None
+
+
+class Claim:
+    """The right to write one turn, and what it starts with. Every write proves it with the fence."""
+
+    def __init__(self, database: Database, turn_id: UUID, owner: str, row: Mapping[str, Any], *, limits: Limits, secrets: Secrets) -> None:
+        self.database = database
+        self.turn_id = turn_id
+        self.owner = owner
+        self.workspace_id: UUID = row["o_workspace"]
+        self.session_id: UUID = row["o_session"]
+        self.fence: int = row["o_fence"]
+        self.attempts: int = row["o_attempts"]
+        self.last_offset = -1
+        self.next_turn: UUID | None = None
+        self.outstanding: Reserved | None = None if row["o_attempt"] is None else Reserved(row["o_step"], row["o_attempt"])
+        self._writes: int = row["o_writes"]
+        self.brief = _brief(self, row, limits, secrets)
+        self.start = Start(
+            events=tuple(_event(item) for item in row["o_events"] or ()),
+            reserved=self.outstanding,
+            begun={item["tool_call_id"]: item["idempotency_key"] for item in row["o_pending"] or ()},
+            elapsed_s=row["o_elapsed_s"],
+            attempts=row["o_attempts"],
+        )
+
+    async def write(self, change: Change) -> Written:
+        """Commit `change`; sent again while the connection breaks, written once.
+
+        Raises:
+            LeaseLost: another claim holds the session; nothing was written.
+            psycopg.Error: the database refuses it, or was gone for too long.
+        """
+        payload = Jsonb(_payload(change))
+        row = await _insisting(
+            lambda: self.database.call(WRITE, self.workspace_id, self.session_id, self.turn_id, self.fence, self._writes, payload)
+        )
+        self._writes += 1
+        self.last_offset = row["o_last_offset"]
+        self.next_turn = row["o_next_turn"]
+        self.outstanding = change.reserve.call if change.reserve else None
+        return Written(tuple(_event(item) for item in row["o_news"] or ()), row["o_read_through"])
+
+
+async def claim(
+    database: Database,
+    turn_id: UUID,
+    owner: str,
+    *,
+    lease_s: float,
+    max_attempts: int,
+    window: int,
+    limits: Limits,
+    secrets: Secrets,
+) -> Claim | NotClaimed:
+    """Claim a turn for `owner` (a name used by this one execution only): lease, fence and brief, in one transaction.
+
+    `window` is how many of the session's latest events the turn's context is read from. A turn that was claimed `max_attempts` times
+    without coming to a rest is ended as dead here.
+    """
+    row = await _insisting(lambda: database.call(CLAIM, turn_id, owner, lease_s, max_attempts, window))
+    if row["o_outcome"] != "claimed":
+        return NotClaimed(row["o_outcome"], row["o_next_turn"])
+    return Claim(database, turn_id, owner, row, limits=limits, secrets=secrets)
+
+
+async def renew(database: Database, held: Mapping[UUID, int], *, lease_s: float) -> set[UUID]:
+    """Renew the leases of a process, session -> fence, in one statement; returns the sessions it still holds."""
+    rows = await database.rows(RENEW, list(held), list(held.values()), lease_s)
+    return {row["renew_leases"] for row in rows}
+
+
+async def _insisting(send: Callable[[], Any], *, tries: int = 6) -> dict[str, Any]:
+    """What `send` returns, sent again (about 10 s in all) while the connection breaks. Raises LeaseLost for a stale fence."""
+    for left in range(tries - 1, -1, -1):
+        try:
+            row: dict[str, Any] = await send()
+            return row
+        except psycopg.Error as error:
+            if error.sqlstate == LEASE_LOST:
+                raise LeaseLost(str(error)) from None
+            # Deadlocks, lock timeouts and broken connections pass; anything else is ours to mend.
+            if not left or not (isinstance(error, BROKEN) or (error.sqlstate or "").startswith(("40", "55", "57", "08", "53"))):
+                raise
+            log.warning("database call failed, sending it again: %s", type(error).__name__)
+        except PoolTimeout:
+            if not left:
+                raise
+        await asyncio.sleep(random.uniform(0.1, 0.2) * 2 ** (tries - left - 1))  # noqa: S311 - jitter
+    raise AssertionError("unreachable")
+
+
+def _brief(claim: Claim, row: Mapping[str, Any], limits: Limits, secrets: Secrets) -> Brief:
+    agent = row["o_agent"]
+    return Brief(
+        turn_id=claim.turn_id,
+        session_id=claim.session_id,
+        workspace_id=claim.workspace_id,
+        agent_id=UUID(agent["id"]),
+        agent_version=agent["version"],
+        model_provider=agent["model_provider"],
+        model_name=agent["model_name"],
+        temperature=agent["temperature"],
+        max_tokens=agent["max_tokens"],
+        instructions=instructions(agent["name"], agent["system_prompt"], agent["conversation_style"]),
+        tools=tuple(_tool(item, claim.workspace_id, secrets) for item in row["o_tools"] or ()),
+        limits=limits,
+    )
+
+
+def _tool(item: Mapping[str, Any], workspace_id: UUID, secrets: Secrets) -> ToolSpec:
+    return ToolSpec(
+        id=UUID(item["id"]),
+        name=item["name"],
+        description=item["description"],
+        parameters=item["parameters"],
+        return_schema=item["return_schema"],
+        usage_guidelines=item["usage_guidelines"],
+        effect=Effect(item["effect"]),
+        integrations=tuple(
+            IntegrationSpec(
+                id=UUID(integration["id"]),
+                integration_type=integration["integration_type"],
+                configuration=integration["configuration"],
+                parameter_mapping=integration["parameter_mapping"],
+                response_mapping=integration["response_mapping"],
+                secrets=secrets(workspace_id, UUID(integration["id"]), integration["secrets"]) if integration["secrets"] else {},
+            )
+            for integration in item["integrations"] or ()
+        ),
+    )
+
+
+def _event(item: Mapping[str, Any]) -> Event:
+    return Event(
+        kind=EventKind(item["kind"]),
+        source=Source(item["source"]),
+        content=item["content"],
+        metadata=item["metadata"],
+        turn_id=UUID(item["turn_id"]) if item["turn_id"] else None,
+        offset=item["offset"],
+    )
+
+
+def _payload(change: Change) -> dict[str, Any]:
+    """`change` as write_turn reads it; parts that are empty are left out."""
+    payload: dict[str, Any] = {}
+    if change.events:
+        payload["events"] = [
+            {"kind": event.kind, "source": event.source, "content": event.content, "metadata": event.metadata} for event in change.events
+        ]
+    if change.model_call:
+        payload["model_call"] = _settled(change.model_call)
+    if change.tool_results:
+        payload["tool_results"] = [
+            {
+                "tool_call_id": settled.tool_call_id,
+                "state": settled.outcome.status,
+                "attempts": settled.outcome.requests,
+                "latency_ms": settled.outcome.latency_ms,
+                "error": settled.outcome.error,
+                "integration_id": str(settled.outcome.integration_id) if settled.outcome.integration_id else None,
+            }
+            for settled in change.tool_results
+        ]
+    if change.tool_calls:
+        payload["tool_calls"] = [
+            {**asdict(intent), "tool_id": str(intent.tool_id) if intent.tool_id else None} for intent in change.tool_calls
+        ]
+    if change.reserve:
+        usd = change.reserve.reserved_usd
+        payload["reserve"] = {
+            "step": change.reserve.call.step,
+            "attempt": change.reserve.call.attempt,
+            "provider": change.reserve.provider,
+            "model": change.reserve.model,
+            "reserved_usd": None if usd is None else str(usd),
+        }
+    match change.rest:
+        case Finish(status, error_class, error_detail):
+            payload["rest"] = {"status": status, "error_class": error_class, "error_detail": _bounded(error_detail)}
+        case Park(wait_s, refund, error_class, error_detail):
+            payload["rest"] = {
+                "status": "queued",
+                "wait_s": wait_s,
+                "refund": refund,
+                "error_class": error_class,
+                "error_detail": _bounded(error_detail),
+            }
+    return payload
+
+
+def _settled(settled: SettledCall) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "step": settled.call.step,
+        "attempt": settled.call.attempt,
+        "state": settled.state,
+        "error_class": settled.error_class,
+        "latency_ms": settled.latency_ms,
+    }
+    reply = settled.reply
+    if reply is not None:
+        row |= {
+            "model": reply.model,
+            "ttft_ms": reply.ttft_ms,
+            "latency_ms": reply.latency_ms,
+            "provider_request_id": reply.provider_request_id,
+            "cost_usd": None if settled.cost.cost_usd is None else str(settled.cost.cost_usd),
+            "price_source": settled.cost.price_source,
+        }
+        if reply.usage is not None:
+            row |= asdict(reply.usage)
+    return row
+
+
+def _bounded(detail: str | None, length: int = 2000) -> str | None:
+    return detail if detail is None else detail[:length]

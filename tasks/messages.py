@@ -1,0 +1,59 @@
+"""Intake through the broker: the door for web apps that speak Celery instead of HTTP."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+from uuid import UUID
+
+from celery.worker.request import Request
+
+from engine.errors import Conflict, NotFound, Rejected
+from store import messages
+from store.lookups import workspace_of_session
+from tasks.celery_app import app
+from tasks.runtime import at_hand
+
+log = logging.getLogger(__name__)
+
+
+class QuietRequest(Request):
+    """A task whose arguments hold a customer's words: they are shown nowhere, whatever the producer put into the headers."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._argsrepr = "(…)"
+        self._kwargsrepr = "{…}"
+
+
+@app.task(name="messages.receive", queue="messages", Request=QuietRequest)
+async def receive(
+    session_id: str, message_key: str, text: str, metadata: dict[str, Any] | None = None, strategy: str | None = None
+) -> None:
+    """Accept a customer's message. Safe to repeat with the same `message_key`.
+
+    There is nobody to answer to: a message that cannot be accepted is recorded in the session's log as a `status_update`, where there is
+    such a session, and in the worker's log by its ids.
+    """
+    async with at_hand() as runtime:
+        session = None
+        try:
+            session = UUID(session_id)
+            workspace_id = await workspace_of_session(runtime.database, session)
+        except (ValueError, AttributeError, TypeError):
+            workspace_id = None
+        if session is None or workspace_id is None:
+            log.warning("a message for no session of ours was dropped", extra={"session_id": str(session_id)[:64]})
+            return
+        try:
+            accepted = await messages.accept(
+                runtime.database, workspace_id, session, text, message_key=message_key, metadata=metadata, strategy=strategy
+            )
+        except (Conflict, Rejected, NotFound) as error:
+            log.warning("a message was refused", extra={"session_id": str(session), "error_class": error.error_class})
+            offset = await messages.record_refusal(runtime.database, workspace_id, session, message_key, text, error)
+            runtime.wake.news(session, offset)
+            return
+        runtime.wake.news(session, accepted.offset)
+        if accepted.ring and accepted.turn_id is not None:
+            runtime.ringer.ring(accepted.turn_id)

@@ -1,0 +1,166 @@
+"""Carrying turns, and sweeping up those that nobody carries."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import traceback
+from datetime import UTC, datetime
+from uuid import UUID
+
+import psycopg
+from structlog.contextvars import bound_contextvars
+
+from engine.brief import Brief, Cost, ModelRequest
+from engine.change import CallState, Change, Park, Rest, SettledCall, Written
+from engine.errors import LeaseLost
+from engine.events import ModelReply, ToolCall, ToolOutcome
+from engine.loop import advance
+from integrations.pricing import cost_of
+from settings import get_settings
+from store import sweep, turns
+from store.database import MAINTENANCE_ROLE, Database
+from tasks.celery_app import app
+from tasks.lifespan import on_loop_start
+from tasks.ring import publish
+from tasks.runtime import Runtime, at_hand
+
+log = logging.getLogger(__name__)
+
+CANCELLED_RELEASE_S = 1.0
+
+
+@app.task(name="turns.advance", queue="turns")
+async def advance_turn(turn_id: str) -> None:
+    """Carry one turn to its next rest. Harmless to run twice, late, or with an id of nothing."""
+    try:
+        wanted = UUID(turn_id)
+    except (ValueError, AttributeError, TypeError):
+        log.warning("a ring for something that is no turn id was dropped")
+        return
+    async with at_hand() as runtime:
+        with bound_contextvars(turn_id=turn_id):
+            await carry(runtime, wanted)
+
+
+async def carry(runtime: Runtime, turn_id: UUID) -> Rest | None:
+    """Claim a turn and carry it to its rest, which is returned; None where it was not claimed or was lost on the way."""
+    settings = runtime.settings
+    claim = await turns.claim(
+        runtime.database,
+        turn_id,
+        runtime.owner(),
+        lease_s=settings.turn_lease_s,
+        max_attempts=settings.turn_max_attempts,
+        window=settings.history_events,
+        limits=runtime.limits,
+        secrets=runtime.secrets,
+    )
+    if isinstance(claim, turns.NotClaimed):  # settled already, or in other hands
+        if claim.next_turn is not None:
+            runtime.ringer.ring(claim.next_turn)
+        return None
+    rest: Rest | None = None
+    try:
+        async with runtime.leases.hold(claim.session_id, claim.fence):
+            rest = await _advance(runtime, claim)
+    except LeaseLost:
+        log.info("the session was taken over by another worker", extra={"session_id": str(claim.session_id), "fence": claim.fence})
+    if claim.next_turn is not None:
+        runtime.ringer.ring(claim.next_turn)
+    return rest
+
+
+async def _advance(runtime: Runtime, claim: turns.Claim) -> Rest | None:
+    """Run the turn; whatever ends it early gives the lease back at once instead of letting it run out."""
+    turn_log = _NewsLog(runtime, claim)
+    try:
+        return await advance(turn_log, _Performing(runtime, claim), claim.brief, claim.start)
+    except LeaseLost:
+        raise
+    except asyncio.CancelledError:
+        # The worker is going away, or the task's time is up: not the turn's fault, so no attempt is spent.
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(CANCELLED_RELEASE_S):
+                await asyncio.shield(claim.write(_given_up(claim, Park(0.0, refund=True))))
+        raise
+    except psycopg.Error as error:
+        log.warning("the turn's log cannot be written; the lease is left to run out: %s", type(error).__name__)
+        return None
+    except Exception as error:
+        log.exception("a bug stopped a turn")
+        rest = Park(2.0**claim.attempts, error_class=type(error).__name__, error_detail=_where(error))
+        await turn_log.write(_given_up(claim, rest))
+        return rest
+
+
+def _given_up(claim: turns.Claim, rest: Park) -> Change:
+    """A turn given back in the middle: a model call under way may have been answered, and billed."""
+    if claim.outstanding is None:
+        return Change(rest=rest)
+    return Change(model_call=SettledCall(claim.outstanding, CallState.UNKNOWN, error_class="ReplyLost"), rest=rest)
+
+
+def _where(error: BaseException) -> str:
+    """File, line and function of an exception; not its message, which may quote what a customer wrote."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
+
+
+class _NewsLog:
+    """The claim's log; each commit is told to whoever listens to the session."""
+
+    def __init__(self, runtime: Runtime, claim: turns.Claim) -> None:
+        self._wake, self._claim = runtime.wake, claim
+
+    async def write(self, change: Change) -> Written:
+        written = await self._claim.write(change)
+        self._wake.news(self._claim.session_id, self._claim.last_offset)
+        return written
+
+
+class _Performing:
+    """The engine's view of the outside, with streamed tokens told as passing news and replies priced."""
+
+    def __init__(self, runtime: Runtime, claim: turns.Claim) -> None:
+        self._runtime, self._claim = runtime, claim
+
+    async def call_model(self, request: ModelRequest) -> tuple[ModelReply, Cost]:
+        claim, wake = self._claim, self._runtime.wake
+        reply = await self._runtime.performer.call_model(
+            request,
+            on_delta=lambda text: wake.delta(claim.session_id, claim.turn_id, claim.attempts, text),
+            deadline_s=self._runtime.settings.model_timeout_s,
+        )
+        return reply, cost_of(request.model_provider, reply.model, reply.usage, datetime.now(UTC))
+
+    async def call_tool(self, brief: Brief, call: ToolCall, idempotency_key: str) -> ToolOutcome:
+        return await self._runtime.performer.call_tool(brief, call, idempotency_key, deadline_s=self._runtime.settings.tool_timeout_s)
+
+
+@app.task(name="turns.sweep", queue="maintenance", ignore_result=True)
+async def sweep_turns() -> None:
+    """Ring the turns that nobody carries. Zero, one or three of these at a time change nothing but how soon."""
+    await ring_what_is_due()
+
+
+@on_loop_start
+async def ring_what_is_due() -> int:
+    """Ring the turns that nobody carries, and return how many; a database or broker that is away is left to the next run."""
+    settings = get_settings()
+    maintenance = Database(
+        settings.maintenance_database_url or settings.database_url, role=MAINTENANCE_ROLE, pool_size=1, application_name="turnline-sweep"
+    )
+    await maintenance.open()
+    try:
+        due = await sweep.due(maintenance, stale_s=settings.ring_stale_s)
+        if due:
+            await asyncio.to_thread(publish, app, due)
+            log.info("rang turns that nobody carried", extra={"turns": len(due)})
+        return len(due)
+    except Exception as error:  # noqa: BLE001 - the next run, or another worker's, rings them
+        log.warning("the sweep could not be done: %s", type(error).__name__)
+        return 0
+    finally:
+        await maintenance.close()
