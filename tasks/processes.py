@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 LOOPBACK = "127.0.0.1"
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -74,3 +76,12 @@ def stop(process: subprocess.Popen[bytes], *steps: tuple[signal.Signals, float])
         process.send_signal(number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(patience_s)
+
+
+def listener(port: int) -> str:
+    """Who listens on `port`, for a sentence: "process 41 (postgres)", or "another program" where we may not know."""
+    with contextlib.suppress(psutil.Error):
+        for connection in psutil.net_connections("inet"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port and connection.pid:
+                return f"process {connection.pid} ({psutil.Process(connection.pid).name()})"
+    return "another program"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,7 +17,7 @@ from store import migrate
 from tasks.embedded import EmbeddedPostgres, EmbeddedValkey
 from tasks.processes import free_port
 
-__all__ = ["ROOT", "SECRET_KEY", "Databases", "EmbeddedPostgres", "EmbeddedValkey", "free_port", "process_env"]
+__all__ = ["ROOT", "SECRET_KEY", "Databases", "EmbeddedPostgres", "EmbeddedValkey", "free_port", "process_env", "until"]
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRET_KEY = "dGVzdHMtdXNlLXRoaXMta2V5LWFuZC1ub3RoaW5nLWU="  # 32 bytes, base64
@@ -64,3 +66,11 @@ def process_env(**values: str) -> dict[str, str]:
     return (
         env | {"PYTHONPATH": paths[0], "PATH": os.pathsep.join([paths[1], env.get("PATH", os.defpath)]), "PYTHONUNBUFFERED": "1"} | values
     )
+
+
+def until(condition: Callable[[], object], within_s: float = 10.0) -> None:
+    """Return once `condition()` is true; fail the test when it is not in time."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not come about within {within_s} s"
+        time.sleep(0.02)

@@ -3,7 +3,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -14,14 +13,7 @@ import redis
 from tasks import unprivileged
 from tasks.embedded import EmbeddedPostgres, EmbeddedValkey
 from tasks.processes import SetupError
-from tests.servers import ROOT, free_port, process_env
-
-
-def until(condition, within_s=10.0):
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.02)
+from tests.servers import ROOT, free_port, process_env, until
 
 
 def test_a_fresh_postgres_is_utf8_utc_and_asks_for_a_password(postgres):
@@ -60,7 +52,7 @@ def test_a_pid_file_whose_number_is_somebody_elses_now_is_no_obstacle(scratch):
 
 
 def test_a_taken_port_is_said(scratch, postgres):
-    with pytest.raises(SetupError, match="did not start(.|\n)*Address already in use"):
+    with pytest.raises(SetupError, match=r"did not start(.|\n)*Address already in use"):
         EmbeddedPostgres(scratch / "taken", port=postgres.port, fast=True).start()
 
 

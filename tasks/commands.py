@@ -1,0 +1,66 @@
+"""The command line of each part: what `turnline up` starts as children, and `turnline worker` and its like become."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from tasks.parts import python
+
+ROOT = Path(__file__).resolve().parent.parent
+TURN_QUEUES = "turns,messages,tools"
+# Celery's command line takes these plain names for its own options; in a user's shell they mean something else.
+_CELERYS = ("APP", "BROKER_URL", "RESULT_BACKEND", "LOADER", "CONFIG_MODULE")
+
+
+def api(host: str, port: int) -> list[str]:
+    """The API. Streams still open five seconds after a stop are cut; their clients resume."""
+    return python("uvicorn", "api.app:app", "--host", host, "--port", str(port), "--timeout-graceful-shutdown", "5", "--no-server-header")
+
+
+def worker(concurrency: int, name: str = "turns-1", queues: str = TURN_QUEUES) -> list[str]:
+    """A worker for turns: coroutines on our own pool, `concurrency` of them at a time."""
+    return _celery("worker", "--pool", "custom", "-c", str(concurrency), "-n", f"{name}@%h", "-Q", queues, "-l", "INFO")
+
+
+def maintenance(name: str = "maintenance") -> list[str]:
+    """A small worker for scheduled jobs, so that a long clean-up never delays a turn."""
+    return _celery("worker", "--pool", "threads", "-c", "2", "-n", f"{name}@%h", "-Q", "maintenance", "-l", "INFO")
+
+
+def beat(schedule: Path) -> list[str]:
+    """The scheduler; `schedule` is its own file."""
+    return _celery("beat", "-s", str(schedule), "--pidfile=", "-l", "INFO")  # a pid file only keeps it from starting after a kill
+
+
+def flower(host: str, port: int) -> list[str]:
+    """Flower. Its password comes through the environment: see `flower_env`."""
+    return _celery("flower", f"--address={host}", f"--port={port}")
+
+
+def sandbox(port: int) -> list[str]:
+    """The stand-in model vendor and tool server."""
+    return python("sandbox", "--port", str(port))
+
+
+def migrate() -> list[str]:
+    """Bring the database's schema up to date."""
+    return python("tasks.cli", "migrate")
+
+
+def child_env(environ: Mapping[str, str], **values: str) -> dict[str, str]:
+    """`environ` for a part: without the plain names that Celery's command line would take for options, with `values` on top."""
+    kept = {name: value for name, value in environ.items() if name not in _CELERYS}
+    path = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH", "")]))
+    return kept | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "CELERY_CUSTOM_WORKER_POOL": "tasks.pool:TaskPool"} | values
+
+
+def flower_env(basic_auth: str) -> dict[str, str]:
+    """Flower's credentials, kept off its command line; logins stay good over a restart because the cookie secret follows from them."""
+    return {"FLOWER_BASIC_AUTH": basic_auth, "FLOWER_COOKIE_SECRET": hashlib.sha256(f"flower cookies {basic_auth}".encode()).hexdigest()}
+
+
+def _celery(command: str, *arguments: str) -> list[str]:
+    return python("celery", "-A", "tasks", command, *arguments)
