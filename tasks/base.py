@@ -8,6 +8,7 @@ import functools
 import inspect
 import os
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -67,18 +68,32 @@ def complete(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("an async task was called from inside an event loop: use `await asyncio.to_thread(task.apply, ...)`, or send it")
 
 
-class _Own(threading.local):
-    runner: asyncio.Runner | None = None
-    pid: int = 0
+class _OwnLoop:
+    """A thread's loop outside the pool, closed when the thread ends or the interpreter does."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.runner = asyncio.Runner()
+        self.close = weakref.finalize(self, self.runner.close)
 
 
-_own = _Own()
+class _PerThread(threading.local):
+    loop: _OwnLoop | None = None
+
+
+_per_thread = _PerThread()
+_inherited: list[_OwnLoop] = []
 
 
 def _drive(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run `coroutine` on this thread's own loop, which is kept for the next one: clients bound to it stay usable."""
-    if _own.runner is None or _own.pid != os.getpid():  # a forked child must not share its parent's selector
-        _own.runner, _own.pid = asyncio.Runner(), os.getpid()
+    own = _per_thread.loop
+    if own is not None and own.pid != os.getpid():  # a forked child shares its parent's selector: closing it here would deafen the parent
+        own.close.detach()
+        _inherited.append(own)
+        own = None
+    if own is None:
+        own = _per_thread.loop = _OwnLoop()
     ended = False
 
     async def to_its_end() -> T:
@@ -89,9 +104,9 @@ def _drive(coroutine: Coroutine[Any, Any, T]) -> T:
             ended = True
 
     try:
-        return _own.runner.run(to_its_end(), context=contextvars.copy_context())
+        return own.runner.run(to_its_end(), context=contextvars.copy_context())
     except BaseException:
         if not ended:  # interrupted from outside, as by a prefork child's soft time limit: nothing of it may run on in the next task
-            _own.runner.close()
-            _own.runner = None
+            _per_thread.loop = None
+            own.close()
         raise

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -35,16 +36,7 @@ def flaky_on(app: Celery) -> Any:
     return flaky
 
 
-@pytest.mark.parametrize("pool", ["tasks.pool:TaskPool", "threads", "solo"])
-def test_memory_broker(app: Celery, pool: str) -> None:
-    flaky = flaky_on(app)
-    with start_worker(app, pool=pool, concurrency=20, perform_ping_check=False):
-        results = [flaky.delay(n) for n in range(10)]
-
-        assert [result.get(timeout=30) for result in results] == [[n, 1, True] for n in range(10)]
-
-
-def test_limits_without_a_hub(app: Celery) -> None:
+def test_the_pool_on_the_memory_broker(app: Celery) -> None:
     @app.task(shared=False, soft_time_limit=0.05)
     async def gives_way() -> str:
         try:
@@ -53,8 +45,20 @@ def test_limits_without_a_hub(app: Celery) -> None:
             return "cut short"
         return "slept"
 
-    with start_worker(app, pool="tasks.pool:TaskPool", concurrency=2, perform_ping_check=False):
+    flaky = flaky_on(app)
+    with start_worker(app, pool="tasks.pool:TaskPool", concurrency=20, perform_ping_check=False):
+        results = [flaky.delay(n) for n in range(40)]
+
         assert gives_way.delay().get(timeout=30) == "cut short"
+        assert [result.get(timeout=30) for result in results] == [[n, 1, True] for n in range(40)]
+
+
+def test_async_tasks_in_the_threads_pool(app: Celery) -> None:
+    flaky = flaky_on(app)
+    with start_worker(app, pool="threads", concurrency=3, perform_ping_check=False):
+        results = [flaky.delay(n) for n in range(5)]
+
+        assert [result.get(timeout=30) for result in results] == [[n, 1, True] for n in range(5)]
 
 
 def test_eager_calls_retry_and_see_their_request(app: Celery) -> None:
@@ -63,7 +67,7 @@ def test_eager_calls_retry_and_see_their_request(app: Celery) -> None:
 
 def test_a_class_based_task_retries_too(app: Celery) -> None:
     class Flaky(AsyncTask):
-        name = "flaky-class"
+        name = "flaky-class"  # type: ignore[assignment]
         autoretry_for = (ConnectionError,)
         retry_kwargs = {"max_retries": 3, "countdown": 0}  # noqa: RUF012
 
@@ -123,6 +127,21 @@ def test_nothing_of_an_interrupted_body_runs_on_in_the_next(app: Celery) -> None
     with pytest.raises(RuntimeError, match="stopped before"):
         interrupted()
     assert next_one() == ["ended"]
+
+
+def test_a_forked_child_gets_a_loop_of_its_own(app: Celery) -> None:
+    @app.task(shared=False)
+    async def sleeps() -> None:
+        await asyncio.sleep(0.001)
+        await asyncio.to_thread(str)  # comes back through the pipe that wakes the loop
+
+    sleeps()
+    child = os.fork()
+    if not child:
+        sleeps()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    sleeps()
 
 
 async def test_a_call_inside_a_loop_says_what_to_do_instead(app: Celery) -> None:
