@@ -139,6 +139,21 @@ def test_a_queued_task_can_be_terminated_and_the_pool_can_grow(site: Site) -> No
     assert queued[0].id not in site.notes.lrange(f"begun:{gate}", 0, -1)
 
 
+def test_a_warm_stop_does_not_begin_what_was_only_queued(site: Site) -> None:
+    gate = uuid.uuid4().hex
+    with site.worker("-c", "1", "--prefetch-multiplier", "4") as worker:
+        hold(site, worker, gate, 1)
+        for _ in range(3):
+            site.send("holds", gate, queue=worker.queue)
+        until(lambda: worker.pool()["queued"] == 3, "three in the pool's queue")
+        worker.kill(signal.SIGTERM)
+        until(lambda: "Warm shutdown" in worker.log.read_text(), "the signal's arrival")
+        site.open(gate)
+        assert worker.exit_status() == 0
+    assert site.count(f"begun:{gate}") == site.count(f"ended:{gate}") == 1
+    until(lambda: site.waiting(worker.queue) == 3, "3 messages back in the queue")
+
+
 def test_a_failing_start_hook_keeps_the_worker_from_starting(site: Site) -> None:
     with site.worker(ready=False, POOL_TEST_FAIL_START="1") as worker:
         assert worker.exit_status() != 0
