@@ -1,0 +1,162 @@
+"""The tool server: a few tools whose results are a function of their arguments, and whose effects are counted."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sandbox import bad_transport
+from sandbox.bad_documents import spoil_result
+from sandbox.connection import Request
+from sandbox.counts import MAX_KEYS, Counts
+from sandbox.faults import FOR_EVER, FaultBook, read_wish
+from sandbox.replies import Reply, Script, json_reply, script, to_json
+
+SKIES = ("sunny", "cloudy", "rainy", "windy")
+RESERVED = ("fault", "latency_ms")
+
+
+class BadCall(ValueError):
+    """A call the tool refuses with 422: an argument is missing or of the wrong type."""
+
+
+def _whole(arguments: dict[str, Any], name: str) -> int:
+    value = arguments.get(name)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadCall(f"{name} must be a whole number.")
+    return value
+
+
+def _orders_lookup(arguments: dict[str, Any]) -> dict[str, Any]:
+    order = _whole(arguments, "order")
+    cents = (12_990 + (order - 41) * 137) % 100_000
+    return {"order": order, "paid": order % 2 == 1, "total": f"{cents // 100}.{cents % 100:02d}", "currency": "EUR"}
+
+
+def _weather(arguments: dict[str, Any]) -> dict[str, Any]:
+    city = arguments.get("city")
+    if not isinstance(city, str) or not city:
+        raise BadCall("city must be a text.")
+    code = sum(city.encode())
+    return {"city": city, "temperature_c": code % 35, "sky": SKIES[code % 4]}
+
+
+def _refund(arguments: dict[str, Any]) -> dict[str, Any]:
+    amount = arguments.get("amount")
+    if isinstance(amount, bool) or not isinstance(amount, int | float):
+        raise BadCall("amount must be a number.")
+    return {"refunded": True, "order": _whole(arguments, "order"), "amount": f"{amount:.2f}", "currency": "EUR"}
+
+
+TOOLS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
+    "orders_lookup": ("{order: integer}; paid or not, and the total", _orders_lookup),
+    "weather": ("{city}; the temperature and the sky", _weather),
+    "refund": ("{order: integer, amount: number}; has an effect", _refund),
+    "echo": ("anything; the same back", lambda arguments: arguments),
+}
+
+
+@dataclass(slots=True)
+class ToolServer:
+    """Answers calls. A repeated Idempotency-Key gets the stored result: the effect is counted once."""
+
+    counts: Counts
+    faults: FaultBook
+    latency_s: float
+    pace_s: float
+    results: OrderedDict[tuple[str, str], tuple[str, str]]
+
+    def answer(self, name: str, request: Request) -> Script:
+        """Return the script that answers one call of the tool `name`."""
+        key = request.headers.get("idempotency-key")
+        count = self.counts.tool(name)
+        count.requests += 1
+        by_key = None if key is None else count.key(key)
+        if by_key is not None:
+            by_key.requests += 1
+        try:
+            arguments = _arguments(request)
+            latency_s = _latency_s(request, arguments, self.latency_s)
+            fault = self._fault(name, key, request, arguments)
+            plain = {field: value for field, value in arguments.items() if field not in RESERVED}
+            print_of_call = to_json(plain)
+            run = TOOLS[name][1] if name in TOOLS else lambda given: {"tool": name, "arguments": given}
+            result = run(plain)
+        except ValueError as problem:
+            return script(json_reply({"error": str(problem)}, 422))
+        refused = None if fault is None else bad_transport.refusal(fault)
+        done = fault is None or fault.startswith("effect-") or (refused is None and fault not in bad_transport.BEFORE_WORK)
+        body = to_json(result)
+        if done:
+            stored = None if key is None else self.results.get((name, key))
+            if stored is not None and stored[0] != print_of_call:
+                return script(json_reply({"error": "This Idempotency-Key was used with other arguments."}, 409))
+            if stored is None:
+                count.effects += 1
+                if key is not None and by_key is not None:
+                    by_key.effects += 1
+                    self._store(name, key, print_of_call, body)
+            else:
+                body = stored[1]
+        steps = self._steps(fault, refused, body)
+        return _after(latency_s, steps) if latency_s else steps
+
+    def _steps(self, fault: str | None, refused: Reply | None, body: str) -> Script:
+        if refused is not None:
+            return script(refused)
+        if fault is None:
+            return script(Reply(200, body.encode()))
+        return bad_transport.broken(fault, Reply(200, spoil_result(fault, body).encode()), pace_s=self.pace_s)
+
+    def _store(self, name: str, key: str, print_of_call: str, body: str) -> None:
+        self.results[name, key] = (print_of_call, body)
+        if len(self.results) > MAX_KEYS:
+            self.results.popitem(last=False)
+
+    def _fault(self, name: str, key: str | None, request: Request, arguments: dict[str, Any]) -> str | None:
+        """Return the fault asked for. As an argument it comes once unless told, in the address or a header every time."""
+        standing = request.headers.get("x-sandbox-fault") or request.query.get("fault")
+        asked = standing or arguments.get("fault")
+        if not asked:
+            return None
+        kind = ("tool", name, key if key is not None else to_json(arguments))
+        return self.faults.next(kind, [read_wish(str(asked))], times=FOR_EVER if standing else 1)
+
+
+def _arguments(request: Request) -> dict[str, Any]:
+    """Return the query's and the body's fields; numbers in a query are numbers."""
+    arguments: dict[str, Any] = {name: _typed(value) for name, value in request.query.items() if name not in RESERVED}
+    if request.body:
+        try:
+            body = json.loads(request.body)
+        except (ValueError, RecursionError):
+            raise BadCall("The body is not JSON.") from None
+        if not isinstance(body, dict):
+            raise BadCall("The body is not a JSON object.")
+        arguments |= body
+    return arguments
+
+
+def _typed(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _latency_s(request: Request, arguments: dict[str, Any], usual_s: float) -> float:
+    asked = request.query.get("latency_ms", arguments.get("latency_ms"))
+    try:
+        return usual_s if asked is None else min(3600.0, max(0.0, float(asked) / 1000))
+    except (TypeError, ValueError):
+        raise BadCall("latency_ms must be a number.") from None
+
+
+def _after(seconds: float, steps: Script) -> Script:
+    yield seconds
+    yield from steps
