@@ -6,8 +6,9 @@ loops, but it can double a value with every `|`; so the interpreter here has a b
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from jmespath import exceptions, functions, parser, visitor
 
@@ -92,8 +93,7 @@ def _evaluate(expression: str, document: Any) -> Any:
 def _parse(expression: str) -> dict[str, Any]:
     if len(expression) > MAX_EXPRESSION:
         raise ValueError(f"it is longer than {MAX_EXPRESSION} characters")
-    tree: dict[str, Any] = parser.Parser().parse(expression).parsed
-    return tree
+    return cast(dict[str, Any], parser.Parser().parse(expression).parsed)
 
 
 def _function_names(tree: dict[str, Any]) -> set[str]:
@@ -136,7 +136,7 @@ class _Functions(functions.Functions):
     @functions.signature({"types": []})
     def _func_to_string(self, arg: Any) -> Any:
         _require_small(arg)
-        return super()._func_to_string(arg)
+        return arg if isinstance(arg, str) else json.dumps(arg, separators=(",", ":"), ensure_ascii=False)
 
 
 class _Interpreter(visitor.TreeInterpreter):

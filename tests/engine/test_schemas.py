@@ -39,15 +39,11 @@ def billion(levels: int) -> dict[str, Any]:
 
 def test_failures_are_sentences_with_places():
     assert validate(ORDER, {"order": 41}) == []
-    assert (
-        validate(ORDER, {"order": 0, "notes": ["ok", "too long"], "more": 1})
-        == [
-            'notes[1]: "too long" is longer than 5 characters',
-            "order: 0 is less than the minimum of 1",
-            "Additional properties are not allowed ('more' was unexpected)",
-        ]
-        or len(validate(ORDER, {"order": 0, "notes": ["ok", "too long"], "more": 1})) == 3
-    )
+    assert sorted(validate(ORDER, {"order": 0, "notes": ["ok", "too long"], "more": 1})) == [
+        "Additional properties are not allowed ('more' was unexpected)",
+        'notes[1]: "too long" is longer than 5 characters',
+        "order: 0 is less than the minimum of 1",
+    ]
     assert any('"order" is a required property' in failure for failure in validate(ORDER, {}))
     assert any("object" in failure for failure in validate(ORDER, []))
     assert len(validate({"items": {"type": "string"}}, [1] * 100)) == 10
@@ -56,10 +52,17 @@ def test_failures_are_sentences_with_places():
 
 @pytest.mark.parametrize(
     "schema",
-    [ORDER, TREE, {"type": "object"}, {"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object"}, {"$schema": "http://json-schema.org/draft-07/schema#", "type": "object"},
-     {"$id": "https://example.com/order", "type": "object", "properties": {"a": {"$ref": "#/properties/b"}, "b": {}}},
-     {"type": "object", "properties": {"$ref": {"type": "string"}, "a": {"const": {"$ref": "http://127.0.0.1/"}}}}, billion(5)],
-)  # fmt: skip
+    [
+        ORDER,
+        TREE,
+        {"type": "object"},
+        {"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object"},
+        {"$schema": "http://json-schema.org/draft-07/schema#", "type": "object"},
+        {"$id": "https://example.com/order", "type": "object", "properties": {"a": {"$ref": "#/properties/b"}, "b": {}}},
+        {"type": "object", "properties": {"$ref": {"type": "string"}, "a": {"const": {"$ref": "http://127.0.0.1/"}}}},
+        billion(5),
+    ],
+)
 def test_good_schemas(schema: dict[str, Any]):
     check_schema(schema, "parameters")
 
@@ -67,19 +70,39 @@ def test_good_schemas(schema: dict[str, Any]):
 @pytest.mark.parametrize(
     ("schema", "why"),
     [
-        ([], "must be a JSON Schema object"), (None, "must be a JSON Schema object"), (True, "must be a JSON Schema object"),
-        ({}, '"type" must be "object"'), ({"type": "array"}, '"type" must be "object"'), ({"type": ["object", "null"]}, '"type" must be "object"'),
-        ({"type": "object", "properties": 3}, "not a valid JSON Schema"), ({"type": "object", "required": "a"}, "not a valid JSON Schema"),
-        ({"type": "object", "properties": {"a": {"pattern": "("}}}, "not a valid JSON Schema"), ({"type": "object", "$schema": "http://127.0.0.1:1/x"}, "not a valid JSON Schema"),
-        ({"type": "object", "$ref": "http://127.0.0.1:1/x.json"}, "only references into the same schema"), ({"type": "object", "properties": {"a": {"$ref": "other.json"}}}, "only references"),
-        ({"type": "object", "allOf": [{"$ref": "file:///etc/passwd"}]}, "only references"), ({"type": "object", "$dynamicRef": "#a"}, "$dynamicRef"),
-        ({"type": "object", "$ref": "#/$defs/a"}, "is not there"), ({"type": "object", "$defs": {"a": {"$id": "http://x/"}}, "$ref": "#/$defs/a"}, "$id"),
-        ({"type": "object", "title": "a\x00"}, "U+0000"), ({"type": "object", "minProperties": float("nan")}, "finite"), ({"type": "object", "title": "x" * 70_000}, "longer than"),
-        (billion(30), "too costly"), ({"type": "object", "allOf": [{"$ref": "#"}, {"$ref": "#"}]}, "too costly"),
+        ([], "must be a JSON Schema object"),
+        (None, "must be a JSON Schema object"),
+        (True, "must be a JSON Schema object"),
+        ({}, '"type" must be "object"'),
+        ({"type": "array"}, '"type" must be "object"'),
+        ({"type": ["object", "null"]}, '"type" must be "object"'),
+        ({"type": "object", "properties": 3}, "not a valid JSON Schema"),
+        ({"type": "object", "required": "a"}, "not a valid JSON Schema"),
+        ({"type": "object", "properties": {"a": {"pattern": "("}}}, "not a valid JSON Schema"),
+        ({"type": "object", "$schema": "http://127.0.0.1:1/x"}, "not a valid JSON Schema"),
+        ({"type": "object", "$ref": "http://127.0.0.1:1/x.json"}, "only references into the same schema"),
+        ({"type": "object", "properties": {"a": {"$ref": "other.json"}}}, "only references"),
+        ({"type": "object", "allOf": [{"$ref": "file:///etc/passwd"}]}, "only references"),
+        ({"type": "object", "$dynamicRef": "#a"}, "$dynamicRef"),
+        ({"type": "object", "$ref": "#/$defs/a"}, "is not there"),
+        ({"type": "object", "$defs": {"a": {"$id": "http://x/"}}, "$ref": "#/$defs/a"}, "$id"),
+        ({"type": "object", "title": "a\x00"}, "U+0000"),
+        ({"type": "object", "minProperties": float("nan")}, "finite"),
+        ({"type": "object", "title": "x" * 70_000}, "longer than"),
+        (billion(30), "too costly"),
+        ({"type": "object", "allOf": [{"$ref": "#"}, {"$ref": "#"}]}, "too costly"),
         ({"type": "object", "properties": {"a": {"allOf": [{"$ref": "#"}, {"$ref": "#"}]}}}, "too costly"),
-        ({"type": "object", "properties": {"a": {"$ref": "#"}}, "additionalProperties": {"$ref": "#"}, "patternProperties": {"a": {"$ref": "#"}}}, "too costly"),
+        (
+            {
+                "type": "object",
+                "properties": {"a": {"$ref": "#"}},
+                "additionalProperties": {"$ref": "#"},
+                "patternProperties": {"a": {"$ref": "#"}},
+            },
+            "too costly",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_schemas(schema: Any, why: str):
     with pytest.raises(Rejected) as caught:
         check_schema(schema, "parameters")
@@ -113,12 +136,33 @@ def test_a_deep_value_is_a_failure_and_not_a_crash():
     assert "nested deeper" in validate(TREE, deep)[0]
 
 
-json_values = st.recursive(st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from(["a", "bb", ""]), lambda one: st.lists(one, max_size=3) | st.dictionaries(st.sampled_from("ab"), one, max_size=2), max_leaves=6)  # fmt: skip
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from(["a", "bb", ""]),
+    lambda one: st.lists(one, max_size=3) | st.dictionaries(st.sampled_from("ab"), one, max_size=2),
+    max_leaves=6,
+)
 plain_schemas = st.recursive(
-    st.fixed_dictionaries({}, optional={"type": st.sampled_from(["object", "array", "string", "integer", "null"]), "minimum": st.integers(-3, 3), "maxLength": st.integers(0, 2), "enum": st.lists(json_values, min_size=1, max_size=3, unique_by=json.dumps)}),
-    lambda one: st.fixed_dictionaries({}, optional={"properties": st.dictionaries(st.sampled_from("ab"), one, max_size=2), "items": one, "anyOf": st.lists(one, min_size=1, max_size=2), "not": one, "required": st.lists(st.sampled_from("ab"), unique=True)}),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "type": st.sampled_from(["object", "array", "string", "integer", "null"]),
+            "minimum": st.integers(-3, 3),
+            "maxLength": st.integers(0, 2),
+            "enum": st.lists(json_values, min_size=1, max_size=3, unique_by=json.dumps),
+        },
+    ),
+    lambda one: st.fixed_dictionaries(
+        {},
+        optional={
+            "properties": st.dictionaries(st.sampled_from("ab"), one, max_size=2),
+            "items": one,
+            "anyOf": st.lists(one, min_size=1, max_size=2),
+            "not": one,
+            "required": st.lists(st.sampled_from("ab"), unique=True),
+        },
+    ),
     max_leaves=5,
-)  # fmt: skip
+)
 
 
 @given(plain_schemas, json_values)
@@ -151,9 +195,19 @@ def test_mappings(mapping: Any, result: Any):
 
 @pytest.mark.parametrize(
     ("mapping", "why"),
-    [(5, "must be null"), ([], "must be null"), ("a ||", "unexpected end at character 4"), ("", "JMESPath"), ("nope(@)", "nope() , which".replace(" ,", ",")), ({"a": 5}, "for 'a'"),
-     ({"a": "]"}, "for 'a'"), ("(" * 900 + "a", "too deep"), ("a" * 2001, "longer than"), ({str(n): "a" for n in range(101)}, "more than 100")],
-)  # fmt: skip
+    [
+        (5, "must be null"),
+        ([], "must be null"),
+        ("a ||", "unexpected end at character 4"),
+        ("", "JMESPath"),
+        ("nope(@)", "uses nope(), which"),
+        ({"a": 5}, "for 'a'"),
+        ({"a": "]"}, "for 'a'"),
+        ("(" * 900 + "a", "too deep"),
+        ("a" * 2001, "longer than"),
+        ({str(n): "a" for n in range(101)}, "more than 100"),
+    ],
+)
 def test_bad_mappings(mapping: Any, why: str):
     with pytest.raises(Rejected) as caught:
         check_mapping(mapping, "parameter_mapping")
@@ -163,9 +217,20 @@ def test_bad_mappings(mapping: Any, why: str):
 
 @pytest.mark.parametrize(
     "expression",
-    ["[@,@][]|" * 30 + "@", "{a:@,b:@}|" * 40 + "@", "{a:@,b:@}|" * 40 + "to_string(@)", "[@,@]|" * 40 + "@ == @", "[@,@]|" * 40 + "contains(@, @)", "[[@,@]|" * 1 + "@]|" + "[@,@]|" * 30 + "[?@ == @]",
-     "to_number('1e999')", "&name", "sum(orders[].name)", "sort_by(orders, &nothing)", "length(`5`)"],
-)  # fmt: skip
+    [
+        "[@,@][]|" * 30 + "@",
+        "{a:@,b:@}|" * 40 + "@",
+        "{a:@,b:@}|" * 40 + "to_string(@)",
+        "[@,@]|" * 40 + "@ == @",
+        "[@,@]|" * 40 + "contains(@, @)",
+        "[@,@]|" * 40 + "[?@ == @]",
+        "to_number('1e999')",
+        "&name",
+        "sum(orders[].to_string(id))",
+        "sort_by(orders, &nothing)",
+        "length(`5`)",
+    ],
+)
 def test_mappings_that_cost_too_much_or_fail(expression: str):
     with pytest.raises(Rejected) as caught:
         apply_mapping(expression, DOCUMENT)
