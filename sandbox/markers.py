@@ -27,7 +27,7 @@ MARKERS = {
 MAX_WORDS = 20_000
 MAX_CALLS = 1_000
 NOT_JSON = '{"order": 41, oops'
-_OPENING = re.compile(r"\[\[(calls|call|then|loop|same-id|bad-arguments|unknown-tool|say|words|latency|token-ms|fault)(?=[\s\]])\s*")
+_OPENING = re.compile(r"\[\[(calls|call|then|loop|same-id|bad-arguments|unknown-tool|say|words|latency|token-ms|fault)(?=[\s\]]|$)\s*")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _decoder = json.JSONDecoder()
 

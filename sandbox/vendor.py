@@ -146,12 +146,13 @@ def _cut(content: str, request: dict[str, Any]) -> tuple[str, str]:
 
 
 def _usage(request: dict[str, Any], content: str | None, calls: list[Call]) -> dict[str, Any]:
-    """Count four characters as a token. All up to the last thing the model said before is cached, if it said more than one."""
+    """Count four characters as a token. All up to what the model said last is cached, once results or replies came back to it."""
     messages = request["messages"]
     sizes = [_size(message) for message in messages]
     tools = sum(24 + len(tool["function"].get("description") or "") // 4 for tool in request.get("tools") or ())
-    spoken = [place for place, message in enumerate(messages) if message["role"] in ("assistant", "tool")]
-    cached = tools + sum(sizes[: spoken[-1] + 1]) if len(spoken) > 1 else 0
+    roles = [message["role"] for message in messages]
+    spoken = roles.count("assistant") + roles.count("tool") > 1
+    cached = tools + sum(sizes[: len(roles) - roles[::-1].index("assistant")]) if spoken else 0
     prompt = 3 + tools + sum(sizes)
     reasoning = 16 + prompt % 48 if is_reasoning(request["model"]) else 0
     said = max(1, len(content or "") // 4) + sum(4 + (len(call.name) + len(call.arguments)) // 4 for call in calls)
