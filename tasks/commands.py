@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from settings import Settings
 from tasks.parts import python
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,6 +56,16 @@ def child_env(environ: Mapping[str, str], **values: str) -> dict[str, str]:
     kept = {name: value for name, value in environ.items() if name not in _CELERYS}
     path = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH", "")]))
     return kept | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "CELERY_CUSTOM_WORKER_POOL": "tasks.pool:TaskPool"} | values
+
+
+def env_of(settings: Settings) -> dict[str, str]:
+    """The settings that may not have come from the environment, as variables for a part."""
+    values = {
+        "DATABASE_URL": settings.database_url,
+        "CELERY_BROKER_URL": settings.broker_url,
+        "TURNLINE_SECRET_KEYS": settings.secret_keys.get_secret_value(),
+    }
+    return {name: value for name, value in values.items() if value}
 
 
 def flower_env(basic_auth: str) -> dict[str, str]:

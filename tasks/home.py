@@ -12,6 +12,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from pydantic import SecretStr
+
+from settings import Settings
+from tasks.embedded import EmbeddedPostgres, EmbeddedValkey
 from tasks.processes import SetupError
 
 FLOWER_USER = "turnline"
@@ -42,6 +46,10 @@ class Home:
         self.logs.mkdir(exist_ok=True, mode=0o700)
         (self.path / "beat").mkdir(exist_ok=True, mode=0o700)
 
+    def exists(self) -> bool:
+        """Whether `turnline up` was started on it before."""
+        return self._secrets_file.exists()
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the directory for this process; the kernel lets go of it whenever the process ends.
@@ -69,6 +77,22 @@ class Home:
             except (ValueError, TypeError) as error:
                 raise SetupError(f"{self._secrets_file} is damaged ({error}). Restore it: stored secrets need its key.") from error
         return self._write(Secrets(base64.b64encode(secrets.token_bytes(32)).decode(), secrets.token_urlsafe(12)))
+
+    def completed(self, settings: Settings) -> Settings:
+        """`settings`, with this machine's own servers and secrets where nothing else is given and `turnline up` has made some."""
+        if not self.exists():
+            return settings
+        found = self.secrets()
+        updates: dict[str, object] = {}
+        if not settings.secret_keys.get_secret_value():
+            updates["secret_keys"] = SecretStr(found.secret_keys)
+        if not settings.flower_basic_auth.get_secret_value():
+            updates["flower_basic_auth"] = SecretStr(f"{FLOWER_USER}:{found.flower_password}")
+        if not settings.database_url and (self.path / "postgres" / "password").exists():
+            updates["database_url"] = EmbeddedPostgres(self.path / "postgres", settings.postgres_port).url
+        if not settings.broker_url and (self.path / "valkey" / "password").exists():
+            updates["broker_url"] = EmbeddedValkey(self.path / "valkey", settings.valkey_port).url
+        return settings.model_copy(update=updates)
 
     def remember_key(self, workspace_id: str, api_key: str) -> None:
         """Keep the first API key, so that `turnline chat` finds it."""

@@ -12,6 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -80,8 +81,9 @@ def stop(process: subprocess.Popen[bytes], *steps: tuple[signal.Signals, float])
 
 def listener(port: int) -> str:
     """Who listens on `port`, for a sentence: "process 41 (postgres)", or "another program" where we may not know."""
+    untyped: Any = psutil
     with contextlib.suppress(psutil.Error):
-        for connection in psutil.net_connections("inet"):
+        for connection in untyped.net_connections("inet"):
             if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port and connection.pid:
-                return f"process {connection.pid} ({psutil.Process(connection.pid).name()})"
+                return f"process {connection.pid} ({untyped.Process(connection.pid).name()})"
     return "another program"

@@ -1,0 +1,54 @@
+# The verbs. Needs Python 3.11 or newer, make and git; everything else is installed into .venv, pinned.
+PYTHON := .venv/bin/python
+MAKEFLAGS += --no-print-directory
+
+.PHONY: help demo up test bench chaos lint fmt types imports lock clean run-env dev-env
+
+help:
+	@echo "make demo    send one real message through everything, on throw-away servers, and show what happened"
+	@echo "make up      run everything on this machine and keep it running (data in .turnline)"
+	@echo "make test    lint, types, import rules and the whole test suite, on servers it starts itself"
+	@echo "make bench   the benchmarks, beside their floor"
+	@echo "make chaos   a thousand messages while a worker is killed every three seconds"
+	@echo "make lint    ruff, mypy, import rules"
+	@echo "make fmt     format the code"
+	@echo "make lock    pin the dependencies again (needs uv)"
+	@echo "make clean   remove caches; .venv and .turnline stay"
+
+run-env:
+	@requirements/install.sh run
+
+dev-env:
+	@requirements/install.sh dev
+
+demo: run-env
+	@$(PYTHON) -m tasks.cli demo
+
+up: run-env
+	@exec $(PYTHON) -m tasks.cli up
+
+test: lint
+	$(PYTHON) -m pytest -n 2 --dist loadfile
+
+lint: dev-env
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+fmt: dev-env
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+bench: dev-env
+	$(PYTHON) -m benchmarks
+
+chaos: dev-env
+	$(PYTHON) -m benchmarks.chaos
+
+lock:
+	requirements/compile.sh
+
+clean:
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .schemathesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

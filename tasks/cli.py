@@ -1,0 +1,253 @@
+"""`turnline`: the command line. A user's mistake ends in a sentence and exit code 1, never in a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+import click
+import pydantic
+
+from settings import Settings, get_settings
+from tasks import commands
+from tasks.processes import SetupError
+
+
+class _Sentences(click.Group):
+    """A group whose commands' foreseeable failures are said in a sentence."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; translate what the user can do something about."""
+        try:
+            return super().invoke(ctx)
+        except SetupError as error:
+            raise click.ClickException(str(error)) from None
+        except pydantic.ValidationError as error:
+            if error.title != Settings.__name__:
+                raise
+            raise click.ClickException(wrong_settings(error)) from None
+
+
+def wrong_settings(error: pydantic.ValidationError) -> str:
+    """One sentence for each setting that cannot be used, by the name of its variable. Values are left out: some are secret."""
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False, include_context=False):
+        name = str(problem["loc"][0]) if problem["loc"] else ""
+        variable = name if name.isupper() else f"TURNLINE_{name.upper()}"
+        lines.append(f"The setting {variable} cannot be used: {problem['msg'].removeprefix('Value error, ')}.")
+    return "\n".join(lines)
+
+
+def place(url: str) -> str:
+    """`url` for a sentence: without user, password and options."""
+    parts = urlsplit(url)
+    return f"{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def say(line: str) -> None:
+    """Print a line now."""
+    click.echo(line)
+    sys.stdout.flush()
+
+
+@click.group(cls=_Sentences, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option("0.1.0", prog_name="turnline")
+def main() -> None:
+    """Durable agent turns on Celery and Postgres.
+
+    `turnline up` runs everything on this machine and keeps it running. `turnline doctor` says what is wrong and what to do.
+    Settings are environment variables: DATABASE_URL, CELERY_BROKER_URL, REDIS_URL, OPENAI_API_KEY, OPENAI_BASE_URL, TURNLINE_*.
+    """
+
+
+@main.command()
+def up() -> None:
+    """Run everything here: servers, API, worker, beat, Flower.
+
+    Postgres and Valkey are embedded, with their data under .turnline/, unless DATABASE_URL and CELERY_BROKER_URL name others.
+    Ctrl-C stops everything; the next `turnline up` goes on with the same data.
+    """
+    from tasks.supervisor import Stopped
+    from tasks.up import up as run
+
+    try:
+        run(get_settings(), say)
+    except Stopped:
+        sys.exit(130)
+
+
+@main.command()
+def demo() -> None:
+    """Send one real message through everything, on throw-away servers, and show what happened."""
+    from tasks.demo import demo as run
+    from tasks.supervisor import Stopped
+
+    try:
+        run(get_settings())
+    except Stopped:
+        sys.exit(130)
+
+
+@main.command()
+def doctor() -> None:
+    """Say what is missing or unreachable, and what to do. Exits 1 if anything is wrong."""
+    from tasks.doctor import examine
+
+    findings = examine(os.environ)
+    for finding in findings:
+        click.echo(f"{'ok     ' if finding.ok else 'WRONG  '}{finding.text}")
+    wrong = sum(not finding.ok for finding in findings)
+    click.echo(f"\n{wrong} thing{'s' if wrong > 1 else ''} to put right." if wrong else "\nNothing is wrong.")
+    sys.exit(1 if wrong else 0)
+
+
+@main.command()
+def migrate() -> None:
+    """Bring the database's schema up to date (as TURNLINE_OWNER_DATABASE_URL, or DATABASE_URL)."""
+    from sqlalchemy.exc import DBAPIError
+
+    from store import migrate as schema
+
+    settings = needed(database=not get_settings().owner_database_url, broker=False)
+    url = settings.owner_database_url or settings.database_url
+    try:
+        before = schema.current(url)
+        schema.upgrade(url)
+    except DBAPIError as error:
+        raise SetupError(f"The database {place(url)} could not be migrated: {str(error.orig).strip()}") from error
+    after = schema.head()
+    say(f"The database {place(url)} is at revision {after}" + ("." if before == after else f"; it was at {before or 'none'}."))
+
+
+@main.command()
+def api() -> None:
+    """Run the API (TURNLINE_API_HOST, TURNLINE_API_PORT)."""
+    settings = needed()
+    become(settings, commands.api(settings.api_host, settings.api_port))
+
+
+@main.command()
+@click.option("--concurrency", "-c", type=click.IntRange(1), help="Turns in flight at a time. Default: TURNLINE_WORKER_CONCURRENCY, 1000.")
+@click.option("--name", "-n", default=None, help="Distinguishes workers of one machine. Default: turns-1, or maintenance.")
+@click.option("--queues", "-Q", default=commands.TURN_QUEUES, show_default=True, help="Queues to consume.")
+@click.option("--maintenance", is_flag=True, help="Run the small worker for scheduled jobs instead. One at least must run.")
+def worker(concurrency: int | None, name: str | None, queues: str, maintenance: bool) -> None:
+    """Run a worker. Start as many as there are cores, each with its own --name, and one with --maintenance."""
+    settings = needed()
+    if maintenance:
+        become(settings, commands.maintenance(name or "maintenance"))
+    become(settings, commands.worker(concurrency or settings.worker_concurrency, name or "turns-1", queues))
+
+
+@main.command()
+def beat() -> None:
+    """Run the scheduler. A second one does no harm."""
+    settings = needed()
+    schedule = settings.home.absolute() / "beat" / "schedule"
+    schedule.parent.mkdir(parents=True, exist_ok=True)
+    become(settings, commands.beat(schedule))
+
+
+@main.command()
+def flower() -> None:
+    """Run Flower behind a password (TURNLINE_FLOWER_BASIC_AUTH=user:password)."""
+    settings = needed(database=False)
+    auth = settings.flower_basic_auth.get_secret_value() or os.environ.get("FLOWER_BASIC_AUTH", "")
+    if not auth and not os.environ.get("FLOWER_AUTH"):
+        raise SetupError(
+            "Flower shows and stops work, so it does not run without a password. Set TURNLINE_FLOWER_BASIC_AUTH=user:password, "
+            "or FLOWER_AUTH and FLOWER_AUTH_PROVIDER for OAuth."
+        )
+    become(settings, commands.flower(settings.flower_host, settings.flower_port), commands.flower_env(auth) if auth else {})
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=8089, show_default=True)
+def sandbox(port: int) -> None:
+    """Run the stand-in model vendor and tool server on loopback."""
+    become(get_settings(), commands.sandbox(port))
+
+
+@main.command()
+@click.argument("agent")
+@click.option("--url", envvar="TURNLINE_API_URL", help="The API. Default: http://127.0.0.1:8000, or as TURNLINE_API_PORT says.")
+@click.option("--api-key", envvar="TURNLINE_API_KEY", help="Default: the first key of this machine's `turnline up`.")
+@click.option("--session", "session_id", help="Go on with this session instead of starting one.")
+def chat(agent: str, url: str | None, api_key: str | None, session_id: str | None) -> None:
+    """Talk to AGENT (its name or id) from the terminal, tokens as they come."""
+    from tasks.chat import chat as run
+
+    run(get_settings(), agent, url=url, api_key=api_key, session_id=session_id)
+
+
+@main.group()
+def workspace() -> None:
+    """Workspaces: the tenants."""
+
+
+@workspace.command("create")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: workspace_id and api_key.")
+def create_workspace(name: str, as_json: bool) -> None:
+    """Create the workspace NAME and its first API key, which is shown this once only."""
+    from tasks.workspaces import create
+
+    created = create(needed(broker=False), name)
+    if as_json:
+        click.echo(json.dumps({"workspace_id": str(created.workspace_id), "api_key": created.api_key}))
+    else:
+        click.echo(f"Workspace {name}: {created.workspace_id}\nIts API key, shown this once only: {created.api_key}")
+
+
+@main.command()
+@click.option("--stuck", is_flag=True, help="Only open turns that nobody has carried for a while.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=30, show_default=True)
+def turns(stuck: bool, limit: int) -> None:
+    """List turns, the newest first, as the database has them."""
+    from tasks.show import list_turns
+
+    click.echo(list_turns(needed(broker=False), stuck=stuck, limit=limit))
+
+
+@main.command()
+@click.argument("turn_id", metavar="ID", type=click.UUID)
+def turn(turn_id: object) -> None:
+    """Show one turn: its row, its calls and their cost. Never what was said."""
+    from uuid import UUID
+
+    from tasks.show import show_turn
+
+    click.echo(show_turn(needed(broker=False), UUID(str(turn_id))))
+
+
+def needed(*, database: bool = True, broker: bool = True) -> Settings:
+    """The settings, completed by what `turnline up` made on this machine, with what the command cannot do without.
+
+    Raises:
+        SetupError: DATABASE_URL or CELERY_BROKER_URL is missing.
+    """
+    from tasks.home import Home
+
+    given = get_settings()
+    settings = Home(given.home).completed(given)
+    wanted = [("DATABASE_URL", settings.database_url)] if database else []
+    wanted += [("CELERY_BROKER_URL", settings.broker_url)] if broker else []
+    missing = [name for name, value in wanted if not value]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        raise SetupError(f"{' and '.join(missing)} {verb} not set. Set it in the environment, or start `turnline up` here once.")
+    return settings
+
+
+def become(settings: Settings, command: list[str], env: Mapping[str, str] | None = None) -> NoReturn:
+    """Replace this process by `command`, so that signals reach it straight."""
+    sys.stdout.flush()
+    os.execve(command[0], command, commands.child_env(os.environ, **commands.env_of(settings), **(env or {})))  # noqa: S606 - a list, no shell
+
+
+if __name__ == "__main__":
+    main()
