@@ -148,7 +148,6 @@ class Http:
         deadline_s: float,
         max_bytes: int,
         headers: Mapping[str, str] | None = None,
-        params: list[tuple[str, str | int | float | bool | None]] | None = None,
         content: bytes | None = None,
         sending: Sending | None = None,
     ) -> AsyncIterator[Reply]:
@@ -175,7 +174,7 @@ class Http:
                 self._guard.check_url(address)
             async with (
                 clock,
-                self._client().stream(method, address, headers=headers, params=params, content=content) as response,
+                self._client().stream(method, address, headers=headers, content=content) as response,
                 aclosing(Reply(response, whom, max_bytes)) as reply,
             ):
                 yield reply

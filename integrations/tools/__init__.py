@@ -1,0 +1,40 @@
+"""What tools are mapped to, one module for each `integration_type`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from engine.brief import IntegrationSpec, ToolSpec
+from engine.events import ToolOutcome
+from integrations.http import Outside, Sending
+from integrations.tools.http import HttpTool
+
+
+class Integration(Protocol):
+    """A way to carry a tool call out. One request, no retries: what to do about an error depends on the tool's effect."""
+
+    async def call(
+        self,
+        tool: ToolSpec,
+        integration: IntegrationSpec,
+        arguments: dict[str, Any],
+        *,
+        idempotency_key: str,
+        deadline_s: float,
+        sending: Sending,
+    ) -> ToolOutcome:
+        """Return what came of it: a result, or a failure that the other side, or a check, has made plain.
+
+        Raises:
+            TurnlineError: it did not get as far as an answer; `maybe_done` says whether it may have happened.
+        """
+
+
+_INTEGRATIONS: dict[str, Callable[[Outside], Integration]] = {"custom_tool": HttpTool}
+
+
+def integration_for(integration_type: str, outside: Outside) -> Integration | None:
+    """Return what carries out calls of `integration_type`, or None where nothing here does."""
+    make = _INTEGRATIONS.get(integration_type)
+    return make(outside) if make is not None else None
