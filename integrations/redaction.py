@@ -15,7 +15,7 @@ _ECHO_WINDOW = 16
 _KEY_LIKE = re.compile(
     r"(?i)\b(?:bearer|basic)\s+[\w.~+/=-]{6,}"
     r"|\b(?:sk|pk|rk|xai|gsk|ghp|gho|glpat|xox[a-z]|AKIA|ASIA|AIza)[-_]?[\w*.-]{8,}"
-    r"|\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*"
+    r"|\beyJ[\w-]{4,}\.[\w-]+\.[\w-]*"
     r"|(?<=[?&])(?:api_?key|key|token|secret|signature|sig)=[^&\s]+"
 )
 
