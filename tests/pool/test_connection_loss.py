@@ -26,7 +26,7 @@ def test_turns_outlive_a_broken_connection(site: Site) -> None:
                 until(lambda: site.count(f"begun:{gate}") == 40, "20 messages delivered again")
             site.open(gate)
             assert held.get(timeout=PATIENCE_S) == ["held"] * 20
-            until(lambda: worker.pool()["running"] == 0, "the last end")
+            until(lambda: not worker.ask("active"), "Celery to hear of every end")
         assert site.count(f"ended:{gate}") == site.count(f"begun:{gate}") == (20 if site.kind == "valkey" else 40)
         assert site.count(f"cancelled:{gate}") == 0
     until(lambda: site.waiting(worker.queue) == 0, "an empty queue")

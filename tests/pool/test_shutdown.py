@@ -139,19 +139,31 @@ def test_a_queued_task_can_be_terminated_and_the_pool_can_grow(site: Site) -> No
     assert queued[0].id not in site.notes.lrange(f"begun:{gate}", 0, -1)
 
 
-def test_a_warm_stop_does_not_begin_what_was_only_queued(site: Site) -> None:
+@pytest.mark.parametrize(("number", "back"), [(signal.SIGTERM, 3), (signal.SIGQUIT, 4)])
+def test_a_stop_does_not_begin_what_was_only_queued(site: Site, number: signal.Signals, back: int) -> None:
     gate = uuid.uuid4().hex
     with site.worker("-c", "1", "--prefetch-multiplier", "4") as worker:
         hold(site, worker, gate, 1)
         for _ in range(3):
             site.send("holds", gate, queue=worker.queue)
         until(lambda: worker.pool()["queued"] == 3, "three in the pool's queue")
-        worker.kill(signal.SIGTERM)
-        until(lambda: "Warm shutdown" in worker.log.read_text(), "the signal's arrival")
+        worker.kill(number)
+        until(lambda: "shutdown (MainProcess)" in worker.log.read_text(), "the signal's arrival")
         site.open(gate)
-        assert worker.exit_status() == 0
-    assert site.count(f"begun:{gate}") == site.count(f"ended:{gate}") == 1
-    until(lambda: site.waiting(worker.queue) == 3, "3 messages back in the queue")
+        worker.exit_status()
+    assert site.count(f"begun:{gate}") == 1
+    until(lambda: site.waiting(worker.queue) == back, f"{back} messages back in the queue")
+
+
+def test_a_cold_stop_does_not_wait_for_a_body_that_will_not_end(site: Site) -> None:
+    with site.worker() as worker:
+        stuck = site.send("swallows", 100, queue=worker.queue)
+        until(lambda: len(worker.ask("active")) == 1, "the start")
+        worker.kill(signal.SIGQUIT)
+        worker.exit_status()
+    assert site.count(f"notes:{stuck.id}") >= 1
+    assert "their messages go back" in worker.log.read_text()
+    until(lambda: site.waiting(worker.queue) == 1, "the message back in the queue")
 
 
 def test_a_failing_start_hook_keeps_the_worker_from_starting(site: Site) -> None:
