@@ -19,8 +19,11 @@ PIECE_BYTES = 64 * 1024
 HTML = b"<!DOCTYPE html>\n<html><head><title>Welcome</title></head><body><h1>It works!</h1></body></html>\n"
 GATEWAY = b"<html>\n<head><title>502 Bad Gateway</title></head>\n<body><center><h1>502 Bad Gateway</h1></center></body>\n</html>\n"
 
-BEFORE_WORK = frozenset({"hang", "reset", "redirect-metadata"})
+BEFORE_WORK = frozenset({"hang", "reset"})
 """Faults that, like the refusals, mean that nothing was done."""
+
+AFTER_WORK = frozenset({"execute-then-drop", "effect-then-500", "effect-then-timeout"})
+"""Faults that mean that all was done and nobody is told."""
 
 
 def refusal(fault: str) -> Reply | None:

@@ -155,13 +155,13 @@ class Sandbox:
         self.counts.faulted += 1
         if latency_s:
             yield latency_s
+        if fault in bad_transport.AFTER_WORK:
+            self.counts.completed += 1
         refused = bad_transport.refusal(fault)
         if refused is not None:
             yield from script(refused)
             return
         reply = self._reply(asked, marks, place, stamp, fault)
-        if fault == "execute-then-drop" or fault.startswith("effect-"):
-            self.counts.completed += 1
         yield from bad_transport.broken(fault, reply, pace_s=self._pace_s)
 
 

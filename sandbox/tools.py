@@ -88,7 +88,7 @@ class ToolServer:
         except ValueError as problem:
             return script(json_reply({"error": str(problem)}, 422))
         refused = None if fault is None else bad_transport.refusal(fault)
-        done = fault is None or fault.startswith("effect-") or (refused is None and fault not in bad_transport.BEFORE_WORK)
+        done = fault in bad_transport.AFTER_WORK or (refused is None and fault not in bad_transport.BEFORE_WORK)
         body = to_json(result)
         if done:
             stored = None if key is None else self.results.get((name, key))

@@ -10,7 +10,8 @@ import pytest
 
 from sandbox.server import Sandbox
 
-SILENCE_S = 0.15
+PATIENCE_S = 20.0
+SHORT_S = 0.1  # for replies that are expected to stay away
 ORDERS = {
     "type": "function",
     "function": {
@@ -43,13 +44,13 @@ class Heard:
         return "".join(choice["delta"].get("content") or "" for chunk in self.chunks() for choice in chunk["choices"])
 
 
-async def talk(port: int, method: str, target: str, body: bytes, headers: dict[str, str]) -> Heard:
+async def talk(port: int, method: str, target: str, body: bytes, headers: dict[str, str], patience_s: float = PATIENCE_S) -> Heard:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     writer.write(f"{method} {target} HTTP/1.1\r\nhost: sandbox\r\n{lines}content-length: {len(body)}\r\n\r\n".encode() + body)
     heard = Heard()
     try:
-        await _listen(reader, heard)
+        await _listen(reader, heard, patience_s)
     except ConnectionResetError:
         heard.end = "reset"
     except asyncio.IncompleteReadError as short:
@@ -62,21 +63,21 @@ async def talk(port: int, method: str, target: str, body: bytes, headers: dict[s
     return heard
 
 
-async def _listen(reader: asyncio.StreamReader, heard: Heard) -> None:
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SILENCE_S * 20 if heard.status else SILENCE_S * 3)
+async def _listen(reader: asyncio.StreamReader, heard: Heard, patience_s: float) -> None:
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), patience_s)
     first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
     heard.status = int(first.split(" ")[1])
     heard.headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
     if "content-length" in heard.headers:
         left = int(heard.headers["content-length"])
         while left:
-            got = await asyncio.wait_for(reader.read(left), SILENCE_S)
+            got = await asyncio.wait_for(reader.read(left), patience_s)
             if not got:
                 raise asyncio.IncompleteReadError(b"", left)
             heard.body += got
             left -= len(got)
         return
-    while size := int(await asyncio.wait_for(reader.readuntil(b"\r\n"), SILENCE_S), 16):
+    while size := int(await asyncio.wait_for(reader.readuntil(b"\r\n"), patience_s), 16):
         heard.body += (await reader.readexactly(size + 2))[:-2]
     await reader.readexactly(2)
 
@@ -86,7 +87,7 @@ Ask = Callable[..., Awaitable[Heard]]
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox(pace_s=0.0005) as running:
+    async with Sandbox(pace_s=0.0001) as running:
         yield running
 
 
@@ -94,10 +95,13 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 def ask(sandbox: Sandbox) -> Ask:
     """Ask the model: a text or messages, with fields of the request and headers as wanted."""
 
-    async def ask(said: str | list[dict[str, Any]], *, query: str = "", headers: dict[str, str] | None = None, **fields: Any) -> Heard:
+    async def ask(
+        said: str | list[dict[str, Any]], *, query: str = "", headers: dict[str, str] | None = None, silent: bool = False, **fields: Any
+    ) -> Heard:
         messages = [{"role": "user", "content": said}] if isinstance(said, str) else said
         body = json.dumps({"model": "gpt-4o-mini", "messages": messages, **fields}).encode()
-        return await talk(sandbox.port, "POST", f"/v1/chat/completions{query}", body, {"authorization": "Bearer key"} | (headers or {}))
+        sent = {"authorization": "Bearer key"} | (headers or {})
+        return await talk(sandbox.port, "POST", f"/v1/chat/completions{query}", body, sent, SHORT_S if silent else PATIENCE_S)
 
     return ask
 
@@ -106,9 +110,12 @@ def ask(sandbox: Sandbox) -> Ask:
 def call(sandbox: Sandbox) -> Ask:
     """Call a tool by name with arguments."""
 
-    async def call(name: str, arguments: Any = None, *, query: str = "", headers: dict[str, str] | None = None) -> Heard:
+    async def call(
+        name: str, arguments: Any = None, *, query: str = "", headers: dict[str, str] | None = None, silent: bool = False
+    ) -> Heard:
         body = json.dumps(arguments).encode() if arguments is not None else b""
-        return await talk(sandbox.port, "POST" if body else "GET", f"/tools/{name}{query}", body, headers or {})
+        method = "POST" if body else "GET"
+        return await talk(sandbox.port, method, f"/tools/{name}{query}", body, headers or {}, SHORT_S if silent else PATIENCE_S)
 
     return call
 

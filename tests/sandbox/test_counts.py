@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from sandbox import counts
+from sandbox.counts import Counts
+
+
+async def test_counts_are_read_and_reset_over_http(ask, call, fetch):
+    await ask("Hello")
+    await ask("Hello")
+    await ask([])
+    await ask("[[fault 500]]")
+    await call("echo", {"a": 1}, headers={"Idempotency-Key": "k"})
+    seen = (await fetch("GET", "/_sandbox/counts")).json()
+    assert seen["model"] == {"requests": 4, "completed": 2, "refused": 1, "faulted": 1}
+    assert seen["by_text"] == {"Hello": 2, "[[fault 500]]": 1}
+    assert seen["tools"] == {"echo": {"requests": 1, "effects": 1, "by_key": {"k": {"requests": 1, "effects": 1}}}}
+    assert len(seen["bad_requests"]) == 1
+    brief = (await fetch("GET", "/_sandbox/counts?brief=1")).json()
+    assert "by_text" not in brief
+    assert brief["tools"] == {"echo": {"requests": 1, "effects": 1}}
+
+    assert (await fetch("GET", "/_sandbox/reset")).status == 405
+    assert (await fetch("POST", "/_sandbox/reset")).status == 200
+    await call("echo", {"a": 1}, headers={"Idempotency-Key": "k"})
+    seen = (await fetch("GET", "/_sandbox/counts")).json()
+    assert seen["model"]["requests"] == 0
+    assert seen["tools"]["echo"]["effects"] == 1
+    assert (await ask("[[fault 500]]")).status == 500
+
+
+def test_memory_is_bounded(monkeypatch):
+    monkeypatch.setattr(counts, "MAX_TEXTS", 10)
+    monkeypatch.setattr(counts, "MAX_KEYS", 10)
+    monkeypatch.setattr(counts, "MAX_TOOLS", 10)
+    kept = Counts()
+    for number in range(50):
+        kept.asked(f"text {number}")
+        kept.tool("echo").key(f"key {number}")
+        kept.bad_requests.append("reason")
+    for number in range(50):
+        kept.tool(f"tool {number}")
+    assert list(kept.by_text) == [f"text {number}" for number in range(40, 50)]
+    assert len(kept.tools) == 10
+    assert len(kept.bad_requests) == 20
+
+
+def test_long_texts_are_kept_apart_by_a_hash():
+    kept = Counts()
+    kept.asked("x" * 5000 + "a")
+    kept.asked("x" * 5000 + "b")
+    assert len(kept.by_text) == 2
+    assert all(len(text) < 500 for text in kept.by_text)

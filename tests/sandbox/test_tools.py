@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+
+
+def key(name: str) -> dict[str, str]:
+    return {"Idempotency-Key": name}
+
+
+async def test_the_tools_answer_deterministically(call):
+    assert (await call("orders_lookup", {"order": 41})).json() == {"order": 41, "paid": True, "total": "129.90", "currency": "EUR"}
+    assert (await call("orders_lookup", query="?order=42")).json()["paid"] is False
+    assert (await call("weather", {"city": "Paris"})).body == (await call("weather", query="?city=Paris")).body
+    assert (await call("refund", {"order": 41, "amount": 12.5})).json()["amount"] == "12.50"
+    assert (await call("echo", {"a": [1, {"b": None}]})).json() == {"a": [1, {"b": None}]}
+    assert (await call("anything", {"x": 1})).json() == {"tool": "anything", "arguments": {"x": 1}}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("orders_lookup", {}), ("orders_lookup", {"order": "41"}), ("weather", {}), ("refund", {"order": 1}), ("echo", [1])],
+)
+async def test_wrong_arguments_are_refused_without_effect(call, sandbox, name, arguments):
+    assert (await call(name, arguments)).status == 422
+    assert sandbox.counts.tools[name].effects == 0
+
+
+async def test_a_repeated_key_has_one_effect_and_the_same_reply(call, sandbox):
+    first, second = [await call("refund", {"order": 41, "amount": 5}, headers=key("k1")) for _ in range(2)]
+    await call("refund", {"order": 41, "amount": 5}, headers=key("k2"))
+    await call("refund", {"order": 41, "amount": 5})
+    assert first.body == second.body
+    counts = sandbox.counts.document(brief=False)["tools"]["refund"]
+    assert (counts["requests"], counts["effects"]) == (4, 3)
+    assert counts["by_key"] == {"k1": {"requests": 2, "effects": 1}, "k2": {"requests": 1, "effects": 1}}
+    assert (await call("refund", {"order": 41, "amount": 6}, headers=key("k1"))).status == 409
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "end", "effects"),
+    [
+        ("500", 500, "complete", 0),
+        ("429-retry-after", 429, "complete", 0),
+        ("redirect-metadata", 302, "complete", 0),
+        ("hang", 0, "silent", 0),
+        ("reset", 0, "reset", 0),
+        ("execute-then-drop", 0, "reset", 1),
+        ("effect-then-500", 500, "complete", 1),
+        ("effect-then-timeout", 0, "silent", 1),
+        ("reset-mid-body", 200, "reset", 1),
+        ("hang-mid-body", 200, "silent", 1),
+        ("html", 200, "complete", 1),
+        ("wrong-schema", 200, "complete", 1),
+        ("truncated-json", 200, "complete", 1),
+    ],
+)
+async def test_faults_heal_per_key_and_effects_are_counted_once(call, sandbox, fault, status, end, effects):
+    arguments = {"order": 1, "amount": 2, "fault": f"{fault} x2"}
+    for _ in range(2):
+        heard = await call("refund", arguments, headers=key("k"), silent=end == "silent")
+        assert (heard.status, heard.end) == (status, end)
+    assert sandbox.counts.tools["refund"].effects == effects
+    healed = await call("refund", arguments, headers=key("k"))
+    assert healed.json() == {"refunded": True, "order": 1, "amount": "2.00", "currency": "EUR"}
+    assert sandbox.counts.tools["refund"].effects == 1
+    assert (await call("refund", arguments, headers=key("other"), silent=end == "silent")).status == status
+
+
+async def test_a_fault_in_the_address_stays_unless_a_number_is_given(call):
+    assert [(await call("echo", {"a": 1}, query="?fault=503")).status for _ in range(3)] == [503] * 3
+    assert [(await call("echo", {"a": 1}, query="?fault=503%20x1", headers=key("k"))).status for _ in range(2)] == [503, 200]
+    assert [(await call("echo", {"a": 1, "fault": "500"})).status for _ in range(2)] == [500, 200]
+
+
+@pytest.mark.parametrize("fault", ["deep", "huge-int", "nan", "nul", "oversized", "gzip-bomb", "slow-body", "slow-headers", "wrong-length"])
+async def test_the_other_faults_are_seen_on_tools_too(call, fault):
+    plain = await call("echo", {"a": 1})
+    heard = await call("echo", {"a": 1}, query=f"?fault={fault}")
+    assert heard.status == 200
+    assert heard.body != plain.body or heard.end != plain.end or fault.startswith("slow-")
+
+
+async def test_a_tool_takes_its_time(call):
+    assert (await call("echo", {"a": 1, "latency_ms": 20})).json() == {"a": 1}
+    assert (await call("echo", query="?a=1&latency_ms=600000", silent=True)).end == "silent"
+    assert (await call("echo", query="?latency_ms=soon")).status == 422
