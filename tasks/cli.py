@@ -250,4 +250,4 @@ def become(settings: Settings, command: list[str], env: Mapping[str, str] | None
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="turnline")

@@ -162,7 +162,7 @@ def _secret_keys(settings: Settings) -> Iterator[Finding]:
 
 def _length(key: str) -> int:
     with contextlib.suppress(binascii.Error, ValueError):
-        return len(base64.b64decode(key.strip().replace("-", "+").replace("_", "/"), validate=True))
+        return len(base64.b64decode(key.strip(), validate=True))
     return -1
 
 

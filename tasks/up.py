@@ -76,7 +76,7 @@ class Machine:
         self._check_ports()
         self._start_servers()
         if self.ports.sandbox:
-            self.supervisor.start(self._command("sandbox", commands.sandbox(self.ports.sandbox), http_ok(self.ports.sandbox, "/healthz")))
+            self.supervisor.start(self._command("sandbox", commands.sandbox(self.ports.sandbox), log_says("listening")))
         self.supervisor.run_once(self._command("migrate", commands.migrate(), lambda _: False))
         # Two stages, so that nothing is accepted any more when the workers are told to finish.
         self.supervisor.start(*self._workers(), *self._front())
