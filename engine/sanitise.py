@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from engine.errors import Malformed, Rejected, TurnlineError
+from engine.errors import Malformed, Rejected
 
 MAX_DEPTH = 64
 MAX_KEYS = 10_000
@@ -162,25 +162,32 @@ def _parse(text: str, size: int, max_bytes: int, refuse: Callable[[str], NoRetur
     if _depth_exceeds(text, MAX_DEPTH):
         refuse(f"it is nested deeper than {MAX_DEPTH} levels")
 
-    def constant(name: str) -> NoReturn:
-        refuse(f"{name} is not a number")
-
-    def number(digits: str) -> float:
-        value = float(digits)
-        if math.isinf(value):
-            refuse("a number is too large")
-        return value
-
     try:
-        value = json.loads(text, parse_constant=constant, parse_float=number, parse_int=_integer)
-    except TurnlineError:
-        raise
+        value = _DECODER.decode(text)
+    except _Unusable as error:
+        refuse(str(error))
     except json.JSONDecodeError as error:
-        refuse(f"{error.msg[0].lower()}{error.msg[1:]} at character {error.pos}")
+        said = error.msg.removesuffix(" at").removesuffix(":")
+        refuse(f"{said[0].lower()}{said[1:]} at character {error.pos}")
     except ValueError:
         refuse("it is not JSON")
     if text.count(":") > MAX_KEYS and _count_keys(value) > MAX_KEYS:
         refuse(f"it has more than {MAX_KEYS:,} keys")
+    return value
+
+
+class _Unusable(ValueError):
+    """JSON's grammar allows it, or Python's does, and it cannot be stored."""
+
+
+def _constant(name: str) -> NoReturn:
+    raise _Unusable(f"{name} is not a number")
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise _Unusable("a number is too large")
     return value
 
 
@@ -189,6 +196,9 @@ def _integer(digits: str) -> int | str:
         return digits
     value = int(digits)
     return value if -MAX_INTEGER <= value <= MAX_INTEGER else digits
+
+
+_DECODER = json.JSONDecoder(parse_constant=_constant, parse_float=_float, parse_int=_integer)
 
 
 def _depth_exceeds(text: str, limit: int) -> bool:

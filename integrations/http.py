@@ -181,7 +181,7 @@ class Http:
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, aiohttp.ClientError, OSError) as error:
             sent = sending.requests > before
             if clock.expired():
-                raise TimedOut(f"{whom} did not answer within {deadline_s:g} s", maybe_done=sent) from None
+                raise TimedOut(f"{whom} did not answer within {deadline_s:.3g} s", maybe_done=sent) from None
             raise faults.of_exception(error, whom, sent=sent) from error
 
     async def aclose(self) -> None:
