@@ -139,20 +139,33 @@ def test_a_queued_task_can_be_terminated_and_the_pool_can_grow(site: Site) -> No
     assert queued[0].id not in site.notes.lrange(f"begun:{gate}", 0, -1)
 
 
-@pytest.mark.parametrize(("number", "back"), [(signal.SIGTERM, 3), (signal.SIGQUIT, 4)])
-def test_a_stop_does_not_begin_what_was_only_queued(site: Site, number: signal.Signals, back: int) -> None:
+def queue_three(site: Site, worker: Worker, gate: str) -> None:
+    hold(site, worker, gate, 1)
+    for _ in range(3):
+        site.send("holds", gate, queue=worker.queue)
+    until(lambda: worker.pool()["queued"] == 3, "three in the pool's queue")
+
+
+def test_a_warm_stop_does_not_begin_what_was_only_queued(site: Site) -> None:
+    gate = uuid.uuid4().hex
+    with site.worker("-c", "1", "--prefetch-multiplier", "4", "--loglevel", "DEBUG") as worker:
+        queue_three(site, worker, gate)
+        worker.kill(signal.SIGTERM)
+        until(lambda: "Stopping Pool" in worker.log.read_text(), "the pool's turn to stop")
+        site.open(gate)
+        assert worker.exit_status() == 0
+    assert site.count(f"begun:{gate}") == site.count(f"ended:{gate}") == 1
+    until(lambda: site.waiting(worker.queue) == 3, "3 messages back in the queue")
+
+
+def test_a_cold_stop_puts_back_what_was_only_queued(site: Site) -> None:
     gate = uuid.uuid4().hex
     with site.worker("-c", "1", "--prefetch-multiplier", "4") as worker:
-        hold(site, worker, gate, 1)
-        for _ in range(3):
-            site.send("holds", gate, queue=worker.queue)
-        until(lambda: worker.pool()["queued"] == 3, "three in the pool's queue")
-        worker.kill(number)
-        until(lambda: "shutdown (MainProcess)" in worker.log.read_text(), "the signal's arrival")
-        site.open(gate)
+        queue_three(site, worker, gate)
+        worker.kill(signal.SIGQUIT)
         worker.exit_status()
-    assert site.count(f"begun:{gate}") == 1
-    until(lambda: site.waiting(worker.queue) == back, f"{back} messages back in the queue")
+    assert site.count(f"ended:{gate}") == 0
+    until(lambda: site.waiting(worker.queue) == 4, "4 messages back in the queue")
 
 
 def test_a_cold_stop_does_not_wait_for_a_body_that_will_not_end(site: Site) -> None:
