@@ -39,22 +39,24 @@ def run() -> None:
     if not given:
         raise SystemExit("DATABASE_URL is not set. Give it the Postgres to migrate, like postgresql://user:password@host:5432/database.")
     engine = create_engine(given.replace("postgresql://", "postgresql+psycopg://", 1))
-    with engine.connect() as connection:
-        ensure_roles(connection)
-        connection.execute(text("SET ROLE turnline_owner"))
-        # A migration waits briefly for a lock and fails, rather than queueing every turn behind itself.
-        connection.execute(text("SET lock_timeout = '5s'"))
-        connection.commit()
-        context.configure(
-            connection=connection,
-            target_metadata=Base.metadata,
-            compare_type=True,
-            compare_server_default=False,
-            transaction_per_migration=True,
-        )
-        with context.begin_transaction():
-            context.run_migrations()
-    engine.dispose()
+    try:
+        with engine.connect() as connection:
+            ensure_roles(connection)
+            connection.execute(text("SET ROLE turnline_owner"))
+            # A migration waits briefly for a lock and fails, rather than queueing every turn behind itself.
+            connection.execute(text("SET lock_timeout = '5s'"))
+            connection.commit()
+            context.configure(
+                connection=connection,
+                target_metadata=Base.metadata,
+                compare_type=True,
+                compare_server_default=False,
+                transaction_per_migration=True,
+            )
+            with context.begin_transaction():
+                context.run_migrations()
+    finally:
+        engine.dispose()
 
 
 run()

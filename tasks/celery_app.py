@@ -9,7 +9,7 @@ from typing import Any
 os.environ.setdefault("CELERY_CUSTOM_WORKER_POOL", "tasks.pool:TaskPool")
 
 from celery import Celery, signals
-from kombu import Exchange, Queue
+from kombu.entity import Exchange, Queue
 
 from beat_schedule import SCHEDULE
 from settings import Settings, get_settings

@@ -32,7 +32,7 @@ class Runtime:
         self.settings = settings
         self.database = Database(settings.database_url, pool_size=settings.db_pool_size, application_name="turnline-worker")
         self.outside = Outside(settings)
-        self.performer = Performer(self.outside, settings)
+        self.performer = Performer(settings, self.outside)
         self.wake = Wake(settings.wake_url)
         self.ringer = Ringer(app, settings.database_url)
         self.leases = Leases(self.database, lease_s=settings.turn_lease_s, every_s=settings.turn_heartbeat_s)

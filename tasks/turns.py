@@ -131,12 +131,12 @@ class _Performing:
         reply = await self._runtime.performer.call_model(
             request,
             on_delta=lambda text: wake.delta(claim.session_id, claim.turn_id, claim.attempts, text),
-            deadline_s=self._runtime.settings.model_timeout_s,
         )
         return reply, cost_of(request.model_provider, reply.model, reply.usage, datetime.now(UTC))
 
     async def call_tool(self, brief: Brief, call: ToolCall, idempotency_key: str) -> ToolOutcome:
-        return await self._runtime.performer.call_tool(brief, call, idempotency_key, deadline_s=self._runtime.settings.tool_timeout_s)
+        names = tuple(tool.name for tool in brief.tools)
+        return await self._runtime.performer.call_tool(brief.tool(call.tool_name), call, idempotency_key, tool_names=names)
 
 
 @app.task(name="turns.sweep", queue="maintenance", ignore_result=True)
@@ -146,8 +146,8 @@ async def sweep_turns() -> None:
 
 
 @on_loop_start
-async def ring_what_is_due() -> int:
-    """Ring the turns that nobody carries, and return how many; a database or broker that is away is left to the next run."""
+async def ring_what_is_due() -> None:
+    """Ring the turns that nobody carries; a database or broker that is away is left to the next run."""
     settings = get_settings()
     maintenance = Database(
         settings.maintenance_database_url or settings.database_url, role=MAINTENANCE_ROLE, pool_size=1, application_name="turnline-sweep"
@@ -158,9 +158,7 @@ async def ring_what_is_due() -> int:
         if due:
             await asyncio.to_thread(publish, app, due)
             log.info("rang turns that nobody carried", extra={"turns": len(due)})
-        return len(due)
     except Exception as error:  # noqa: BLE001 - the next run, or another worker's, rings them
         log.warning("the sweep could not be done: %s", type(error).__name__)
-        return 0
     finally:
         await maintenance.close()

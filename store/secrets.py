@@ -1,0 +1,75 @@
+"""Secrets at rest: sealed when they are saved, opened only in the worker that sends them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+from functools import lru_cache
+from hashlib import sha256
+from uuid import UUID
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from engine.errors import Rejected
+
+VERSION = "v1"
+KEY_BYTES = 32
+NONCE_BYTES = 12
+
+
+class SecretBox:
+    """Seals and opens secrets with AES-256-GCM, under a key of the workspace's own derived (HKDF) from a master key.
+
+    A sealed text is bound to its workspace, row and name: moved to another, it does not open.
+    """
+
+    def __init__(self, keys: str) -> None:
+        """`keys`: master keys, 32 bytes base64 each, comma-separated; the first seals, all open. Raises ValueError for another form."""
+        self._masters: dict[str, bytes] = {}
+        for text in filter(None, (part.strip() for part in keys.split(","))):
+            try:
+                key = base64.b64decode(text, validate=True)
+            except binascii.Error:
+                key = b""
+            if len(key) != KEY_BYTES:
+                raise ValueError(f"TURNLINE_SECRET_KEYS: each key must be {KEY_BYTES} bytes in base64, separated by commas")
+            self._masters[sha256(key).hexdigest()[:8]] = key
+
+    def seal(self, workspace_id: UUID, row_id: UUID, name: str, plain: str) -> str:
+        """The sealed form of `plain`, as text. Raises Rejected where no key is configured."""
+        if not self._masters:
+            raise Rejected("Secrets cannot be stored: the operator has not set TURNLINE_SECRET_KEYS.")
+        key_id, master = next(iter(self._masters.items()))
+        nonce = os.urandom(NONCE_BYTES)
+        sealed = _cipher(master, workspace_id).encrypt(nonce, plain.encode(), _bound_to(workspace_id, row_id, name))
+        return ".".join((VERSION, key_id, base64.b64encode(nonce + sealed).decode()))
+
+    def open(self, workspace_id: UUID, row_id: UUID, name: str, sealed: str) -> str:
+        """The plain form of what `seal` made for the same workspace, row and name.
+
+        Raises:
+            Rejected: its key is not configured any more, or it was sealed for something else.
+        """
+        version, _, rest = sealed.partition(".")
+        key_id, _, body = rest.partition(".")
+        master = self._masters.get(key_id)
+        if version != VERSION or master is None:
+            raise Rejected(f"The secret {name!r} was sealed with a key that TURNLINE_SECRET_KEYS does not hold.")
+        raw = base64.b64decode(body)
+        try:
+            return _cipher(master, workspace_id).decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], _bound_to(workspace_id, row_id, name)).decode()
+        except InvalidTag:
+            raise Rejected(f"The secret {name!r} was not sealed for this row.") from None
+
+
+@lru_cache(maxsize=4096)
+def _cipher(master: bytes, workspace_id: UUID) -> AESGCM:
+    return AESGCM(HKDF(SHA256(), KEY_BYTES, salt=None, info=b"turnline workspace " + workspace_id.bytes).derive(master))
+
+
+def _bound_to(workspace_id: UUID, row_id: UUID, name: str) -> bytes:
+    return f"{workspace_id}|{row_id}|{name}".encode()

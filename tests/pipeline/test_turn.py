@@ -1,0 +1,149 @@
+"""A message in, an answered turn out: real broker, worker, database and vendor."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from store import messages
+from store.database import Database
+from tasks.ring import Ringer
+from tests.factories import tenant
+from tests.invariants import violations
+from tests.pipeline.stack import TOOL, Process, Stack
+from tests.servers import until
+
+
+@pytest.fixture(scope="module", autouse=True)
+def worker(stack: Stack) -> Process:
+    stack.beat()
+    return stack.worker()
+
+
+def tool(stack: Stack, **fields: Any) -> dict[str, Any]:
+    """A tool mapped to the sandbox's server."""
+    return {**TOOL, "integration": {"configuration": {"url": f"{stack.sandbox_url}/tools/orders_lookup"}}, **fields}
+
+
+async def test_a_message_whose_answer_needs_the_tool(stack: Stack, database: Database, ringer: Ringer):
+    made = await tenant(database, tools=(tool(stack),))
+    accepted = await messages.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
+    ringer.ring(accepted.turn_id)  # type: ignore[arg-type]
+
+    stack.drained()
+
+    assert stack.status(accepted.turn_id) == "done"
+    log = stack.rows('SELECT kind, content FROM events WHERE session_id = %s ORDER BY "offset"', made.session_id)
+    assert [kind for kind, _ in log] == ["customer_message", "tool_call", "tool_result", "agent_message"]
+    assert log[1][1]["arguments"] == {"order": 41}
+    assert log[2][1]["result"]["paid"] is True
+    assert "paid" in log[3][1]["text"]
+    assert stack.one("SELECT cost_usd FROM sessions WHERE id = %s", made.session_id) > Decimal(0)
+    assert violations(stack.database_url) == {}
+
+
+async def test_a_turn_that_was_never_rung_is_swept_up(stack: Stack, database: Database):
+    made = await tenant(database)
+    accepted = await messages.accept(database, made.workspace_id, made.session_id, "Hello")
+
+    stack.drained()
+
+    assert stack.status(accepted.turn_id) == "done"
+
+
+async def test_a_turn_rung_five_times_is_answered_once(stack: Stack, database: Database, ringer: Ringer):
+    made = await tenant(database)
+    accepted = await messages.accept(database, made.workspace_id, made.session_id, "Five rings")
+    for _ in range(5):
+        ringer.ring(accepted.turn_id)  # type: ignore[arg-type]
+
+    stack.drained()
+
+    assert stack.counts()["by_text"]["Five rings"] == 1
+    assert violations(stack.database_url) == {}
+
+
+async def test_a_bare_celery_producer_needs_nothing_of_ours(stack: Stack, database: Database):
+    made = await tenant(database)
+    producer = Celery(broker=stack.broker_url)
+    send = {"session_id": str(made.session_id), "message_key": "web-1", "text": "From a web app"}
+    for _ in range(2):
+        producer.send_task("messages.receive", kwargs=send, queue="messages")
+    until(lambda: stack.one("SELECT count(*) FROM events WHERE session_id = %s AND kind = 'agent_message'", made.session_id) == 1)
+
+    producer.send_task("messages.receive", kwargs=send | {"text": "Another text"}, queue="messages")
+    producer.send_task("messages.receive", kwargs={"session_id": "nonsense", "message_key": "k", "text": "t"}, queue="messages")
+    producer.send_task("turns.advance", args=("nonsense",), queue="turns")
+    until(lambda: stack.one("SELECT count(*) FROM events WHERE session_id = %s AND kind = 'status_update'", made.session_id) == 1)
+    producer.close()
+
+    refused = stack.one("SELECT content FROM events WHERE session_id = %s AND kind = 'status_update'", made.session_id)
+    assert (refused["status"], refused["error_class"], refused["message_key"]) == ("refused", "Conflict", "web-1")
+    assert stack.one("SELECT count(*) FROM events WHERE session_id = %s AND kind = 'customer_message'", made.session_id) == 1
+    stack.drained()
+
+
+async def test_messages_of_one_session_in_a_row_are_answered_in_order(stack: Stack, database: Database, ringer: Ringer):
+    made = await tenant(database, strategy="enqueue")
+    for number in range(8):
+        accepted = await messages.accept(database, made.workspace_id, made.session_id, f"[[say reply {number}]]")
+        if accepted.ring:
+            ringer.ring(accepted.turn_id)  # type: ignore[arg-type]
+
+    stack.drained()
+
+    replies = stack.rows(
+        """SELECT content->>'text' FROM events WHERE session_id = %s AND kind = 'agent_message' ORDER BY "offset\"""", made.session_id
+    )
+    assert [text for (text,) in replies] == [f"reply {number}" for number in range(8)]
+    assert stack.counts()["bad_requests"] == []
+    assert violations(stack.database_url) == {}
+
+
+@pytest.mark.parametrize(
+    ("fault", "ends", "requests"),
+    [
+        ("500", "done", 2),
+        ("429-retry-after", "done", 2),
+        ("reset-mid-body", "done", 2),
+        ("execute-then-drop", "done", 2),
+        ("401", "failed", 1),
+        ("html", "failed", 1),
+        ("429-retry-after-long", "failed", 1),
+        ("oversized", "failed", 1),
+        ("wrong-schema", "done", 2),
+    ],
+)
+async def test_what_a_provider_may_do(stack: Stack, database: Database, ringer: Ringer, fault: str, ends: str, requests: int):
+    made = await tenant(database)
+    text = f"[[fault {fault}]] {fault}"
+    accepted = await messages.accept(database, made.workspace_id, made.session_id, text)
+    ringer.ring(accepted.turn_id)  # type: ignore[arg-type]
+
+    stack.drained()
+
+    assert stack.status(accepted.turn_id) == ends
+    assert stack.counts()["by_text"][text] == requests
+    assert stack.one("SELECT count(*) FROM model_calls WHERE turn_id = %s", accepted.turn_id) == requests
+    assert violations(stack.database_url) == {}
+
+
+async def test_no_words_and_no_secrets_in_the_logs(stack: Stack, database: Database, ringer: Ringer):
+    made = await tenant(database, tools=(tool(stack),))
+    for text in ("canary-words are these", "[[fault 401]] canary-words", '[[call orders_lookup {"order": "canary-words"}]]'):
+        accepted = await messages.accept(database, made.workspace_id, made.session_id, text)
+        ringer.ring(accepted.turn_id)  # type: ignore[arg-type]
+        stack.drained()
+    producer = Celery(broker=stack.broker_url)
+    producer.send_task(
+        "messages.receive", kwargs={"session_id": str(made.session_id), "message_key": "", "text": "canary-words"}, queue="messages"
+    )
+    until(lambda: stack.one("SELECT count(*) FROM events WHERE content->>'status' = 'refused' AND session_id = %s", made.session_id) == 1)
+    producer.close()
+
+    said = stack.tails()
+    assert "canary-words" not in said
+    assert "sk-sandbox" not in said

@@ -1,0 +1,387 @@
+"""Intake, claim, write and sweep on a real Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import text as sql
+
+from engine.brief import Cost, Limits
+from engine.change import CallState, Change, Finish, Park, Reserve, Reserved, SettledCall, ToolIntent, ToolSettled
+from engine.errors import Conflict, LeaseLost, NotFound, Rejected
+from engine.events import Event, EventKind, FinishReason, ModelReply, Source, ToolOutcome, ToolStatus, Usage
+from store import messages, sweep, turns
+from store.database import Database
+from tests.factories import Tenant, tenant
+
+FIRST = Reserved(0, 0)
+REPLY = ModelReply("Yes.", (), FinishReason.STOP, "gpt-4o-2024", Usage(100, 20, 0, 30, 10), "req-1", 12, 34)
+ANSWERED = Change(
+    events=(Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "Yes."}, {"read_through": 0}),),
+    model_call=SettledCall(FIRST, CallState.SETTLED, REPLY, Cost(Decimal("0.0004500000"), "test")),
+    rest=Finish("done"),
+)
+
+
+async def claim(database: Database, turn_id: UUID | None, owner: str = "me", lease_s: float = 30.0, attempts: int = 5) -> Any:
+    assert turn_id is not None
+    return await turns.claim(
+        database, turn_id, owner, lease_s=lease_s, max_attempts=attempts, window=400, limits=Limits(), secrets=lambda *_: {}
+    )
+
+
+async def rows(database: Database, made: Tenant, query: str, **values: Any) -> Sequence[Any]:
+    async with database.transaction(made.workspace_id) as db:
+        return (await db.execute(sql(query), values)).all()
+
+
+async def turn_rows(
+    database: Database, made: Tenant, columns: str = "status, opened_at_offset, read_through_offset"
+) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in await rows(database, made, f"SELECT {columns} FROM turns ORDER BY session_id, opened_at_offset")]
+
+
+async def test_a_message_opens_a_turn_and_the_next_joins_it(database: Database):
+    made = await tenant(database)
+
+    first = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    second = await messages.accept(database, made.workspace_id, made.session_id, "two")
+
+    assert (first.offset, first.turn_status, first.ring) == (0, "queued", True)
+    assert (second.offset, second.turn_id, second.ring) == (1, first.turn_id, False)
+
+
+async def test_enqueue_opens_a_turn_for_each_message_and_rings_the_first(database: Database):
+    made = await tenant(database, strategy="enqueue")
+
+    accepted = [await messages.accept(database, made.workspace_id, made.session_id, text) for text in ("one", "two")]
+
+    assert len({one.turn_id for one in accepted}) == 2
+    assert [one.ring for one in accepted] == [True, False]
+
+
+async def test_a_key_is_good_for_one_text(database: Database):
+    made = await tenant(database)
+    first = await messages.accept(database, made.workspace_id, made.session_id, "one", message_key="k")
+
+    again = await messages.accept(database, made.workspace_id, made.session_id, "one", message_key="k")
+
+    assert (again.event_id, again.turn_id, again.repeated, again.ring) == (first.event_id, first.turn_id, True, False)
+    with pytest.raises(Conflict, match="another text"):
+        await messages.accept(database, made.workspace_id, made.session_id, "two", message_key="k")
+    assert len(await rows(database, made, "SELECT 1 FROM events")) == 1
+
+
+async def test_fifty_senders_of_one_session_leave_dense_offsets_and_one_event_per_key(database: Database):
+    made = await tenant(database)
+
+    await asyncio.gather(
+        *(messages.accept(database, made.workspace_id, made.session_id, f"m{n % 25}", message_key=f"k{n % 25}") for n in range(50))
+    )
+
+    offsets = [row[0] for row in await rows(database, made, 'SELECT "offset" FROM events ORDER BY 1')]
+    assert offsets == list(range(25))
+    (session,) = await rows(database, made, "SELECT next_offset, event_count, message_count FROM sessions")
+    assert tuple(session) == (25, 25, 25)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"text": "   "}, "not blank"),
+        ({"text": 5}, "must be a string"),
+        ({"text": "nul \0"}, "U\\+0000"),
+        ({"text": "half \ud83d"}, "surrogate"),
+        ({"text": "x" * 65_537}, "65536 bytes"),
+        ({"text": "a", "message_key": ""}, "1 to 200"),
+        ({"text": "a", "metadata": [1]}, "object"),
+        ({"text": "a", "metadata": {"n": float("nan")}}, "metadata"),
+        ({"text": "a", "strategy": "whenever"}, "coalesce, enqueue"),
+    ],
+)
+async def test_a_message_that_cannot_be_kept_is_refused_with_the_reason(database: Database, given: dict[str, Any], says: str):
+    made = await tenant(database)
+
+    with pytest.raises(Rejected, match=says):
+        await messages.accept(database, made.workspace_id, made.session_id, **given)
+
+    assert await rows(database, made, "SELECT 1 FROM events") == []
+
+
+async def test_a_session_of_nobody_an_ended_one_and_one_of_an_archived_agent(database: Database):
+    made, other = await tenant(database), await tenant(database)
+    with pytest.raises(NotFound):
+        await messages.accept(database, made.workspace_id, uuid4(), "one")
+    with pytest.raises(NotFound):
+        await messages.accept(database, other.workspace_id, made.session_id, "one")
+    await rows(database, other, "UPDATE sessions SET status = 'completed' RETURNING 1")
+    with pytest.raises(Conflict, match="ended"):
+        await messages.accept(database, other.workspace_id, other.session_id, "one")
+    await rows(database, made, "UPDATE agents SET status = 'archived' RETURNING 1")
+    with pytest.raises(Conflict, match="agent"):
+        await messages.accept(database, made.workspace_id, made.session_id, "one")
+
+
+async def test_a_refusal_is_recorded_once_and_without_the_text(database: Database):
+    made = await tenant(database)
+    for _ in range(2):
+        await messages.record_refusal(database, made.workspace_id, made.session_id, "k", "the secret text", Conflict("another text"))
+
+    (event,) = await rows(database, made, "SELECT kind, content::text || metadata::text FROM events")
+    assert event[0] == "status_update"
+    assert "secret" not in event[1]
+
+
+async def test_a_claimed_turn_is_answered_and_everything_is_counted(database: Database):
+    made = await tenant(database)
+    accepted = await messages.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
+
+    held = await claim(database, accepted.turn_id)
+    await held.write(ANSWERED)
+
+    assert held.start.reserved == FIRST
+    assert [event.content for event in held.start.events] == [{"text": "Is order 41 paid?"}]
+    assert await turn_rows(database, made) == [("done", 0, 0)]
+    (session,) = await rows(
+        database,
+        made,
+        "SELECT next_offset, event_count, message_count, tokens_used, input_tokens, cached_input_tokens, output_tokens, reasoning_tokens,"
+        " cost_usd, unpriced_calls, lease_owner, lease_until, lease_fence FROM sessions",
+    )
+    assert tuple(session) == (2, 2, 2, 130, 100, 20, 30, 10, Decimal("0.00045"), 0, None, None, 1)
+    (call,) = await rows(
+        database, made, "SELECT state, model, cost_usd, price_source, ttft_ms, latency_ms, provider_request_id FROM model_calls"
+    )
+    assert tuple(call) == ("settled", "gpt-4o-2024", Decimal("0.00045"), "test", 12, 34, "req-1")
+
+
+async def test_a_write_sent_twice_is_written_once(database: Database):
+    """The commit went through and its reply was lost: the same write comes again."""
+    made = await tenant(database)
+    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    held = await claim(database, accepted.turn_id)
+    await held.write(ANSWERED)
+    held._writes -= 1
+
+    await held.write(ANSWERED)
+
+    assert len(await rows(database, made, "SELECT 1 FROM events")) == 2
+    assert (await rows(database, made, "SELECT cost_usd FROM sessions"))[0][0] == Decimal("0.00045")
+
+
+async def test_a_claim_sent_twice_is_one_claim(database: Database):
+    made = await tenant(database)
+    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+
+    first, again = await claim(database, accepted.turn_id), await claim(database, accepted.turn_id)
+
+    assert (again.fence, again.attempts, again.start.reserved) == (first.fence, 1, first.start.reserved)
+    assert len(await rows(database, made, "SELECT 1 FROM model_calls")) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("UPDATE turns SET status = 'done' RETURNING 1", "settled"),
+        ("UPDATE turns SET not_before = now() + interval '1 minute' RETURNING 1", "early"),
+        ("UPDATE sessions SET mode = 'paused' RETURNING 1", "paused"),
+        ("UPDATE sessions SET lease_owner = 'another', lease_until = now() + interval '1 minute' RETURNING 1", "busy"),
+    ],
+)
+async def test_a_turn_that_is_not_to_be_carried_now_is_not_claimed(database: Database, change: str, why: str):
+    made = await tenant(database)
+    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    await rows(database, made, change)
+
+    assert await claim(database, accepted.turn_id) == turns.NotClaimed(why)
+    assert await claim(database, uuid4()) == turns.NotClaimed("no_turn")
+
+
+async def test_the_second_turn_of_a_session_waits_for_the_first(database: Database):
+    made = await tenant(database, strategy="enqueue")
+    first = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    second = await messages.accept(database, made.workspace_id, made.session_id, "two")
+
+    assert await claim(database, second.turn_id) == turns.NotClaimed("not_next")
+    held = await claim(database, first.turn_id)
+    assert [event.content["text"] for event in held.start.events] == ["one"], "the second message is the second turn's to read"
+    await held.write(ANSWERED)
+
+    assert held.next_turn == second.turn_id
+    following = await claim(database, second.turn_id, "other")
+    assert [event.content["text"] for event in following.start.events] == ["one", "two", "Yes."]
+
+
+async def test_a_stale_fence_writes_nothing(database: Database):
+    made = await tenant(database)
+    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    stale = await claim(database, accepted.turn_id, "frozen", lease_s=0.05)
+    await asyncio.sleep(0.1)
+    fresh = await claim(database, accepted.turn_id, "awake")
+
+    with pytest.raises(LeaseLost):
+        await stale.write(ANSWERED)
+
+    assert fresh.fence == stale.fence + 1
+    assert len(await rows(database, made, "SELECT 1 FROM events")) == 1
+    await fresh.write(Change(**{**{f: getattr(ANSWERED, f) for f in ("events", "rest")}, "model_call": SettledCall(
+        fresh.start.reserved, CallState.SETTLED, REPLY, Cost(None, None))}))  # fmt: skip
+    with pytest.raises(LeaseLost):
+        await stale.write(ANSWERED)
+    calls = await rows(database, made, "SELECT attempt, state FROM model_calls ORDER BY attempt")
+    assert [tuple(call) for call in calls] == [(0, "unknown"), (1, "settled")]
+    (session,) = await rows(database, made, "SELECT unpriced_calls, unknown_calls, cost_usd FROM sessions")
+    assert tuple(session) == (1, 1, 0)
+
+
+async def test_a_message_that_nobody_read_opens_the_next_turn_in_the_settling_commit(database: Database):
+    made = await tenant(database)
+    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    held = await claim(database, accepted.turn_id)
+    late = await messages.accept(database, made.workspace_id, made.session_id, "two")
+    assert late.turn_id == accepted.turn_id
+
+    await held.write(ANSWERED)
+
+    assert await turn_rows(database, made) == [("done", 0, 0), ("queued", 1, None)]
+    following = await claim(database, held.next_turn)
+    assert [event.content["text"] for event in following.start.events] == ["one", "two", "Yes."]
+
+
+async def test_a_message_that_arrives_during_a_step_is_news_for_the_next_model_call(database: Database):
+    made = await tenant(database, tools=({"name": "orders_lookup"},))
+    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    held = await claim(database, accepted.turn_id)
+    tool = held.brief.tools[0]
+    called = Event(EventKind.TOOL_CALL, Source.AI_AGENT, {"tool_call_id": "c1", "tool_name": tool.name, "arguments": {}}, {"step": 0})
+    await held.write(
+        Change(
+            events=(called,),
+            model_call=SettledCall(FIRST, CallState.SETTLED, REPLY, Cost(None, None)),
+            tool_calls=(ToolIntent("c1", 0, 0, tool.id, tool.name, {"order": 41}, "hash", "key-1"),),
+        )
+    )
+    await messages.accept(database, made.workspace_id, made.session_id, "two")
+    outcome = ToolOutcome(ToolStatus.SUCCEEDED, {"paid": True}, latency_ms=7, requests=2)
+    result = Event(EventKind.TOOL_RESULT, Source.SYSTEM, {"tool_call_id": "c1", "tool_name": tool.name, "status": "succeeded", "result": 1})
+
+    written = await held.write(
+        Change(events=(result,), tool_results=(ToolSettled("c1", outcome),), reserve=Reserve(Reserved(1, 0), "openai", "gpt-4o"))
+    )
+
+    assert [event.content["text"] for event in written.news] == ["two"]
+    assert written.read_through == 2
+    (call,) = await rows(database, made, "SELECT state, attempts, latency_ms, arguments FROM tool_calls")
+    assert tuple(call) == ("succeeded", 2, 7, {"order": 41})
+    assert await turn_rows(database, made) == [("running", 0, 2)]
+
+
+async def test_a_turn_taken_up_in_the_middle_knows_which_calls_were_begun(database: Database):
+    made = await tenant(database, tools=({"name": "orders_lookup"},))
+    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    held = await claim(database, accepted.turn_id, lease_s=0.05)
+    called = Event(EventKind.TOOL_CALL, Source.AI_AGENT, {"tool_call_id": "c1", "tool_name": "orders_lookup", "arguments": {}}, {"step": 0})
+    await held.write(
+        Change(
+            events=(called,),
+            model_call=SettledCall(FIRST, CallState.SETTLED, REPLY, Cost(None, None)),
+            tool_calls=(ToolIntent("c1", 0, 0, None, "orders_lookup", {}, "hash", "key-1"),),
+        )
+    )
+    await asyncio.sleep(0.1)
+
+    again = await claim(database, accepted.turn_id, "other")
+
+    assert (again.start.begun, again.start.reserved, again.attempts) == ({"c1": "key-1"}, None, 2)
+    assert [event.kind for event in again.start.events] == [EventKind.CUSTOMER_MESSAGE, EventKind.TOOL_CALL]
+
+
+async def test_a_turn_claimed_too_often_is_dead_with_a_reason_and_the_session_goes_on(database: Database):
+    made = await tenant(database)
+    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    for owner in ("first", "second"):
+        await claim(database, accepted.turn_id, owner, lease_s=0.01, attempts=2)
+        await asyncio.sleep(0.05)
+
+    assert await claim(database, accepted.turn_id, "third", attempts=2) == turns.NotClaimed("dead")
+
+    (turn,) = await turn_rows(database, made, "status, error_class, attempts, read_through_offset")
+    assert turn == ("dead", "AttemptsSpent", 2, 0)
+    kinds = [row[0] for row in await rows(database, made, 'SELECT kind FROM events ORDER BY "offset"')]
+    assert kinds == ["customer_message", "status_update"]
+    states = {row[0] for row in await rows(database, made, "SELECT state FROM model_calls")}
+    assert states == {"unknown"}
+    again = await messages.accept(database, made.workspace_id, made.session_id, "two")
+    assert again.ring
+    assert not isinstance(await claim(database, again.turn_id), turns.NotClaimed)
+
+
+async def test_a_parked_turn_is_early_until_its_time_and_a_refund_gives_the_attempt_back(database: Database, maintenance: Database):
+    made = await tenant(database)
+    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    held = await claim(database, accepted.turn_id)
+    failed = SettledCall(FIRST, CallState.FAILED, error_class="RateLimited")
+
+    await held.write(Change(model_call=failed, rest=Park(60.0, True, "RateLimited", "HTTP 429")))
+
+    assert await claim(database, accepted.turn_id) == turns.NotClaimed("early")
+    assert await turn_rows(database, made, "status, attempts, error_class") == [("queued", 0, "RateLimited")]
+    assert accepted.turn_id not in [turn_id for turn_id, _ in await sweep.due(maintenance, stale_s=0.0)]
+
+
+async def test_a_takeover_wins_over_the_reply(database: Database):
+    made = await tenant(database)
+    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    held = await claim(database, accepted.turn_id)
+    await rows(database, made, "UPDATE sessions SET mode = 'manual' RETURNING 1")
+
+    await held.write(ANSWERED)
+
+    assert await turn_rows(database, made, "status, error_class") == [("cancelled", "TakenOver")]
+    kinds = [row[0] for row in await rows(database, made, 'SELECT kind FROM events ORDER BY "offset"')]
+    assert kinds == ["customer_message", "status_update"]
+    assert (await rows(database, made, "SELECT cost_usd FROM sessions"))[0][0] == Decimal("0.00045"), "the call is paid for all the same"
+
+
+async def test_leases_are_renewed_for_as_long_as_the_fence_is_the_newest(database: Database):
+    made = await tenant(database, sessions=2)
+    accepted = [await messages.accept(database, made.workspace_id, session_id, "one") for session_id in made.session_ids]
+    mine = await claim(database, accepted[0].turn_id)
+    stale = await claim(database, accepted[1].turn_id, "me", lease_s=0.01)
+    await asyncio.sleep(0.05)
+    await claim(database, accepted[1].turn_id, "another")
+
+    kept = await turns.renew(database, {mine.session_id: mine.fence, stale.session_id: stale.fence}, lease_s=60.0)
+
+    assert kept == {mine.session_id}
+
+
+async def test_the_sweep_finds_what_was_never_rung_rung_in_vain_or_left_behind(database: Database, maintenance: Database):
+    made = await tenant(database, sessions=5)
+    unrung, in_vain, left, live, rung = [
+        (await messages.accept(database, made.workspace_id, session_id, "one")).turn_id for session_id in made.session_ids
+    ]
+    await claim(database, left, "dead worker", lease_s=0.01)
+    await claim(database, live, "live worker", lease_s=60.0)
+    await rows(database, made, "UPDATE turns SET opened_at = now() - interval '10 seconds' RETURNING 1")
+    await rows(database, made, "UPDATE turns SET rung_at = now() - interval '15 seconds' WHERE id = :id RETURNING 1", id=in_vain)
+    await rows(database, made, "UPDATE turns SET rung_at = now() WHERE id = :id RETURNING 1", id=rung)
+
+    found = dict(await sweep.due(maintenance, stale_s=10.0))
+
+    mine = {unrung, in_vain, left, live, rung}
+    assert {turn_id: ring for turn_id, ring in found.items() if turn_id in mine} == {unrung: 1, in_vain: 1, left: 1}
+    assert not mine & dict(await sweep.due(maintenance, stale_s=10.0)).keys(), "what was rung just now is left alone"
+
+
+async def test_the_sweep_sees_no_words(maintenance: Database):
+    for table in ("events", "model_calls", "tool_calls", "agents", "workspaces"):
+        with pytest.raises(Exception, match="permission denied"):
+            await maintenance.rows(f"SELECT * FROM {table}")
+    with pytest.raises(Exception, match="permission denied"):
+        await maintenance.rows("SELECT title FROM sessions")
