@@ -14,7 +14,7 @@ from sandbox.replies import LAST_FRAME, End, Reply, Script, error_reply, frame, 
 OVERSIZED_BYTES = 10 * 1024 * 1024
 BOMB_BYTES = 64 * 1024 * 1024
 SLOW_HEADERS = 60
-BEFORE_RESET_S = 0.02  # an RST can overtake what was sent just before it
+BEFORE_RESET_S = 0.05  # an RST can overtake what was sent just before it
 PIECE_BYTES = 64 * 1024
 HTML = b"<!DOCTYPE html>\n<html><head><title>Welcome</title></head><body><h1>It works!</h1></body></html>\n"
 GATEWAY = b"<html>\n<head><title>502 Bad Gateway</title></head>\n<body><center><h1>502 Bad Gateway</h1></center></body>\n</html>\n"

@@ -125,7 +125,7 @@ def _result_in_words(name: str, text: str) -> str:
         return f"According to {name}: {_value_in_words(result)}."
     status = result.get("status")
     reason = next((result[key] for key in REASON_FIELDS if result.get(key)), None)
-    if status in NOT_DONE or "error" in result:
+    if status in NOT_DONE or result.get("error"):
         state = status if status in NOT_DONE and status != "error" else "failed"
         return f"{name} {'is ' if state == 'unknown' else ''}{state}: {_value_in_words(reason or 'no reason given')}."
     fields = ", ".join(f"{key} is {_value_in_words(value)}" for key, value in result.items())

@@ -105,6 +105,7 @@ async def test_the_misbehaviours(ask, orders):
         ('{"status": "denied", "reason": "not today"}', "echo denied: not today."),
         ('{"status": "unknown"}', "echo is unknown: no reason given."),
         ('{"error": {"code": 5}}', 'echo failed: {"code": 5}.'),
+        ('{"paid": true, "error": null}', "According to echo: paid is true, error is null."),
         ('{"status": "paid"}', "According to echo: status is paid."),
         ("plain words", "According to echo: plain words."),
         ("[1, 2]", "According to echo: [1, 2]."),

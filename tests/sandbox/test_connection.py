@@ -68,7 +68,11 @@ async def test_connection_close_is_honoured(sandbox):
 async def test_a_reader_that_stalls_gets_all_of_a_large_body_later(sandbox):
     reader, writer = await asyncio.open_connection("127.0.0.1", sandbox.port, limit=1024)
     writer.write(b"GET /tools/echo?fault=oversized HTTP/1.1\r\n\r\nGET /tools/last HTTP/1.1\r\nConnection: close\r\n\r\n")
-    await asyncio.sleep(0.05)
+    (connection,) = sandbox._connections
+    async with asyncio.timeout(20):
+        while not connection._full:
+            await asyncio.sleep(0.01)
+    assert connection._transport.get_write_buffer_size() < 1_000_000, "the rest is not made before there is room for it"
     text = await reader.read(-1)
     assert len(text) > 10_000_000
     assert b'"tool":"last"' in text[-200:]

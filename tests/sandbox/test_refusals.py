@@ -115,7 +115,7 @@ async def test_brackets_that_are_no_marker_are_a_customers_words(ask):
         b"",
         b"{",
         b"[]",
-        b'{"model": NaN}',
+        b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "seed": NaN}',
         b"\xff",
         json.dumps({"model": "m", "messages": [{"role": "user", "content": "\ud800"}]}).encode(),
         b"[" * 100_000,
