@@ -237,6 +237,13 @@ def test_mappings_that_cost_too_much_or_fail(expression: str):
     assert len(str(caught.value)) < 400
 
 
+def test_steps_are_counted():
+    expression = "length([*].[" + ",".join(["@"] * 200) + "])"
+    assert apply_mapping(expression, [1] * 100) == 100
+    with pytest.raises(Rejected, match="costs too much"):
+        apply_mapping(expression, [1] * 1000)
+
+
 def test_a_doubled_text_is_stopped():
     with pytest.raises(Rejected, match="costs too much"):
         apply_mapping("join('',[@,@])|" * 40 + "@", "0123456789")

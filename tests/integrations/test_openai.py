@@ -251,7 +251,15 @@ async def test_a_stream_byte_by_byte(outside: MakeOutside):
 
 
 async def test_connections_are_used_again_after_a_stream(outside: MakeOutside):
-    async with serve(streaming(*TEXT)) as server:
+    *pieces, end = chunked([event(one) for one in TEXT])
+
+    async def handle(_request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.writelines(pieces)
+        await writer.drain()
+        await asyncio.sleep(0.01)  # the end of the body comes after [DONE] was read
+        writer.write(end)
+
+    async with serve(handle) as server:
         provider = provider_for("openai", outside(OPENAI_BASE_URL=server.url))
         for _ in range(4):
             await provider.complete(request(), deadline_s=20)
