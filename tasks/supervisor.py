@@ -42,7 +42,7 @@ class Supervisor:
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+        self.say = say
         self._stages: list[list[_Life]] = []
         self._stop_asked = False
         self._stopping = False
@@ -59,18 +59,24 @@ class Supervisor:
                 signal.signal(number, handler)
 
     def start(self, *parts: Part, within_s: float = READY_WITHIN_S) -> None:
-        """Launch `parts` and return once each answers.
+        """Launch `parts` and return once each answers; they will be stopped together.
 
         Raises:
             SetupError: one of them does not start.
             Stopped: a stop was asked for meanwhile.
         """
-        stage = [_Life(part) for part in parts]
-        self._stages.append(stage)
-        for life in stage:
-            self.check()
-            life.part.launch()
-            life.launched_at = time.monotonic()
+        self.start_stages(parts, within_s=within_s)
+
+    def start_stages(self, *stages: Sequence[Part], within_s: float = READY_WITHIN_S) -> None:
+        """Launch the parts of all `stages` at once, as `start` does; they will be stopped stage by stage, the last first."""
+        parts = [part for stage in stages for part in stage]
+        for stage in stages:
+            lives = [_Life(part) for part in stage]
+            self._stages.append(lives)
+            for life in lives:
+                self.check()
+                life.part.launch()
+                life.launched_at = time.monotonic()
         wait_until_ready(parts, within_s=within_s, give_up=self.check)
 
     def run_once(self, part: Command, within_s: float = READY_WITHIN_S) -> None:
@@ -118,19 +124,19 @@ class Supervisor:
         if part.alive:
             if not life.came_back and part.answers():
                 life.came_back = True
-                self._say(f"{part.name} runs again (process {part.pid}).")
+                self.say(f"{part.name} runs again (process {part.pid}).")
             return
         if life.launch_at is None:
             life.pause_s = FIRST_PAUSE_S if now - life.launched_at > STEADY_AFTER_S else life.pause_s
             life.launch_at = now + life.pause_s
-            self._say(f"{part.name} {part.ending}; starting it again in {life.pause_s:g} s. Its log: {part.log}")
+            self.say(f"{part.name} {part.ending}; starting it again in {life.pause_s:g} s. Its log: {part.log}")
             life.pause_s = min(life.pause_s * 2, LONGEST_PAUSE_S)
         elif now >= life.launch_at:
             life.launch_at, life.launched_at, life.came_back = None, now, False
             try:
                 part.launch()
             except (SetupError, OSError, subprocess.SubprocessError) as error:
-                self._say(f"{part.name} does not start: {error}")
+                self.say(f"{part.name} does not start: {error}")
 
     def _lives(self) -> Sequence[_Life]:
         return [life for stage in self._stages for life in stage]
@@ -141,4 +147,4 @@ class Supervisor:
             for life in self._lives():
                 life.part.hurry()
         elif first:
-            self._say("Stopping. Turns in progress may finish; a second Ctrl-C ends them now, and the next start takes them up.")
+            self.say("Stopping. Turns in progress may finish; a second Ctrl-C ends them now, and the next start takes them up.")

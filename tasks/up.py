@@ -79,7 +79,7 @@ class Machine:
             self.supervisor.start(self._command("sandbox", commands.sandbox(self.ports.sandbox), log_says("listening")))
         self.supervisor.run_once(self._command("migrate", commands.migrate(), lambda _: False))
         # Two stages, so that nothing is accepted any more when the workers are told to finish.
-        self.supervisor.start(*self._workers(), *self._front())
+        self.supervisor.start_stages(self._workers(), self._front())
 
     def _prepare_env(self) -> None:
         generated = self.home.secrets()
@@ -100,6 +100,8 @@ class Machine:
         self.supervisor.start(*servers)
         if postgres is not None:
             self.env["DATABASE_URL"] = postgres.url
+            if not postgres.cluster.is_relative_to(self.home.path.resolve()):
+                self.supervisor.say(f"Postgres does not run as root and cannot reach {self.home.path}: its data is in {postgres.cluster}.")
         if valkey is not None:
             self.env["CELERY_BROKER_URL"] = valkey.url
 

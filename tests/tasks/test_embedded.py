@@ -10,6 +10,8 @@ import psutil
 import psycopg
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tasks import unprivileged
 from tasks.embedded import EmbeddedPostgres, EmbeddedValkey
@@ -95,7 +97,7 @@ def test_valkey_asks_for_a_password_keeps_its_data_and_never_evicts(scratch):
             wanted = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction", "bind": "127.0.0.1"}
             assert {name: client.config_get(name)[name] for name in wanted} == wanted
             client.set("kept", 41)
-        with redis.Redis(port=server.port) as stranger, pytest.raises(redis.AuthenticationError):
+        with redis.Redis(port=server.port, retry=Retry(NoBackoff(), 0)) as stranger, pytest.raises(redis.AuthenticationError):
             stranger.ping()
         os.kill(server.pid, signal.SIGKILL)
         until(lambda: not server.alive)

@@ -98,10 +98,11 @@ def test_stages_stop_last_started_first(tmp_path, supervisor):
     program = (
         "import signal, sys, time, pathlib\nsignal.signal(signal.SIGTERM, lambda *_: (open('order', 'a').write(sys.argv[1]), sys.exit()))\n"
     )
-    for name in ("a", "b", "c"):
-        found = part(tmp_path, name, program + SAYS_READY)
+    parts = {name: part(tmp_path, name, program + SAYS_READY) for name in "abc"}
+    for name, found in parts.items():
         found.command = (*found.command, name)
-        supervisor.start(found)
+    supervisor.start(parts["a"])
+    supervisor.start_stages([parts["b"]], [parts["c"]])
     supervisor.stop()
     assert (tmp_path / "order").read_text() == "cba"
 
