@@ -41,7 +41,7 @@ fmt: dev-env
 	.venv/bin/ruff format .
 
 bench: dev-env
-	$(PYTHON) -m benchmarks
+	$(PYTHON) -m benchmarks.turns
 
 chaos: dev-env
 	$(PYTHON) -m benchmarks.chaos

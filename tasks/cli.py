@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Mapping
 from typing import NoReturn
-from urllib.parse import urlsplit
 
 import click
 import pydantic
@@ -40,12 +39,6 @@ def wrong_settings(error: pydantic.ValidationError) -> str:
         variable = name if name.isupper() else f"TURNLINE_{name.upper()}"
         lines.append(f"The setting {variable} cannot be used: {problem['msg'].removeprefix('Value error, ')}.")
     return "\n".join(lines)
-
-
-def place(url: str) -> str:
-    """`url` for a sentence: without user, password and options."""
-    parts = urlsplit(url)
-    return f"{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def say(line: str) -> None:
@@ -111,6 +104,7 @@ def migrate() -> None:
     from sqlalchemy.exc import DBAPIError
 
     from store import migrate as schema
+    from tasks.asking import place
 
     settings = needed(database=not get_settings().owner_database_url, broker=False)
     url = settings.owner_database_url or settings.database_url

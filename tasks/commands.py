@@ -23,12 +23,12 @@ def api(host: str, port: int) -> list[str]:
 
 def worker(concurrency: int, name: str = "turns-1", queues: str = TURN_QUEUES) -> list[str]:
     """A worker for turns: coroutines on our own pool, `concurrency` of them at a time."""
-    return _celery("worker", "--pool", "custom", "-c", str(concurrency), "-n", f"{name}@%h", "-Q", queues, "-l", "INFO")
+    return _celery("worker", "--pool", "custom", "-c", str(concurrency), "-n", f"{name}@%h", "-Q", queues, "--without-mingle", "-l", "INFO")
 
 
 def maintenance(name: str = "maintenance") -> list[str]:
     """A small worker for scheduled jobs, so that a long clean-up never delays a turn."""
-    return _celery("worker", "--pool", "threads", "-c", "2", "-n", f"{name}@%h", "-Q", "maintenance", "-l", "INFO")
+    return _celery("worker", "--pool", "threads", "-c", "2", "-n", f"{name}@%h", "-Q", "maintenance", "--without-mingle", "-l", "INFO")
 
 
 def beat(schedule: Path) -> list[str]:

@@ -18,7 +18,8 @@ from redis.retry import Retry
 
 from settings import Settings
 from store import migrate
-from tasks.cli import place, wrong_settings
+from tasks.asking import place
+from tasks.cli import wrong_settings
 from tasks.home import Home
 
 ROLES = ("turnline_owner", "turnline_app", "turnline_maintenance")

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
-
-import psycopg
-from sqlalchemy.exc import DBAPIError
 
 from settings import Settings
 from store import overview
-from store.database import APP_ROLE, MAINTENANCE_ROLE, Database
-from tasks.cli import place
+from store.database import MAINTENANCE_ROLE, Database
+from tasks.asking import asked, place
 from tasks.processes import SetupError
 
 STUCK_FOR_S = 30.0
-T = TypeVar("T")
 
 
 def list_turns(settings: Settings, *, stuck: bool, limit: int) -> str:
@@ -32,7 +27,7 @@ def list_turns(settings: Settings, *, stuck: bool, limit: int) -> str:
         return await (overview.stuck(database, limit, STUCK_FOR_S) if stuck else overview.latest(database, limit))
 
     url = settings.maintenance_database_url or settings.database_url
-    rows = _asked(url, MAINTENANCE_ROLE, ask)
+    rows = asked(url, ask, role=MAINTENANCE_ROLE)
     if not rows:
         return f"No turn has been waiting for a worker for more than {STUCK_FOR_S:.0f} s." if stuck else "There are no turns yet."
     cells = [
@@ -48,7 +43,7 @@ def show_turn(settings: Settings, turn_id: UUID) -> str:
     Raises:
         SetupError: there is no such turn, or the database does not answer.
     """
-    found = _asked(settings.database_url, APP_ROLE, lambda database: overview.one(database, turn_id))
+    found = asked(settings.database_url, lambda database: overview.one(database, turn_id))
     if found is None:
         raise SetupError(f"There is no turn {turn_id} in {place(settings.database_url)}.")
     turn, models, tools = found
@@ -57,25 +52,6 @@ def show_turn(settings: Settings, turn_id: UUID) -> str:
         if rows:
             text.append(f"\n{title}\n" + _columns([list(rows[0]), *([_shown(value) for value in row.values()] for row in rows)]))
     return "\n".join(text)
-
-
-def _asked(url: str, role: str, ask: Callable[[Database], Awaitable[T]]) -> T:
-    async def run() -> T:
-        with psycopg.connect(url, connect_timeout=5):  # a pool would wait and say less
-            pass
-        database = Database(url, role=role, pool_size=1, application_name="turnline-cli")
-        await database.open()
-        try:
-            return await ask(database)
-        finally:
-            await database.close()
-
-    try:
-        return asyncio.run(run())
-    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction) as error:
-        raise SetupError(f"The database {place(url)} has no tables of ours. Run `turnline migrate`.") from error
-    except (psycopg.Error, DBAPIError) as error:
-        raise SetupError(f"The database {place(url)} does not answer: {str(error).strip()}") from error
 
 
 def _shown(value: object) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from settings import Settings
-from tasks import commands
+from tasks import commands, workspaces
 from tasks.embedded import EmbeddedPostgres, EmbeddedValkey
 from tasks.home import FLOWER_USER, Home
 from tasks.parts import Command, Part, Steps, http_ok, log_says
@@ -198,3 +198,16 @@ def _say_where(machine: Machine, say: Callable[[str], None]) -> None:
     user, _, password = machine.flower_auth.partition(":")
     say(f"API      {machine.api_url}   (its documentation: {machine.api_url}/docs)")
     say(f"Flower   {machine.flower_url}   (user {user}, password {password})")
+    key, is_new = _first_key(machine)
+    say(f"API key  {key}" + ("   (of the new workspace default)" if is_new else "   (of the workspace default)"))
+
+
+def _first_key(machine: Machine) -> tuple[str, bool]:
+    """The key of the workspace "default" on this machine, and whether it was made just now."""
+    kept = machine.home.secrets().api_key
+    settings = machine.settings.model_copy(update={"database_url": machine.env["DATABASE_URL"]})
+    if kept and workspaces.key_works(settings, kept):
+        return kept, False
+    made = workspaces.create(settings, "default")
+    machine.home.remember_key(str(made.workspace_id), made.api_key)
+    return made.api_key, True

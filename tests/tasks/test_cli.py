@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 import uuid
@@ -112,3 +113,14 @@ def test_turns_shows_what_is_stuck(turnline, database_url, turn_id):
     unknown = turnline("turn", str(uuid.uuid4()), DATABASE_URL=database_url)
     assert unknown.returncode == 1
     assert "There is no turn" in unknown.stderr
+
+
+def test_a_workspace_is_made_with_its_first_key(turnline, database_url, empty_database_url):
+    made = json.loads(turnline("workspace", "create", "Acme", "--json", DATABASE_URL=database_url).stdout)
+    assert made["api_key"].startswith("tl_")
+    with psycopg.connect(database_url) as db:
+        assert db.execute("SELECT name FROM workspaces WHERE id = %s", (made["workspace_id"],)).fetchone() == ("Acme",)
+    nameless = turnline("workspace", "create", " ", DATABASE_URL=database_url)
+    assert (nameless.returncode, "1 to 100 characters" in nameless.stderr) == (1, True)
+    unmigrated = turnline("workspace", "create", "Acme", DATABASE_URL=empty_database_url)
+    assert (unmigrated.returncode, "Run `turnline migrate`" in unmigrated.stderr) == (1, True), unmigrated.stderr
