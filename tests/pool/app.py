@@ -49,6 +49,7 @@ def build(broker: str, results: str, queue: str) -> Celery:
             broker_native_delayed_delivery_queue_type="classic",
         )
     elif broker.startswith("redis"):
+        app.conf.broker_transport = os.environ.get("POOL_TEST_TRANSPORT", "tasks.transport:Transport")
         app.conf.broker_transport_options = {"visibility_timeout": 600, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
     notes: Redis = Redis.from_url(results, decode_responses=True) if results.startswith("redis") else Redis()
     gates: dict[str, asyncio.Event] = {}

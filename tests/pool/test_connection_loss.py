@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
+from typing import Any
 from urllib.parse import urlsplit
+
+from kombu.connection import Connection
+from kombu.entity import Exchange, Queue
+from kombu.messaging import Consumer
 
 from tests.pool.conftest import PATIENCE_S, Site, until
 from tests.pool.proxy import Proxy
@@ -30,3 +36,22 @@ def test_turns_outlive_a_broken_connection(site: Site) -> None:
         assert site.count(f"ended:{gate}") == site.count(f"begun:{gate}") == (20 if site.kind == "valkey" else 40)
         assert site.count(f"cancelled:{gate}") == 0
     until(lambda: site.waiting(worker.queue) == 0, "an empty queue")
+
+
+def test_a_polling_channel_with_unacknowledged_messages_can_be_closed_after_its_connection_broke(valkey: str) -> None:
+    """What Celery does on a lost connection, with the sockets failing in the order that kombu's own transport does not survive."""
+    server, name, got = urlsplit(valkey), uuid.uuid4().hex, []
+    with Proxy(server.port or 0) as proxy:
+        connection = Connection(f"redis://127.0.0.1:{proxy.port}/3", transport="tasks.transport:Transport")
+        polling: Any = connection.default_channel
+        Consumer(polling, [Queue(name)], callbacks=[lambda _, message: got.append(message)]).consume()
+        replies = Queue(f"{name}-replies", Exchange(f"{name}-fanout", "fanout"), auto_delete=True)
+        Consumer(connection.channel(), [replies], callbacks=[print]).consume()
+        connection.Producer().publish("work", routing_key=name)
+        while not got or polling._in_poll is None:
+            with contextlib.suppress(TimeoutError):
+                connection.drain_events(timeout=0.1)
+        proxy.cut()
+
+        connection.collect(socket_timeout=1)
+        connection.close()
