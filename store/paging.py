@@ -1,0 +1,58 @@
+"""Pages of a list, the newest first, that neither skip nor repeat a row while others are added."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from engine.errors import Rejected
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PLACE = struct.Struct(">q16s")  # microseconds since 1970, id
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some rows of a list. `next_cursor` is None on the last page; `total_count` is None unless it was asked for."""
+
+    items: list[dict[str, Any]]
+    next_cursor: str | None
+    total_count: int | None = None
+
+
+async def read(db: AsyncConnection, query: Any, row: Any, *, limit: int, after: str | None = None, total: bool = False) -> Page:
+    """One page of the select `query`, which has `created_at` and `id` of the table `row` among its columns.
+
+    `after` is a page's `next_cursor`. `total` counts the whole list, which is the slow part.
+
+    Raises:
+        Rejected: `after` is no cursor of ours.
+    """
+    place = tuple_(row.created_at, row.id)
+    total_count = await db.scalar(select(func.count()).select_from(query.order_by(None).subquery())) if total else None
+    if after is not None:
+        query = query.where(place < tuple_(*_place_of(after)))
+    found = (await db.execute(query.order_by(row.created_at.desc(), row.id.desc()).limit(limit + 1))).mappings().all()
+    items = [dict(item) for item in found[:limit]]
+    return Page(items, _cursor(items[-1]) if len(found) > limit else None, total_count)
+
+
+def _cursor(item: dict[str, Any]) -> str:
+    micros = (item["created_at"] - _EPOCH) // timedelta(microseconds=1)
+    return base64.urlsafe_b64encode(_PLACE.pack(micros, item["id"].bytes)).decode()
+
+
+def _place_of(cursor: str) -> tuple[datetime, UUID]:
+    try:
+        micros, raw = _PLACE.unpack(base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True))
+        return _EPOCH + timedelta(microseconds=micros), UUID(bytes=raw)
+    except (ValueError, binascii.Error, struct.error, OverflowError):
+        raise Rejected("after is not a cursor of this list; send the next_cursor of a page as it was.") from None
