@@ -22,12 +22,15 @@ from urllib.parse import quote
 
 import psycopg
 import redis
+from psycopg import sql
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tasks import unprivileged
 from tasks.parts import Identity, Part, Steps
 from tasks.processes import LOOPBACK, SetupError, free_port
+
+LOGIN = "turnline"
 
 
 class _Server(Part):
@@ -111,6 +114,23 @@ class EmbeddedPostgres(_Server):
     def url_of(self, database: str) -> str:
         """URL of another database of this server, as its superuser."""
         return f"postgresql://postgres:{quote(self._password())}@{LOOPBACK}:{self.port}/{quote(database)}"
+
+    @property
+    def login_url(self) -> str:
+        """URL of our database as the login that `make_login` makes: it may become the application's roles, and nothing else."""
+        return f"postgresql://{LOGIN}:{quote(self._login_password())}@{LOOPBACK}:{self.port}/{quote(self.database)}"
+
+    def make_login(self) -> None:
+        """Make that login, or set its password again. The database must have been migrated: the roles come from there."""
+        name, roles = sql.Identifier(LOGIN), sql.SQL("turnline_app, turnline_maintenance")
+        with psycopg.connect(self.url, autocommit=True) as db:
+            if db.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (LOGIN,)).fetchone() is None:
+                db.execute(sql.SQL("CREATE ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS NOINHERIT").format(name))
+            db.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(name, sql.Literal(self._login_password())))
+            db.execute(sql.SQL("GRANT {} TO {} WITH SET TRUE, INHERIT FALSE").format(roles, name))
+
+    def _login_password(self) -> str:
+        return _kept_secret(self.data_dir / "login-password")
 
     def prepare(self) -> None:
         """Make the cluster on first use; wait for an earlier server that is still going down; clear what a killed one left."""
@@ -203,7 +223,7 @@ class EmbeddedPostgres(_Server):
     def _set_up(self) -> None:
         with psycopg.connect(self.url_of("postgres"), autocommit=True) as db:
             if db.execute("SELECT 1 FROM pg_database WHERE datname = %s", (self.database,)).fetchone() is None:
-                db.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(self.database)))
+                db.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(self.database)))
 
 
 class EmbeddedValkey(_Server):

@@ -89,7 +89,8 @@ class Home:
         if not settings.flower_basic_auth.get_secret_value():
             updates["flower_basic_auth"] = SecretStr(f"{FLOWER_USER}:{found.flower_password}")
         if not settings.database_url and (self.path / "postgres" / "password").exists():
-            updates["database_url"] = EmbeddedPostgres(self.path / "postgres", settings.postgres_port).url
+            postgres = EmbeddedPostgres(self.path / "postgres", settings.postgres_port)
+            updates |= {"database_url": postgres.login_url, "owner_database_url": settings.owner_database_url or postgres.url}
         if not settings.broker_url and (self.path / "valkey" / "password").exists():
             updates["broker_url"] = EmbeddedValkey(self.path / "valkey", settings.valkey_port).url
         return settings.model_copy(update=updates)

@@ -53,6 +53,7 @@ class Machine:
         self.fast = fast
         self.env = commands.child_env(environ)
         self.flower_auth = ""
+        self.postgres: EmbeddedPostgres | None = None
 
     @property
     def api_url(self) -> str:
@@ -78,6 +79,9 @@ class Machine:
         if self.ports.sandbox:
             self.supervisor.start(self._command("sandbox", commands.sandbox(self.ports.sandbox), log_says("listening")))
         self.supervisor.run_once(self._command("migrate", commands.migrate(), lambda _: False))
+        if self.postgres is not None:
+            self.postgres.make_login()  # the parts log in as one who may do no more than their roles
+            self.env["DATABASE_URL"] = self.postgres.login_url
         # Two stages, so that nothing is accepted any more when the workers are told to finish.
         self.supervisor.start_stages(self._workers(), self._front())
 
@@ -90,18 +94,19 @@ class Machine:
 
     def _start_servers(self) -> None:
         servers: list[Part] = []
-        postgres = valkey = None
+        valkey = None
         if not self.settings.database_url:
-            postgres = EmbeddedPostgres(self.home.path / "postgres", self.ports.postgres, fast=self.fast, log=self._log("postgres"))
-            servers.append(postgres)
+            self.postgres = EmbeddedPostgres(self.home.path / "postgres", self.ports.postgres, fast=self.fast, log=self._log("postgres"))
+            servers.append(self.postgres)
         if not self.settings.broker_url:
             valkey = EmbeddedValkey(self.home.path / "valkey", self.ports.valkey, log=self._log("valkey"))
             servers.append(valkey)
         self.supervisor.start(*servers)
-        if postgres is not None:
-            self.env["DATABASE_URL"] = postgres.url
-            if not postgres.cluster.is_relative_to(self.home.path.resolve()):
-                self.supervisor.say(f"Postgres does not run as root and cannot reach {self.home.path}: its data is in {postgres.cluster}.")
+        if self.postgres is not None:
+            self.env["DATABASE_URL"] = self.postgres.url
+            cluster = self.postgres.cluster
+            if not cluster.is_relative_to(self.home.path.resolve()):
+                self.supervisor.say(f"Postgres does not run as root and cannot reach {self.home.path}: its data is in {cluster}.")
         if valkey is not None:
             self.env["CELERY_BROKER_URL"] = valkey.url
 

@@ -13,6 +13,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from store import migrate
 from tasks import unprivileged
 from tasks.embedded import EmbeddedPostgres, EmbeddedValkey
 from tasks.processes import SetupError
@@ -140,3 +141,19 @@ def test_databases_are_empty_or_migrated(databases, empty_database_url, database
 def test_broker_url_is_an_empty_valkey(broker_url):
     with redis.Redis.from_url(broker_url) as client:
         assert client.dbsize() == 0
+
+
+def test_the_login_of_the_parts_may_become_their_roles_and_no_more(scratch):
+    with EmbeddedPostgres(scratch / "login", fast=True) as server:
+        migrate.upgrade(server.url)
+        server.make_login()
+        server.make_login()
+        with psycopg.connect(server.login_url, autocommit=True) as db:
+            for allowed in ("turnline_app", "turnline_maintenance"):
+                db.execute(f"SET ROLE {allowed}")
+            for refused in ("turnline_owner", "postgres"):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    db.execute(f"SET ROLE {refused}")
+            db.execute("RESET ROLE")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                db.execute("SELECT * FROM workspaces")
