@@ -51,7 +51,7 @@ class TaskPool(BasePool):
     body_can_be_buffer = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
+        super().__init__(*args, **kwargs)
         self.limit = int(self.limit or 0)
         self.stuck_exit_s = _stuck_exit_s()
         self._posts = Posts()
