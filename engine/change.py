@@ -64,11 +64,12 @@ class ToolSettled:
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """The intent of a model call: its ledger row, before the request."""
+    """The intent of a model call: its ledger row, before the request. `heard`: the last customer message known so far, by offset."""
 
     call: Reserved
     provider: str
     model: str
+    heard: int = -1
     reserved_usd: Decimal | None = None
 
 

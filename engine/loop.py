@@ -197,7 +197,7 @@ class _Course:
 
     def _reserving(self, change: Change, call: Reserved) -> Change:
         self.reserved = call
-        return replace(change, reserve=Reserve(call, self.brief.model_provider, self.brief.model_name))
+        return replace(change, reserve=Reserve(call, self.brief.model_provider, self.brief.model_name, self.state.heard))
 
     def _ending(self, change: Change, finish: Finish) -> Change:
         events = change.events if finish.status == "done" else (*change.events, failure_event(finish))

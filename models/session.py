@@ -69,7 +69,6 @@ class SessionRow(Base):
         UniqueConstraint("workspace_id", "id"),
         Index("ix_sessions_page", "workspace_id", "created_at", "id"),
         Index("ix_sessions_workspace_id_agent_id", "workspace_id", "agent_id"),
-        Index("ix_sessions_lease_until", "lease_until", postgresql_where=text("lease_until IS NOT NULL")),
         CheckConstraint(one_of("mode", "auto", "manual", "paused"), "mode"),
         CheckConstraint(one_of("status", "active", "completed", "abandoned"), "status"),
         CheckConstraint(one_of("session_type", "conversation", "support", "onboarding", "survey"), "session_type"),

@@ -219,6 +219,7 @@ def _payload(change: Change) -> dict[str, Any]:
             "attempt": change.reserve.call.attempt,
             "provider": change.reserve.provider,
             "model": change.reserve.model,
+            "heard": change.reserve.heard,
             "reserved_usd": None if usd is None else str(usd),
         }
     match change.rest:

@@ -12,53 +12,34 @@ LANGUAGE sql STABLE AS $$
     SELECT coalesce(min(opened_at_offset), 2147483647) FROM turns WHERE session_id = p_session AND opened_at_offset > p_opened
 $$;
 
--- Append events (a JSON array, in order) to a session whose row the caller has locked; returns the first offset.
+-- Insert events (a JSON array, in order) from offset p_first on; the caller holds the session's row and moves its counters.
+CREATE FUNCTION insert_events(p_workspace uuid, p_session uuid, p_turn uuid, p_fence bigint, p_first integer, p_events jsonb) RETURNS void
+LANGUAGE sql AS $$
+    INSERT INTO events (workspace_id, session_id, "offset", kind, source, content, metadata, turn_id, tool_call_id, fence)
+    SELECT p_workspace, p_session, p_first + n - 1, e->>'kind', e->>'source', e->'content', coalesce(e->'metadata', '{}'),
+        p_turn, e->'content'->>'tool_call_id', p_fence
+    FROM jsonb_array_elements(p_events) WITH ORDINALITY AS x (e, n)
+$$;
+
+-- Append events to a session whose row the caller has locked, counters included; returns the first offset.
 CREATE FUNCTION append_events(p_workspace uuid, p_session uuid, p_turn uuid, p_fence bigint, p_events jsonb) RETURNS integer
 LANGUAGE plpgsql AS $$
 DECLARE
     v_first integer;
     v_count integer := jsonb_array_length(p_events);
-    v_messages integer;
 BEGIN
-    SELECT count(*) INTO v_messages FROM jsonb_array_elements(p_events) e WHERE e->>'kind' IN ('customer_message', 'agent_message');
-    UPDATE sessions SET next_offset = next_offset + v_count, event_count = event_count + v_count,
-        message_count = message_count + v_messages, last_activity_at = now()
+    UPDATE sessions SET next_offset = next_offset + v_count, event_count = event_count + v_count, last_activity_at = now()
     WHERE id = p_session RETURNING next_offset - v_count INTO v_first;
-    INSERT INTO events (workspace_id, session_id, "offset", kind, source, content, metadata, turn_id, tool_call_id, fence)
-    SELECT p_workspace, p_session, v_first + n - 1, e->>'kind', e->>'source', e->'content', coalesce(e->'metadata', '{}'),
-        p_turn, e->'content'->>'tool_call_id', p_fence
-    FROM jsonb_array_elements(p_events) WITH ORDINALITY AS x (e, n);
+    PERFORM insert_events(p_workspace, p_session, p_turn, p_fence, v_first, p_events);
     RETURN v_first;
 END $$;
 
--- End a turn that the caller has locked (its session's row too): status, reason, lease released, and the next turn opened where
--- customer messages of this turn's stretch were not read.
-CREATE FUNCTION rest_turn(p_workspace uuid, p_session uuid, p_turn uuid, p_status text, p_error_class text, p_error_detail text)
-RETURNS void
-LANGUAGE plpgsql AS $$
-DECLARE
-    t record;
-    v_upper integer;
-    v_unread integer;
-BEGIN
-    SELECT opened_at_offset, read_through_offset, strategy INTO t FROM turns WHERE id = p_turn;
-    v_upper := turn_upper(p_session, t.opened_at_offset);
-    IF p_status = 'done' THEN
-        SELECT min("offset") INTO v_unread FROM events
-        WHERE session_id = p_session AND kind = 'customer_message'
-            AND "offset" > coalesce(t.read_through_offset, t.opened_at_offset - 1) AND "offset" < v_upper;
-    ELSE  -- its messages are accounted for by its reason
-        SELECT max("offset") INTO t.read_through_offset FROM events
-        WHERE session_id = p_session AND kind = 'customer_message' AND "offset" >= t.opened_at_offset AND "offset" < v_upper;
-    END IF;
-    UPDATE turns SET status = p_status, error_class = p_error_class, error_detail = p_error_detail, settled_at = now(),
-        updated_at = now(), not_before = NULL, read_through_offset = t.read_through_offset
-    WHERE id = p_turn;
-    UPDATE sessions SET lease_owner = NULL, lease_until = NULL WHERE id = p_session;
-    IF v_unread IS NOT NULL THEN
-        INSERT INTO turns (workspace_id, session_id, strategy, opened_at_offset) VALUES (p_workspace, p_session, t.strategy, v_unread);
-    END IF;
-END $$;
+-- The last customer message (its offset) of the stretch that belongs to the turn opened at p_opened; null where there is none.
+CREATE FUNCTION turn_heard(p_session uuid, p_opened integer, p_upper integer) RETURNS integer
+LANGUAGE sql STABLE AS $$
+    SELECT max("offset") FROM events
+    WHERE session_id = p_session AND kind = 'customer_message' AND "offset" >= p_opened AND "offset" < p_upper
+$$;
 
 CREATE FUNCTION accept_message(
     p_workspace uuid, p_session uuid, p_content jsonb, p_metadata jsonb, p_key text, p_strategy text,
@@ -137,6 +118,7 @@ DECLARE
     a agents;
     v_upper integer;
     v_mine boolean;
+    v_lost integer := 0;
 BEGIN
     o_workspace := workspace_of_turn(p_turn);
     IF o_workspace IS NULL THEN
@@ -172,15 +154,16 @@ BEGIN
         o_fence := s.lease_fence;
         o_attempts := t.attempts;
     ELSE
-        UPDATE sessions SET lease_fence = lease_fence + 1, lease_owner = p_owner,
-            lease_until = now() + make_interval(secs => p_lease_s)
-        WHERE id = o_session RETURNING lease_fence INTO o_fence;
         -- What the claim before this one had asked a provider and never heard of: it may have been answered, and billed.
-        WITH lost AS (
+        IF t.attempts > 0 OR t.writes > 0 THEN
             UPDATE model_calls SET state = 'unknown', settled_at = now(), error_class = 'ReplyLost'
-            WHERE turn_id = p_turn AND state = 'reserved' RETURNING 1)
-        UPDATE sessions SET unknown_calls = unknown_calls + (SELECT count(*) FROM lost)
-        WHERE id = o_session AND EXISTS (SELECT 1 FROM lost);
+            WHERE turn_id = p_turn AND state = 'reserved';
+            GET DIAGNOSTICS v_lost = ROW_COUNT;
+        END IF;
+        o_fence := s.lease_fence + 1;
+        UPDATE sessions SET lease_fence = o_fence, lease_owner = p_owner, lease_until = now() + make_interval(secs => p_lease_s),
+            unknown_calls = unknown_calls + v_lost
+        WHERE id = o_session;
         IF t.attempts >= p_max_attempts THEN
             PERFORM append_events(o_workspace, o_session, p_turn, o_fence, results || jsonb_build_array(jsonb_build_object(
                 'kind', 'status_update', 'source', 'system',
@@ -192,15 +175,16 @@ BEGIN
                   FROM tool_calls c WHERE c.turn_id = p_turn AND c.state IN ('requested', 'running')) r;
             UPDATE tool_calls SET state = 'unknown', settled_at = now(), error = 'the turn died'
             WHERE turn_id = p_turn AND state IN ('requested', 'running');
-            PERFORM rest_turn(o_workspace, o_session, p_turn, 'dead', 'AttemptsSpent',
-                'claimed ' || t.attempts || ' times without coming to a rest');
+            UPDATE turns SET status = 'dead', error_class = 'AttemptsSpent', settled_at = now(), updated_at = now(),
+                error_detail = 'claimed ' || t.attempts || ' times without coming to a rest',
+                read_through_offset = turn_heard(o_session, t.opened_at_offset, turn_upper(o_session, t.opened_at_offset))
+            WHERE id = p_turn;
+            UPDATE sessions SET lease_owner = NULL, lease_until = NULL WHERE id = o_session;
             SELECT id INTO o_next_turn FROM turns WHERE session_id = o_session AND status = 'queued' ORDER BY opened_at_offset LIMIT 1;
             o_outcome := 'dead';
             RETURN;
         END IF;
-        UPDATE turns SET status = 'running', attempts = attempts + 1, fence = o_fence, rings = 0, claimed_at = now(),
-            updated_at = now(), started_at = coalesce(started_at, now()), not_before = NULL
-        WHERE id = p_turn RETURNING attempts INTO o_attempts;
+        o_attempts := t.attempts + 1;
     END IF;
 
     SELECT * INTO a FROM agents WHERE id = s.agent_id;
@@ -219,8 +203,7 @@ BEGIN
     WHERE at.agent_id = a.id AND at.enabled AND tl.enabled;
 
     v_upper := turn_upper(o_session, t.opened_at_offset);
-    SELECT max("offset") INTO o_read_through FROM events
-    WHERE session_id = o_session AND kind = 'customer_message' AND "offset" >= t.opened_at_offset AND "offset" < v_upper;
+    o_read_through := turn_heard(o_session, t.opened_at_offset, v_upper);
     -- The latest events, without the messages that later turns will answer.
     SELECT json_agg(json_build_object('offset', w."offset", 'kind', w.kind, 'source', w.source, 'content', w.content,
         'metadata', w.metadata, 'turn_id', w.turn_id) ORDER BY w."offset")
@@ -229,22 +212,30 @@ BEGIN
           WHERE session_id = o_session AND NOT (kind = 'customer_message' AND "offset" >= v_upper)
           ORDER BY "offset" DESC LIMIT p_window) w;
 
-    SELECT json_agg(json_build_object('tool_call_id', c.tool_call_id, 'state', c.state, 'attempts', c.attempts,
-        'idempotency_key', c.idempotency_key)) INTO o_pending
-    FROM tool_calls c WHERE c.turn_id = p_turn AND c.state IN ('requested', 'running');
-    IF o_pending IS NULL THEN  -- nothing is in progress, so the next step is a model call: reserve it here, and save a commit
+    IF o_attempts > 1 OR t.writes > 0 THEN  -- somebody was here before
+        SELECT json_agg(json_build_object('tool_call_id', c.tool_call_id, 'idempotency_key', c.idempotency_key)) INTO o_pending
+        FROM tool_calls c WHERE c.turn_id = p_turn AND c.state IN ('requested', 'running');
         SELECT coalesce(max(step) + 1, 0) INTO o_step FROM tool_calls WHERE turn_id = p_turn;
-        IF v_mine THEN
-            SELECT attempt INTO o_attempt FROM model_calls WHERE turn_id = p_turn AND step = o_step AND state = 'reserved';
-        ELSE
-            INSERT INTO model_calls (turn_id, step, attempt, workspace_id, session_id, provider, model, state)
-            SELECT p_turn, o_step, coalesce(max(attempt) + 1, 0), o_workspace, o_session, a.model_provider, a.model_name, 'reserved'
-            FROM model_calls WHERE turn_id = p_turn AND step = o_step
-            RETURNING attempt INTO o_attempt;
-            UPDATE turns SET read_through_offset = o_read_through, agent_version = coalesce(agent_version, a.version) WHERE id = p_turn;
-        END IF;
+        SELECT coalesce(max(attempt) + 1, 0) INTO o_attempt FROM model_calls WHERE turn_id = p_turn AND step = o_step;
     ELSE
+        o_step := 0;
+        o_attempt := 0;
+    END IF;
+    IF o_pending IS NOT NULL THEN
+        o_step := NULL;
+        o_attempt := NULL;
         o_read_through := t.read_through_offset;
+    ELSIF v_mine THEN
+        SELECT attempt INTO o_attempt FROM model_calls WHERE turn_id = p_turn AND step = o_step AND state = 'reserved';
+    ELSE  -- nothing is in progress, so the next step is a model call: reserve it here, and save a commit
+        INSERT INTO model_calls (turn_id, step, attempt, workspace_id, session_id, provider, model, state)
+        VALUES (p_turn, o_step, o_attempt, o_workspace, o_session, a.model_provider, a.model_name, 'reserved');
+    END IF;
+    IF NOT v_mine THEN
+        UPDATE turns SET status = 'running', attempts = o_attempts, fence = o_fence, rings = 0, claimed_at = now(), updated_at = now(),
+            started_at = coalesce(started_at, now()), not_before = NULL, read_through_offset = o_read_through,
+            agent_version = coalesce(agent_version, a.version)
+        WHERE id = p_turn;
     END IF;
     o_writes := t.writes;
     o_elapsed_s := extract(epoch FROM now() - coalesce(t.started_at, now()));
@@ -258,25 +249,29 @@ LANGUAGE plpgsql AS $$
 DECLARE
     s record;
     t record;
+    c model_calls;  -- all null where this write settles none
     v_events jsonb := coalesce(p_change->'events', '[]');
     v_call jsonb := p_change->'model_call';
     v_reserve jsonb := p_change->'reserve';
     v_rest jsonb := p_change->'rest';
     v_status text := v_rest->>'status';
+    v_count integer;
+    v_messages integer := 0;
     v_upper integer;
-    c model_calls;
+    v_unread integer;
 BEGIN
     PERFORM set_config('app.workspace_id', p_workspace::text, true);
-    SELECT lease_fence, mode INTO s FROM sessions WHERE id = p_session FOR NO KEY UPDATE;
+    SELECT lease_fence, mode, next_offset INTO s FROM sessions WHERE id = p_session FOR NO KEY UPDATE;
     IF NOT FOUND OR s.lease_fence <> p_fence THEN
         RAISE EXCEPTION 'another claim holds the session' USING ERRCODE = 'TL001';
     END IF;
-    SELECT status, writes, opened_at_offset, read_through_offset INTO t FROM turns WHERE id = p_turn;
+    SELECT status, writes, opened_at_offset, read_through_offset, strategy INTO t FROM turns WHERE id = p_turn;
     v_upper := turn_upper(p_session, t.opened_at_offset);
     o_outcome := 'written';
+    o_last_offset := s.next_offset - 1;
     IF t.writes > p_write THEN
         o_outcome := 'repeated';  -- this very write was committed, and its reply lost: nothing of it is written again
-    ELSIF t.status <> 'running' THEN
+    ELSIF t.status IS DISTINCT FROM 'running' THEN
         RAISE EXCEPTION 'the turn is no longer running' USING ERRCODE = 'TL001';
     ELSE
         IF v_status = 'done' AND s.mode <> 'auto' THEN  -- somebody took the session over while the model spoke: they win
@@ -285,8 +280,11 @@ BEGIN
             v_events := jsonb_build_array(jsonb_build_object('kind', 'status_update', 'source', 'system',
                 'content', jsonb_build_object('status', 'cancelled', 'error_class', 'TakenOver')));
         END IF;
-        IF jsonb_array_length(v_events) > 0 THEN
-            PERFORM append_events(p_workspace, p_session, p_turn, p_fence, v_events);
+        v_count := jsonb_array_length(v_events);
+        IF v_count > 0 THEN
+            v_messages := jsonb_array_length(jsonb_path_query_array(v_events, '$[*] ? (@.kind == "agent_message")'));
+            PERFORM insert_events(p_workspace, p_session, p_turn, p_fence, s.next_offset, v_events);
+            o_last_offset := s.next_offset + v_count - 1;
         END IF;
         IF v_call IS NOT NULL THEN
             UPDATE model_calls SET state = v_call->>'state', model = coalesce(v_call->>'model', model),
@@ -301,14 +299,6 @@ BEGIN
             WHERE turn_id = p_turn AND step = (v_call->>'step')::integer AND attempt = (v_call->>'attempt')::integer
                 AND state = 'reserved'
             RETURNING * INTO STRICT c;
-            UPDATE sessions SET input_tokens = input_tokens + c.input_tokens,
-                cached_input_tokens = cached_input_tokens + c.cached_input_tokens,
-                cache_write_tokens = cache_write_tokens + c.cache_write_tokens,
-                output_tokens = output_tokens + c.output_tokens, reasoning_tokens = reasoning_tokens + c.reasoning_tokens,
-                tokens_used = tokens_used + c.input_tokens + c.output_tokens, cost_usd = cost_usd + coalesce(c.cost_usd, 0),
-                unpriced_calls = unpriced_calls + (c.state = 'settled' AND c.cost_usd IS NULL)::integer,
-                unknown_calls = unknown_calls + (c.state = 'unknown')::integer
-            WHERE id = p_session;
         END IF;
         IF p_change ? 'tool_results' THEN
             UPDATE tool_calls tc SET state = r.state, attempts = tc.attempts + r.attempts, latency_ms = r.latency_ms, error = r.error,
@@ -331,31 +321,61 @@ BEGIN
             VALUES (p_turn, (v_reserve->>'step')::integer, (v_reserve->>'attempt')::integer, p_workspace, p_session,
                 v_reserve->>'provider', v_reserve->>'model', 'reserved', (v_reserve->>'reserved_usd')::numeric);
         END IF;
-        IF v_status = 'queued' THEN  -- parked: nobody holds it until not_before
-            UPDATE turns SET status = 'queued', not_before = now() + make_interval(secs => (v_rest->>'wait_s')::double precision),
-                rung_at = NULL, rings = 0, attempts = attempts - (v_rest->>'refund')::boolean::integer,
+        IF v_count > 0 OR v_call IS NOT NULL OR v_status IS NOT NULL THEN
+            UPDATE sessions SET next_offset = next_offset + v_count, event_count = event_count + v_count,
+                message_count = message_count + v_messages, last_activity_at = now(),
+                input_tokens = input_tokens + coalesce(c.input_tokens, 0),
+                cached_input_tokens = cached_input_tokens + coalesce(c.cached_input_tokens, 0),
+                cache_write_tokens = cache_write_tokens + coalesce(c.cache_write_tokens, 0),
+                output_tokens = output_tokens + coalesce(c.output_tokens, 0),
+                reasoning_tokens = reasoning_tokens + coalesce(c.reasoning_tokens, 0),
+                tokens_used = tokens_used + coalesce(c.input_tokens + c.output_tokens, 0), cost_usd = cost_usd + coalesce(c.cost_usd, 0),
+                unpriced_calls = unpriced_calls + coalesce((c.state = 'settled' AND c.cost_usd IS NULL)::integer, 0),
+                unknown_calls = unknown_calls + coalesce((c.state = 'unknown')::integer, 0),
+                lease_owner = CASE WHEN v_status IS NULL THEN lease_owner END,
+                lease_until = CASE WHEN v_status IS NULL THEN lease_until END
+            WHERE id = p_session;
+        END IF;
+        IF v_reserve IS NOT NULL THEN  -- the model call that this commit reserves reads everything there is by now
+            t.read_through_offset := greatest(t.read_through_offset, turn_heard(p_session, t.opened_at_offset, v_upper));
+            UPDATE turns SET writes = p_write + 1, read_through_offset = t.read_through_offset WHERE id = p_turn;
+        ELSIF v_status = 'queued' THEN  -- parked: nobody holds it until not_before
+            UPDATE turns SET writes = p_write + 1, status = 'queued', rung_at = NULL, rings = 0,
+                not_before = now() + make_interval(secs => (v_rest->>'wait_s')::double precision),
+                attempts = attempts - (v_rest->>'refund')::boolean::integer,
                 error_class = v_rest->>'error_class', error_detail = v_rest->>'error_detail', updated_at = now()
             WHERE id = p_turn;
-            UPDATE sessions SET lease_owner = NULL, lease_until = NULL WHERE id = p_session;
         ELSIF v_status IS NOT NULL THEN
-            PERFORM rest_turn(p_workspace, p_session, p_turn, v_status, v_rest->>'error_class', v_rest->>'error_detail');
+            IF v_status = 'done' THEN  -- customer messages that no call has read open the next turn, in this commit
+                SELECT min("offset") INTO v_unread FROM events
+                WHERE session_id = p_session AND kind = 'customer_message'
+                    AND "offset" > coalesce(t.read_through_offset, t.opened_at_offset - 1) AND "offset" < v_upper;
+                IF v_unread IS NOT NULL THEN
+                    INSERT INTO turns (workspace_id, session_id, strategy, opened_at_offset)
+                    VALUES (p_workspace, p_session, t.strategy, v_unread);
+                END IF;
+            ELSE  -- its messages are accounted for by its reason
+                t.read_through_offset := turn_heard(p_session, t.opened_at_offset, v_upper);
+            END IF;
+            UPDATE turns SET writes = p_write + 1, status = v_status, read_through_offset = t.read_through_offset, not_before = NULL,
+                error_class = v_rest->>'error_class', error_detail = v_rest->>'error_detail', settled_at = now(), updated_at = now()
+            WHERE id = p_turn;
+        ELSE
+            UPDATE turns SET writes = p_write + 1 WHERE id = p_turn;
         END IF;
-        UPDATE turns SET writes = p_write + 1 WHERE id = p_turn;
     END IF;
 
-    IF v_reserve IS NOT NULL THEN  -- the model call that this commit reserved reads everything there is by now
-        SELECT coalesce(max("offset"), t.read_through_offset),
-            json_agg(json_build_object('offset', "offset", 'kind', kind, 'source', source, 'content', content, 'metadata', metadata,
-                'turn_id', turn_id) ORDER BY "offset")
+    IF v_reserve IS NOT NULL THEN
+        -- From what the worker has heard on; said again where its reply was lost.
+        SELECT max("offset"), json_agg(json_build_object('offset', "offset", 'kind', kind, 'source', source, 'content', content,
+            'metadata', metadata, 'turn_id', turn_id) ORDER BY "offset")
         INTO o_read_through, o_news
         FROM events
-        WHERE session_id = p_session AND kind = 'customer_message'
-            AND "offset" > coalesce(t.read_through_offset, t.opened_at_offset - 1) AND "offset" < v_upper;
-        UPDATE turns SET read_through_offset = greatest(read_through_offset, o_read_through) WHERE id = p_turn;
+        WHERE session_id = p_session AND kind = 'customer_message' AND "offset" < v_upper
+            AND "offset" > greatest((v_reserve->>'heard')::integer, t.opened_at_offset - 1);
     ELSIF v_rest IS NOT NULL THEN
         SELECT id INTO o_next_turn FROM turns
         WHERE session_id = p_session AND status = 'queued' AND (not_before IS NULL OR not_before <= now()) AND s.mode = 'auto'
         ORDER BY opened_at_offset LIMIT 1;
     END IF;
-    SELECT next_offset - 1 INTO o_last_offset FROM sessions WHERE id = p_session;
 END $$;

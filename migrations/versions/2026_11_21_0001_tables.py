@@ -215,9 +215,6 @@ def upgrade() -> None:
         sa.UniqueConstraint("workspace_id", "id", name=op.f("uq_sessions_workspace_id_id")),
         postgresql_with={"fillfactor": "70"},
     )
-    op.create_index(
-        "ix_sessions_lease_until", "sessions", ["lease_until"], unique=False, postgresql_where=sa.text("lease_until IS NOT NULL")
-    )
     op.create_index("ix_sessions_page", "sessions", ["workspace_id", "created_at", "id"], unique=False)
     op.create_index("ix_sessions_workspace_id_agent_id", "sessions", ["workspace_id", "agent_id"], unique=False)
     op.create_table(

@@ -62,22 +62,19 @@ class Stack:
         self.database_url, self.broker_url, self.directory = database_url, broker_url, directory
         self.sandbox_port = free_port()
         self.sandbox_url = f"http://127.0.0.1:{self.sandbox_port}"
-        self.env = process_env(
-            DATABASE_URL=database_url,
-            CELERY_BROKER_URL=broker_url,
-            OPENAI_API_KEY="sk-sandbox",
-            OPENAI_BASE_URL=f"{self.sandbox_url}/v1",
-            TURNLINE_SECRET_KEYS=SECRET_KEY,
-            TURNLINE_ALLOWED_NETWORKS="127.0.0.0/8",
-            TURNLINE_TURN_LEASE_S="2",
-            TURNLINE_TURN_HEARTBEAT_S="0.5",
-            TURNLINE_SWEEP_EVERY_S="0.5",
-            TURNLINE_RING_STALE_S="1",
-            TURNLINE_DB_POOL_SIZE="10",
-            TURNLINE_LOG_LEVEL="INFO",
-            CELERY_CUSTOM_WORKER_POOL="tasks.pool:TaskPool",
-            **settings,
-        )
+        defaults = {
+            "OPENAI_API_KEY": "sk-sandbox",
+            "OPENAI_BASE_URL": f"{self.sandbox_url}/v1",
+            "TURNLINE_SECRET_KEYS": SECRET_KEY,
+            "TURNLINE_ALLOWED_NETWORKS": "127.0.0.0/8",
+            "TURNLINE_TURN_LEASE_S": "2",
+            "TURNLINE_TURN_HEARTBEAT_S": "0.5",
+            "TURNLINE_SWEEP_EVERY_S": "0.5",
+            "TURNLINE_RING_STALE_S": "1",
+            "TURNLINE_DB_POOL_SIZE": "10",
+            "CELERY_CUSTOM_WORKER_POOL": "tasks.pool:TaskPool",
+        }
+        self.env = process_env(**(defaults | {"DATABASE_URL": database_url, "CELERY_BROKER_URL": broker_url} | settings))
         self._numbers = 0
         self._processes: list[Process] = []
 

@@ -271,7 +271,7 @@ async def test_a_message_that_arrives_during_a_step_is_news_for_the_next_model_c
     result = Event(EventKind.TOOL_RESULT, Source.SYSTEM, {"tool_call_id": "c1", "tool_name": tool.name, "status": "succeeded", "result": 1})
 
     written = await held.write(
-        Change(events=(result,), tool_results=(ToolSettled("c1", outcome),), reserve=Reserve(Reserved(1, 0), "openai", "gpt-4o"))
+        Change(events=(result,), tool_results=(ToolSettled("c1", outcome),), reserve=Reserve(Reserved(1, 0), "openai", "gpt-4o", heard=0))
     )
 
     assert [event.content["text"] for event in written.news] == ["two"]
