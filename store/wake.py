@@ -216,6 +216,10 @@ class Listener:
         for watch in watches:
             watch.put(piece)
 
+    def nudge(self) -> None:
+        """Make every reader look at its log now."""
+        self._tell_all(News(-1))
+
     def _tell_all(self, piece: News) -> None:
         for watches in self._watches.values():
             for watch in watches:

@@ -1,0 +1,333 @@
+"""What answers look like. These describe (and the tests compare); the answers themselves are made from rows, see `api/wire.py`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from engine.events import EventKind, Source
+
+Money = Annotated[str, Field(pattern=r"^-?\d+(\.\d+)?$", examples=["0.00021"], description="US dollars.")]
+TurnStatus = Literal["queued", "running", "waiting", "done", "failed", "dead", "cancelled"]
+
+
+class Answer(BaseModel):
+    """An answer's body."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Paged(Answer):
+    """One page of a list. `next_cursor` is null on the last."""
+
+    next_cursor: str | None
+    has_more: bool
+    total_count: Annotated[int | None, Field(description="With `include_total=true` only.")] = None
+
+
+class Agent(Answer):
+    """An agent. `version` grows with every change."""
+
+    id: UUID
+    name: str
+    description: str | None
+    status: str
+    composition_mode: str
+    system_prompt: str | None
+    model_provider: str
+    model_name: str
+    temperature: int
+    max_tokens: int
+    conversation_style: str
+    strategy: str
+    allow_interruption: bool
+    allow_proactive_messages: bool
+    data_retention_days: int
+    version: int
+    total_sessions: int
+    total_messages: int
+    total_tokens_used: int
+    total_cost: Money
+    average_session_duration: int | None
+    last_active_at: datetime | None
+    created_by: UUID | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class Agents(Paged):
+    """Agents, the newest first."""
+
+    items: list[Agent]
+
+
+class Tool(Answer):
+    """A tool's abstract definition."""
+
+    id: UUID
+    name: str
+    display_name: str | None
+    description: str
+    tool_type: str
+    parameters: dict[str, Any]
+    return_schema: dict[str, Any] | None
+    usage_guidelines: str | None
+    error_handling: dict[str, Any]
+    effect: str
+    enabled: bool
+    use_count: int
+    success_rate: Money | None
+    last_used_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class Tools(Paged):
+    """Tools, the newest first."""
+
+    items: list[Tool]
+
+
+class AssignedTool(Tool):
+    """A tool, as an agent may use it."""
+
+    configuration: dict[str, Any]
+    assignment_enabled: bool
+
+
+class AssignedTools(Answer):
+    """The tools of an agent, by name."""
+
+    items: list[AssignedTool]
+
+
+class SecretSet(Answer):
+    """There is a secret of this name; what it is is not said."""
+
+    set: Literal[True]
+
+
+class Integration(Answer):
+    """What a tool is mapped to."""
+
+    id: UUID
+    tool_id: UUID
+    integration_type: str
+    target_id: str
+    configuration: dict[str, Any]
+    secrets: dict[str, SecretSet]
+    parameter_mapping: str | dict[str, str] | None
+    response_mapping: str | dict[str, str] | None
+    enabled: bool
+    priority: int
+    health_status: str
+    last_health_check: datetime | None
+    error_count: int
+    last_error: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class Integrations(Answer):
+    """A tool's integrations in the order they are tried."""
+
+    items: list[Integration]
+
+
+class SessionAgent(Answer):
+    """A glance at a session's agent."""
+
+    id: UUID
+    name: str
+    model_provider: str
+    model_name: str
+
+
+class Session(Answer):
+    """A session and its counters, which equal a recount of its log and of its model calls."""
+
+    id: UUID
+    agent_id: UUID
+    agent: SessionAgent
+    user_id: UUID | None
+    customer_id: str | None
+    mode: str
+    status: str
+    title: str | None
+    metadata: dict[str, Any]
+    variables: dict[str, Any]
+    session_type: str
+    locale: str
+    timezone: str
+    event_count: int
+    message_count: int
+    tokens_used: int
+    input_tokens: int
+    cached_input_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    cost_usd: Money
+    unpriced_calls: int
+    unknown_calls: int
+    started_at: datetime
+    last_activity_at: datetime
+    ended_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class Sessions(Paged):
+    """Sessions, the newest first."""
+
+    items: list[Session]
+
+
+class Event(Answer):
+    """One immutable line of a session's log. The shape of `content` follows from `kind`."""
+
+    id: UUID
+    session_id: UUID
+    offset: int
+    kind: EventKind
+    source: Source
+    content: dict[str, Any]
+    metadata: dict[str, Any]
+    turn_id: UUID | None
+    created_at: datetime
+
+
+class Events(Answer):
+    """Events by offset. `next_after` is the last one's offset, or the `after` that was sent."""
+
+    events: list[Event]
+    next_after: int
+
+
+class TurnGlance(Answer):
+    """A turn and where it stands."""
+
+    id: UUID
+    status: TurnStatus
+
+
+class Accepted(Answer):
+    """The message is in the log. `turn` is null where a person answers (mode manual)."""
+
+    event: Event
+    turn: TurnGlance | None
+
+
+class TurnError(Answer):
+    """Why a turn did not answer, or waits."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    class_: Annotated[str, Field(alias="class")]
+    detail: str | None
+
+
+class TurnTimes(Answer):
+    """When what happened."""
+
+    opened_at: datetime
+    started_at: datetime | None
+    claimed_at: datetime | None
+    settled_at: datetime | None
+    not_before: datetime | None
+    rung_at: datetime | None
+
+
+class Stages(Answer):
+    """Milliseconds by stage; null where the turn has not come that far."""
+
+    queued: int | None
+    model: int
+    tool: int
+    commit: int | None
+    total: int | None
+
+
+class TokenCounts(Answer):
+    """Tokens by kind. Cached and cache-write tokens are among the input's, reasoning tokens among the output's."""
+
+    input_tokens: int
+    cached_input_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+
+
+class ModelCall(TokenCounts):
+    """One request to a model provider. A settled call without `cost_usd` has no known price."""
+
+    step: int
+    attempt: int
+    provider: str
+    model: str
+    state: Literal["reserved", "settled", "unknown", "failed"]
+    cost_usd: Money | None
+    price_source: str | None
+    ttft_ms: int | None
+    latency_ms: int | None
+    provider_request_id: str | None
+    error_class: str | None
+    created_at: datetime
+    settled_at: datetime | None
+
+
+class ToolCall(Answer):
+    """One use of a tool. `attempts` counts requests."""
+
+    tool_call_id: str
+    name: str
+    step: int
+    state: Literal["requested", "awaiting_approval", "running", "succeeded", "failed", "denied", "unknown"]
+    attempts: int
+    latency_ms: int | None
+    error: str | None
+    tool_id: UUID | None
+    integration_id: UUID | None
+    created_at: datetime
+    settled_at: datetime | None
+
+
+class Turn(Answer):
+    """From a customer's message to a rest. `cost_usd` is null while no call has a known price.
+
+    Its tasks in Flower have ids that begin with `task_id_prefix`.
+    """
+
+    id: UUID
+    session_id: UUID
+    status: TurnStatus
+    strategy: str
+    opened_at_offset: int
+    read_through_offset: int | None
+    attempts: int
+    agent_version: int | None
+    error: TurnError | None
+    timestamps: TurnTimes
+    stages_ms: Stages
+    usage: TokenCounts
+    cost_usd: Money | None
+    unpriced_calls: int
+    unknown_calls: int
+    model_calls: list[ModelCall]
+    tool_calls: list[ToolCall]
+    task_id_prefix: str
+
+
+class Health(Answer):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class Readiness(Answer):
+    """Whether work can be done: each part is `ok`, or what is the matter with it."""
+
+    status: Literal["ready", "not_ready"]
+    checks: dict[str, str]

@@ -1,0 +1,103 @@
+"""The application: what it opens, and the endpoints on it. `uvicorn api.app:app` reads its settings from the environment."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pydantic
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from api import agents, docs, events, health, messages, openapi, problems, sessions, stream, tools, turns
+from api.auth import Keys
+from api.deps import Front
+from settings import Settings, get_settings
+from store.database import Database
+from store.secrets import SecretBox
+from store.wake import Listener, Wake
+from tasks.celery_app import make_app
+from tasks.ring import Ringer
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application for `settings`. Opens nothing before it is started, and waits for no server then.
+
+    Raises:
+        ValueError: a setting cannot be used; the sentence says which.
+    """
+    _check(settings)
+    box = SecretBox(settings.secret_keys.get_secret_value())
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        celery = make_app(settings)
+        database = Database(settings.database_url, pool_size=settings.db_pool_size, application_name="turnline-api")
+        ringer = Ringer(celery, settings.database_url)
+        wake, listener, keys = Wake(settings.wake_url), Listener(settings.wake_url), Keys(database)
+        front = Front(settings, database, keys, box, wake, listener, ringer)
+        front.stopping.then(listener.nudge)
+        app.state.front = front
+        app.state.readiness = health.Readiness(database, celery)
+        await database.open()
+        await wake.open()
+        await listener.open()
+        ringer.start()
+        try:
+            with front.stopping.on_signals():
+                yield
+        finally:
+            front.stopping.set()
+            await asyncio.to_thread(ringer.close)
+            await listener.close()
+            await wake.close()
+            await keys.close()
+            await database.close()
+            celery.close()
+
+    app = FastAPI(
+        title="Turnline",
+        version="0.1.0",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=_operation_id,
+    )
+    for room in (agents, tools, sessions, messages, events, stream, turns, health):
+        app.include_router(room.routes)
+    problems.install(app)
+    openapi.install(app)
+    docs.install(app)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+def _check(settings: Settings) -> None:
+    missing = [name for name, value in (("DATABASE_URL", settings.database_url), ("CELERY_BROKER_URL", settings.broker_url)) if not value]
+    if missing:
+        raise ValueError(f"{' and '.join(missing)} must be set in the environment before the API can start.")
+
+
+def _from_environment() -> FastAPI:
+    try:
+        return create_app(get_settings())
+    except pydantic.ValidationError as error:
+        # Names and reasons; the values may be secret.
+        found = "; ".join(f"{item['loc'][0]}: {item['msg']}" for item in error.errors(include_url=False, include_input=False))
+        sys.exit(f"The API cannot start with these settings. {found}")
+    except ValueError as error:
+        sys.exit(str(error))
+
+
+def __getattr__(name: str) -> Any:
+    """`app`, made when a server asks for it: importing this module reads no environment."""
+    if name != "app":
+        raise AttributeError(name)
+    made = globals()["app"] = _from_environment()
+    return made

@@ -1,0 +1,87 @@
+"""Intake: a customer's message becomes an event and a turn."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import Header, Response
+
+from api import answers, schemas
+from api.deps import CallerDep, Front, FrontDep, router
+from api.openapi import CONFLICT
+from api.problems import Problem
+from api.wire import Json
+from engine.events import EventKind, Source
+from store import events, messages
+from store.messages import KEY_MAX_LENGTH, Accepted
+
+routes = router("sessions")
+_HEADERS: dict[str, Any] = {
+    "headers": {
+        "Location": {"description": "The turn that answers.", "schema": {"type": "string"}},
+        "Idempotent-Replayed": {"description": "`true` where the key had been used: the first answer.", "schema": {"type": "string"}},
+    }
+}
+
+
+@routes.post("/sessions/{session_id}/messages", status_code=202, response_model=answers.Accepted, responses={202: _HEADERS, **CONFLICT})
+async def post_message(
+    session_id: UUID,
+    body: schemas.MessageCreate,
+    caller: CallerDep,
+    front: FrontDep,
+    idempotency_key: Annotated[
+        str | None, Header(min_length=1, max_length=KEY_MAX_LENGTH, description="Another place for `message_key`.")
+    ] = None,
+) -> Response:
+    """Accept a customer's message. The reply appears in the session's log.
+
+    With a `message_key` this is safe to repeat: the same key and text get the first answer, the same key with another text is a conflict.
+    """
+    if idempotency_key is not None and body.message_key is not None and idempotency_key != body.message_key:
+        what = "It differs from the Idempotency-Key header; send one of them."
+        raise Problem(422, "Two different keys were sent.", errors=[("body.message_key", what)])
+    accepted = await messages.accept(
+        front.database,
+        caller.workspace_id,
+        session_id,
+        body.text,
+        message_key=body.message_key if body.message_key is not None else idempotency_key,
+        metadata=body.metadata,
+        strategy=body.strategy,
+    )
+    if not accepted.repeated:
+        front.wake.news(session_id, accepted.offset)
+    if accepted.ring and accepted.turn_id is not None:
+        front.ringer.ring(accepted.turn_id)
+    event = (
+        await _first_event(front, caller.workspace_id, session_id, accepted) if accepted.repeated else _event(session_id, body, accepted)
+    )
+    headers = {"Idempotent-Replayed": "true"} if accepted.repeated else {}
+    turn = None
+    if accepted.turn_id is not None:
+        turn = {"id": accepted.turn_id, "status": accepted.turn_status}
+        headers["Location"] = f"/v1/turns/{accepted.turn_id}"
+    return Json({"event": event, "turn": turn}, 202, headers)
+
+
+def _event(session_id: UUID, body: schemas.MessageCreate, accepted: Accepted) -> dict[str, Any]:
+    return {
+        "id": accepted.event_id,
+        "session_id": session_id,
+        "offset": accepted.offset,
+        "kind": EventKind.CUSTOMER_MESSAGE,
+        "source": Source.CUSTOMER,
+        "content": {"text": body.text},
+        "metadata": body.metadata,
+        "turn_id": accepted.turn_id,
+        "created_at": accepted.created_at,
+    }
+
+
+async def _first_event(front: Front, workspace_id: UUID, session_id: UUID, accepted: Accepted) -> dict[str, Any]:
+    """The event that the key's first message became: its metadata may be other than what is sent now."""
+    async with front.database.transaction(workspace_id) as db:
+        found = await events.after(db, session_id, accepted.offset - 1, limit=1)
+    return found[0]

@@ -1,0 +1,62 @@
+"""Sessions: one conversation each."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Query, Response
+
+from api import answers, schemas
+from api.deps import CallerDep, FrontDep, router
+from api.openapi import CONFLICT
+from api.pages import Paging, paged
+from api.wire import Json
+from store import sessions
+
+routes = router("sessions")
+
+
+@routes.post("/sessions", status_code=201, response_model=answers.Session, responses=CONFLICT)
+async def create_session(body: schemas.SessionCreate, caller: CallerDep, front: FrontDep) -> Response:
+    """Open a session with an agent."""
+    async with front.database.transaction(caller.workspace_id) as db:
+        session = await sessions.create(db, caller.workspace_id, body.model_dump())
+    return Json(session, 201, {"Location": f"/v1/sessions/{session['id']}"})
+
+
+@routes.get("/sessions", response_model=answers.Sessions)
+async def list_sessions(
+    caller: CallerDep,
+    front: FrontDep,
+    paging: Paging,
+    agent_id: UUID | None = None,
+    customer_id: Annotated[str | None, Query(max_length=100), schemas.Storable] = None,
+    status: schemas.SessionStatus | None = None,
+) -> Response:
+    """List sessions, the newest first."""
+    async with front.database.transaction(caller.workspace_id) as db:
+        page = await sessions.page(
+            db,
+            agent_id=agent_id,
+            customer_id=customer_id,
+            status=status,
+            limit=paging.limit,
+            after=paging.after,
+            total=paging.include_total,
+        )
+    return paged(page)
+
+
+@routes.get("/sessions/{session_id}", response_model=answers.Session)
+async def get_session(session_id: UUID, caller: CallerDep, front: FrontDep) -> Response:
+    """Show a session with its counters and its cost."""
+    async with front.database.transaction(caller.workspace_id) as db:
+        return Json(await sessions.get(db, session_id))
+
+
+@routes.post("/sessions/{session_id}/end", response_model=answers.Session)
+async def end_session(session_id: UUID, caller: CallerDep, front: FrontDep, body: schemas.SessionEnd | None = None) -> Response:
+    """Complete a session: it takes no more messages. An open turn goes on to its rest. Harmless to repeat."""
+    async with front.database.transaction(caller.workspace_id) as db:
+        return Json(await sessions.end(db, session_id, body.reason if body else None))

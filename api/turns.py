@@ -1,0 +1,21 @@
+"""Turns, as an operator or a waiting program looks at them."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from fastapi import Response
+
+from api import answers
+from api.deps import CallerDep, FrontDep, router
+from api.wire import Json
+from store import turn_view
+
+routes = router("turns")
+
+
+@routes.get("/turns/{turn_id}", response_model=answers.Turn)
+async def get_turn(turn_id: UUID, caller: CallerDep, front: FrontDep) -> Response:
+    """Show where a turn stands, how long each stage took, what it used and cost. What was said is in the session's log."""
+    async with front.database.transaction(caller.workspace_id) as db:
+        return Json(await turn_view.turn(db, turn_id))
