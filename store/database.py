@@ -37,7 +37,7 @@ set_json_dumps(dumps)
 def _options(role: str) -> str:
     """Connection options: act as `role`; no statement, lock wait or idle transaction holds a connection for long."""
     return (
-        f"-c role={role} -c timezone=UTC -c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=15s -c jit=off"
+        f"-c role={role} -c timezone=UTC -c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=15s -c jit=off -c plan_cache_mode=force_generic_plan"
     )
 
 

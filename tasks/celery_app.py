@@ -56,6 +56,8 @@ def make_app(settings: Settings) -> Celery:
     app = Celery("turnline", task_cls=AsyncTask, set_as_current=True)
     app.conf.update(
         broker_url=settings.broker_url or None,
+        # Redis and Valkey through kombu's transport with one repair: it survives a connection lost with messages unacknowledged.
+        broker_transport="tasks.transport:Transport" if settings.broker_url.startswith("redis") else None,
         broker_transport_options=transport_options(settings.broker_url),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,

@@ -27,6 +27,18 @@ TOOL = {
 }
 
 
+FLOWER_AUTH = "operator:tests-know-it"
+
+
+def answers(url: str) -> bool:
+    """Whether `url` answers 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
+
+
 class Process:
     """A child process, its output in a file, always ended."""
 
@@ -104,6 +116,19 @@ class Stack:
     def beat(self) -> Process:
         """Start the scheduler."""
         return self.start("-m", "celery", "-A", "tasks", "beat", "-s", str(self.directory / "schedule"))
+
+    def flower(self, port: int) -> Process:
+        """Start Flower, behind a password."""
+        self.env |= {"FLOWER_BASIC_AUTH": FLOWER_AUTH}
+        process = self.start("-m", "celery", "-A", "tasks", "flower", "--address=127.0.0.1", f"--port={port}")
+        until(lambda: process.said("") and answers(f"http://127.0.0.1:{port}/healthcheck"), 30)
+        return process
+
+    def api(self, port: int) -> Process:
+        """Start the front door."""
+        process = self.start("-m", "uvicorn", "api.app:app", "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning")
+        until(lambda: process.said("") and answers(f"http://127.0.0.1:{port}/healthz"), 30)
+        return process
 
     def close(self) -> None:
         """End every process."""
