@@ -26,11 +26,14 @@ class Tenant:
         return self.session_ids[0]
 
 
-async def tenant(database: Database, *, sessions: int = 1, tools: tuple[dict[str, Any], ...] = (), **agent: Any) -> Tenant:
-    """Make a tenant. Each of `tools` is a row of `tools`, with an `integration` if it has one."""
-    made = Tenant(uuid7(), uuid7(), [uuid7() for _ in range(sessions)])
+async def tenant(
+    database: Database, *, sessions: int = 1, tools: tuple[dict[str, Any], ...] = (), workspace_id: UUID | None = None, **agent: Any
+) -> Tenant:
+    """Make a tenant, or an agent of the workspace given. Each of `tools` is a row of `tools`, with an `integration` if it has one."""
+    made = Tenant(workspace_id or uuid7(), uuid7(), [uuid7() for _ in range(sessions)])
     async with database.transaction(made.workspace_id) as db:
-        await db.execute(insert(WorkspaceRow).values(id=made.workspace_id, name="Acme"))
+        if workspace_id is None:
+            await db.execute(insert(WorkspaceRow).values(id=made.workspace_id, name="Acme"))
         await db.execute(
             insert(AgentRow).values({"id": made.agent_id, "workspace_id": made.workspace_id, "name": "Ada", "model_name": "gpt-4o"} | agent)
         )

@@ -107,8 +107,9 @@ class Stack:
         """Start a worker process of the pool."""
         name = f"w{self._numbers + 1}-{os.getpid()}@test"
         process = self.start(
-            "-m", "celery", "-A", "tasks", "worker", "--pool", "custom", "-c", str(concurrency), "-n", name, "-Q", queues, "--without-mingle",
-        )  # fmt: skip
+            *("-m", "celery", "-A", "tasks", "worker", "--pool", "custom"),
+            *("-c", str(concurrency), "-n", name, "-Q", queues, "--without-mingle"),
+        )
         if wait:
             until(lambda: process.said("ready."), 30)
         return process
@@ -163,7 +164,10 @@ class Stack:
     def drained(self, within_s: float = 30) -> None:
         """Wait until no turn is open and no lease is held."""
         deadline = time.monotonic() + within_s
-        query = "SELECT (SELECT count(*) FROM turns WHERE status IN ('queued','running','waiting')), (SELECT count(*) FROM sessions WHERE lease_owner IS NOT NULL)"
+        query = (
+            "SELECT (SELECT count(*) FROM turns WHERE status IN ('queued', 'running', 'waiting')),"
+            " (SELECT count(*) FROM sessions WHERE lease_owner IS NOT NULL)"
+        )
         while (left := self.rows(query)[0]) != (0, 0):
             assert time.monotonic() < deadline, f"turns open, leases held: {left}\n{self.tails()}"
             time.sleep(0.05)
