@@ -14,7 +14,13 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 class Settings(BaseSettings):
     """What the environment says, checked. Names without a prefix are the ones the ecosystem uses; ours begin with TURNLINE_."""
 
-    model_config = SettingsConfigDict(frozen=True, env_prefix="TURNLINE_", extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        frozen=True,
+        env_prefix="TURNLINE_",
+        extra="ignore",
+        env_ignore_empty=True,
+        hide_input_in_errors=True,  # a refused URL may hold a password
+    )
 
     # Where things are
     database_url: str = Field("", validation_alias="DATABASE_URL", description="Postgres, as any login that may become turnline_app.")

@@ -19,7 +19,6 @@ from settings import Settings, get_settings
 from store.database import Database
 from store.secrets import SecretBox
 from store.wake import Listener, Wake
-from tasks.celery_app import make_app
 from tasks.ring import Ringer
 
 
@@ -29,6 +28,8 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         ValueError: a setting cannot be used; the sentence says which.
     """
+    from tasks.celery_app import make_app  # here, because importing it reads the environment
+
     _check(settings)
     box = SecretBox(settings.secret_keys.get_secret_value())
 

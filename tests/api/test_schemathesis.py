@@ -1,0 +1,1 @@
+"""Whatever is sent, the answers are the ones that OpenAPI describes."""

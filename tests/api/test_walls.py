@@ -1,0 +1,1 @@
+"""Who may do what: every operation, tried with no key, a read key, and the key of another workspace."""

@@ -1,0 +1,1 @@
+"""Workspaces, their keys, and what a key may do."""
