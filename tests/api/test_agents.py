@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import concurrent.futures
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.api.service import Tenant
+
+
+def test_a_new_agent_has_the_documented_defaults(acme: Tenant):
+    answer = acme.http.post("/v1/agents", json={"name": "Ada"})
+
+    agent = answer.json()
+    assert answer.status_code == 201
+    assert answer.headers["location"] == f"/v1/agents/{agent['id']}"
+    assert answer.headers["etag"] == '"1"'
+    wanted = {"status": "active", "model_provider": "openai", "model_name": "gpt-4", "temperature": 70, "max_tokens": 2000}
+    wanted |= {"conversation_style": "professional", "strategy": "coalesce", "allow_interruption": True, "data_retention_days": 30}
+    assert {name: agent[name] for name in wanted} == wanted
+    assert agent["total_cost"] == "0"
+    assert acme.call("GET", f"/v1/agents/{agent['id']}", 200) == agent
+
+
+@pytest.mark.parametrize(
+    ("field", "bad", "good"),
+    [
+        ("name", "", "n"),
+        ("name", " ", "n"),
+        ("name", "n" * 101, "n" * 100),
+        ("description", "d" * 501, "d" * 500),
+        ("system_prompt", "p" * 5001, "p" * 5000),
+        ("model_name", "", "m"),
+        ("model_provider", "anthropic", "openai"),
+        ("model_provider", "mystery", "openai"),
+        ("temperature", -1, 0),
+        ("temperature", 101, 100),
+        ("temperature", 70.5, 70),
+        ("temperature", "70", 70),
+        ("temperature", True, 1),
+        ("temperature", None, 1),
+        ("max_tokens", 0, 1),
+        ("max_tokens", 100_001, 100_000),
+        ("max_tokens", 10**30, 100_000),
+        ("data_retention_days", 0, 1),
+        ("data_retention_days", 366, 365),
+        ("conversation_style", "rude", "friendly"),
+        ("strategy", "interrupt", "enqueue"),
+        ("status", "asleep", "inactive"),
+        ("allow_interruption", "yes", False),
+        ("composition_mode", "loose", "strict"),
+        ("workspace_id", str(uuid4()), None),
+        ("total_cost", 1, None),
+    ],
+)
+def test_each_field_has_its_limits(acme: Tenant, field: str, bad: Any, good: Any):
+    refused = acme.http.post("/v1/agents", json={"name": "Ada", field: bad})
+    assert refused.status_code == 422, refused.text
+    assert [error["where"] for error in refused.json()["errors"]] == [f"body.{field}"]
+    if good is not None:
+        agent = acme.call("POST", "/v1/agents", 201, json={"name": "Ada", field: good})
+        assert agent[field] == good
+        changed = acme.http.patch(f"/v1/agents/{agent['id']}", json={field: bad})
+        assert changed.status_code == 422, changed.text
+
+
+def test_a_provider_that_is_not_offered_yet_is_refused_with_what_works(acme: Tenant):
+    problem = acme.call("POST", "/v1/agents", 422, json={"name": "Ada", "model_provider": "anthropic"})
+    assert "openai can be used so far" in problem["detail"]
+
+
+def test_a_change_counts_the_version_up_and_touches_nothing_else(acme: Tenant):
+    agent = acme.agent(description="Kind.", temperature=10)
+
+    answer = acme.http.patch(f"/v1/agents/{agent['id']}", json={"temperature": 20, "system_prompt": "Be brief."})
+
+    assert answer.headers["etag"] == '"2"'
+    changed = answer.json()
+    assert {name for name in agent if agent[name] != changed[name]} == {"temperature", "system_prompt", "version", "updated_at"}
+    assert acme.call("PATCH", f"/v1/agents/{agent['id']}", 200, json={})["version"] == 2
+    assert acme.call("PATCH", f"/v1/agents/{agent['id']}", 200, json={"description": None})["description"] is None
+
+
+def test_if_match_lets_only_the_version_it_names_be_changed(acme: Tenant):
+    path = f"/v1/agents/{acme.agent()['id']}"
+
+    def patch(tag: str) -> int:
+        return acme.http.patch(path, json={"temperature": 1}, headers={"If-Match": tag}).status_code
+
+    assert patch('"1"') == 200
+    assert patch('"1"') == 412
+    assert patch('W/"2"') == 412
+    assert patch("2") == 412
+    assert patch('"seven"') == 412
+    assert patch('"1", "2"') == 200
+    assert patch("*") == 200
+    assert acme.http.delete(path, headers={"If-Match": '"3"'}).status_code == 412
+    assert acme.http.put(f"{path}/tools", json={"tool_ids": []}, headers={"If-Match": '"3"'}).status_code == 412
+    assert acme.call("GET", path, 200)["version"] == 4
+
+
+def test_of_many_changes_to_one_version_exactly_one_is_made(acme: Tenant):
+    path = f"/v1/agents/{acme.agent()['id']}"
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        codes = pool.map(
+            lambda number: acme.http.patch(path, json={"temperature": number}, headers={"If-Match": '"1"'}).status_code, range(8)
+        )
+        assert sorted(codes) == [200] + [412] * 7
+
+
+def test_a_deleted_agent_is_gone_and_deleting_it_again_is_harmless(acme: Tenant):
+    agent = acme.agent()
+    session = acme.session(agent_id=agent["id"])
+    path = f"/v1/agents/{agent['id']}"
+
+    assert acme.call("DELETE", path, 204) is None
+    assert acme.call("DELETE", path, 204) is None
+
+    for method, body in (("GET", None), ("PATCH", {"temperature": 1})):
+        assert acme.call(method, path, 404, json=body)["code"] == "NOT_FOUND"
+    assert acme.call("GET", "/v1/agents", 200)["items"] == []
+    assert acme.call("POST", "/v1/sessions", 404, json={"agent_id": agent["id"]})["detail"] == "Agent not found or inactive."
+    assert acme.call("POST", f"/v1/sessions/{session['id']}/messages", 409, json={"text": "Still there?"})["code"] == "CONFLICT"
+    assert acme.call("DELETE", f"/v1/agents/{uuid4()}", 404)["code"] == "NOT_FOUND"
+    assert acme.service.sql("SELECT status, deleted_at IS NOT NULL FROM agents WHERE id = %s", agent["id"]) == [("archived", True)]
+
+
+def test_the_list_is_filtered_by_status_and_by_words_taken_literally(acme: Tenant):
+    acme.agent(name="Orders 100%")
+    acme.agent(name="orders_desk", status="inactive")
+    acme.agent(name="Returns", description="Takes ORDERS back")
+
+    def names(**query: str) -> set[str]:
+        return {agent["name"] for agent in acme.call("GET", "/v1/agents", 200, params=query)["items"]}
+
+    assert names() == {"Orders 100%", "orders_desk", "Returns"}
+    assert names(search="orders") == {"Orders 100%", "orders_desk", "Returns"}
+    assert names(search="%") == {"Orders 100%"}
+    assert names(search="_") == {"orders_desk"}
+    assert names(search="/") == set()
+    assert names(status="inactive") == {"orders_desk"}
+    assert names(status="active", search="order") == {"Orders 100%", "Returns"}
+
+
+def test_pages_neither_skip_nor_repeat_while_agents_are_added(acme: Tenant):
+    first = [acme.agent(name=f"a{number}")["id"] for number in range(7)]
+    seen, cursor = [], None
+    while True:
+        page = acme.call("GET", "/v1/agents", 200, params={"limit": 3, "include_total": "true", **({"after": cursor} if cursor else {})})
+        seen += [agent["id"] for agent in page["items"]]
+        acme.agent(name="newcomer")
+        cursor = page["next_cursor"]
+        assert page["has_more"] is (cursor is not None)
+        if cursor is None:
+            break
+    assert seen == first[::-1]
+    assert page["total_count"] == 7 + 2
+    assert "total_count" not in acme.call("GET", "/v1/agents", 200)
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "limit=99999999999999999999", "after=x", "after=%00", "after=" + "A" * 32,
+                                   "status=asleep", "search=%00", "search=" + "a" * 201, "include_total=perhaps"])  # fmt: skip
+def test_a_wrong_query_is_refused_with_a_reason(acme: Tenant, query: str):
+    answer = acme.http.get(f"/v1/agents?{query}")
+    if query == "after=" + "A" * 32:  # a place before every agent is a place
+        assert answer.json()["items"] == []
+    else:
+        assert (answer.status_code, answer.json()["code"]) == (422, "VALIDATION_ERROR")
+
+
+def test_an_agent_is_created_with_its_tools_or_not_at_all(acme: Tenant, other: Tenant):
+    one, two = acme.tool("one")["id"], acme.tool("two")["id"]
+
+    agent = acme.agent(default_tools=[two, one, two])
+    listed = acme.call("GET", f"/v1/agents/{agent['id']}/tools", 200)["items"]
+    assert [tool["name"] for tool in listed] == ["one", "two"]
+
+    foreign = other.tool("theirs")["id"]
+    problem = acme.call("POST", "/v1/agents", 422, json={"name": "Bob", "tool_ids": [one, foreign]})
+    assert problem["detail"] == f"Some tools not found or not accessible: {foreign}."
+    assert [agent["name"] for agent in acme.call("GET", "/v1/agents", 200)["items"]] == ["Ada"]
+    assert acme.http.post("/v1/agents", json={"name": "Bob", "tool_ids": [one], "default_tools": [two]}).status_code == 422
+
+
+def test_putting_tools_replaces_them(acme: Tenant):
+    one, two, three = (acme.tool(name)["id"] for name in ("one", "two", "three"))
+    path = f"/v1/agents/{acme.agent()['id']}/tools"
+
+    acme.call("PUT", path, 200, json={"tool_ids": [one, two], "configuration": {"mode": "slow"}})
+    answer = acme.http.put(path, json={"tool_ids": [three, two, three]})
+
+    assert answer.headers["etag"] == '"3"'
+    assert [(tool["name"], tool["configuration"]) for tool in answer.json()["items"]] == [("three", {}), ("two", {"mode": "slow"})]
+    assert acme.call("PUT", path, 422, json={"tool_ids": [one, str(uuid4())]})["code"] == "VALIDATION_ERROR"
+    assert acme.call("GET", path, 200) == answer.json()
+    assert acme.call("PUT", path, 200, json={"tool_ids": []}) == {"items": []}
+    assert acme.http.put(path, json={"tool_ids": ["x"]}).status_code == 422
+    assert acme.http.put(path, json={"tool_ids": [str(uuid4()) for _ in range(101)]}).status_code == 422
