@@ -45,6 +45,12 @@ def _channel(session_id: UUID) -> str:
     return f"turnline:session:{session_id}"
 
 
+def _spelt(piece: News | Delta) -> str:
+    if isinstance(piece, News):
+        return str(piece.offset)
+    return json.dumps({"turn_id": str(piece.turn_id), "attempt": piece.attempt, "text": piece.text})
+
+
 def _connect(url: str) -> redis.asyncio.Redis:
     return redis.asyncio.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2, decode_responses=True)
 
@@ -54,8 +60,7 @@ class Wake:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._offsets: dict[UUID, int] = {}
-        self._deltas: dict[tuple[UUID, UUID, int], list[str]] = {}
+        self._waiting: dict[UUID, list[News | Delta]] = {}  # per session, in the order told; neighbours of a kind are one piece
         self._something = asyncio.Event()
         self._client: redis.asyncio.Redis | None = None
         self._flushing: asyncio.Task[None] | None = None
@@ -78,16 +83,24 @@ class Wake:
 
     def news(self, session_id: UUID, offset: int) -> None:
         """Tell that the session's log has grown to `offset`."""
-        if self._client is not None and (session_id in self._offsets or len(self._offsets) < BOUND):
-            self._offsets[session_id] = max(offset, self._offsets.get(session_id, -1))
-            self._something.set()
+        self._tell(session_id, News(offset))
 
     def delta(self, session_id: UUID, turn_id: UUID, attempt: int, text: str) -> None:
         """Tell a piece of the reply being streamed."""
-        key = (session_id, turn_id, attempt)
-        if self._client is not None and (key in self._deltas or len(self._deltas) < BOUND):
-            self._deltas.setdefault(key, []).append(text)
-            self._something.set()
+        self._tell(session_id, Delta(turn_id, attempt, text))
+
+    def _tell(self, session_id: UUID, piece: News | Delta) -> None:
+        if self._client is None or (session_id not in self._waiting and len(self._waiting) >= BOUND):
+            return
+        pieces = self._waiting.setdefault(session_id, [])
+        match pieces[-1:], piece:
+            case [News(before)], News(offset):
+                pieces[-1] = News(max(before, offset))
+            case [Delta(turn_id, attempt, text)], Delta() if (turn_id, attempt) == (piece.turn_id, piece.attempt):
+                pieces[-1] = Delta(turn_id, attempt, text + piece.text)
+            case _:
+                pieces.append(piece)
+        self._something.set()
 
     async def _flush_for_ever(self) -> None:
         assert self._client is not None  # noqa: S101 - open() made it
@@ -99,17 +112,14 @@ class Wake:
                 await asyncio.sleep(QUIET_S)
 
     async def _flush(self, client: redis.asyncio.Redis) -> bool:
-        offsets, self._offsets = self._offsets, {}
-        deltas, self._deltas = self._deltas, {}
-        if not offsets and not deltas:
+        waiting, self._waiting = self._waiting, {}
+        if not waiting:
             return True
         try:
             async with client.pipeline(transaction=False) as pipe:
-                for (session_id, turn_id, attempt), texts in deltas.items():
-                    piece = {"turn_id": str(turn_id), "attempt": attempt, "text": "".join(texts)}
-                    pipe.publish(_channel(session_id), json.dumps(piece))
-                for session_id, offset in offsets.items():
-                    pipe.publish(_channel(session_id), str(offset))
+                for session_id, pieces in waiting.items():
+                    for piece in pieces:
+                        pipe.publish(_channel(session_id), _spelt(piece))
                 await pipe.execute()
         except (RedisError, OSError, TimeoutError) as error:
             if not self._silent:

@@ -100,7 +100,7 @@ def _ask(machine: Machine, console: Console, *, tools_url: str, model_name: str)
                 "configuration": {"url": f"{tools_url}/tools/orders_lookup", "method": "POST"},
             },
         )
-        api.put(f"/v1/agents/{agent['id']}/tools", {"tools": [{"tool_id": tool["id"]}]})
+        api.put(f"/v1/agents/{agent['id']}/tools", {"tool_ids": [tool["id"]]})
         session = api.post("/v1/sessions", {"agent_id": agent["id"]})
         with api.stream(f"/v1/sessions/{session['id']}/stream") as events:
             accepted = api.post(f"/v1/sessions/{session['id']}/messages", {"text": QUESTION})
