@@ -41,9 +41,9 @@ def flower(host: str, port: int) -> list[str]:
     return _celery("flower", f"--address={host}", f"--port={port}")
 
 
-def sandbox(port: int) -> list[str]:
-    """The stand-in model vendor and tool server."""
-    return python("sandbox", "--port", str(port))
+def sandbox(port: int, *, latency_ms: int = 0, token_ms: int = 0) -> list[str]:
+    """The stand-in model vendor and tool server; `latency_ms` to its first token, `token_ms` between tokens."""
+    return python("sandbox", "--port", str(port), "--latency-ms", str(latency_ms), "--token-ms", str(token_ms))
 
 
 def migrate() -> list[str]:

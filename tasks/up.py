@@ -77,7 +77,7 @@ class Machine:
         self._check_ports()
         self._start_servers()
         if self.ports.sandbox:
-            self.supervisor.start(self._command("sandbox", commands.sandbox(self.ports.sandbox), log_says("listening")))
+            self.supervisor.start(self._command("sandbox", commands.sandbox(self.ports.sandbox, latency_ms=150, token_ms=25), log_says("listening")))
         self.supervisor.run_once(self._command("migrate", commands.migrate(), lambda _: False))
         if self.postgres is not None:
             self.postgres.make_login()  # the parts log in as one who may do no more than their roles
