@@ -20,7 +20,7 @@ JsonObject = Annotated[dict[str, Any], mapped_column(JSONB, server_default=text(
 
 
 class Base(DeclarativeBase):
-    """Names constraints (`pk_`, `fk_`, `uq_`, `ix_`, `ck_`) and maps Python types to columns, so that a model states only what is its own."""
+    """Names constraints (`pk_`, `fk_`, `uq_`, `ix_`, `ck_`) and maps types to columns, so that a model states only what is its own."""
 
     metadata = MetaData(
         naming_convention={

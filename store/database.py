@@ -37,7 +37,7 @@ set_json_dumps(dumps)
 def _options(role: str) -> str:
     """Connection options: act as `role`; no statement, lock wait or idle transaction holds a connection for long."""
     return (
-        f"-c role={role} -c timezone=UTC -c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=15s -c jit=off -c plan_cache_mode=force_generic_plan"
+        f"-c role={role} -c timezone=UTC -c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=15s -c jit=off"
     )
 
 
@@ -93,7 +93,7 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self, workspace_id: UUID | None = None) -> AsyncIterator[AsyncConnection]:
-        """A transaction that sees `workspace_id`'s rows (none of any tenant's, where it is None); commits on leaving, rolls back on error."""
+        """A transaction that sees the rows of `workspace_id`, or of no tenant where it is None; commits on leaving, rolls back on error."""
         async with self._engine.begin() as db:
             if workspace_id is not None:
                 await db.execute(text("SELECT set_config('app.workspace_id', :id, true)"), {"id": str(workspace_id)})

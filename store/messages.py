@@ -113,7 +113,8 @@ async def record_refusal(
         fence = await db.scalar(sql("SELECT lease_fence FROM sessions WHERE id = :id FOR NO KEY UPDATE"), {"id": session_id})
         known: int | None = await db.scalar(
             sql(
-                "SELECT \"offset\" FROM events WHERE session_id = :id AND kind = 'status_update' AND metadata->>'refusal' = :refusal LIMIT 1"
+                'SELECT "offset" FROM events'
+                " WHERE session_id = :id AND kind = 'status_update' AND metadata->>'refusal' = :refusal LIMIT 1"
             ),
             {"id": session_id, "refusal": refusal},
         )

@@ -60,8 +60,9 @@ class SecretBox:
         if version != VERSION or master is None:
             raise Rejected(f"The secret {name!r} was sealed with a key that TURNLINE_SECRET_KEYS does not hold.")
         raw = base64.b64decode(body)
+        nonce, sealed_bytes = raw[:NONCE_BYTES], raw[NONCE_BYTES:]
         try:
-            return _cipher(master, workspace_id).decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], _bound_to(workspace_id, row_id, name)).decode()
+            return _cipher(master, workspace_id).decrypt(nonce, sealed_bytes, _bound_to(workspace_id, row_id, name)).decode()
         except InvalidTag:
             raise Rejected(f"The secret {name!r} was not sealed for this row.") from None
 

@@ -49,7 +49,8 @@ def upgrade() -> None:
 
     op.execute("GRANT USAGE ON SCHEMA public TO turnline_app, turnline_maintenance")
     op.execute(
-        "GRANT SELECT, INSERT, UPDATE ON agents, tools, tool_integrations, agent_tools, sessions, turns, model_calls, tool_calls, api_keys TO turnline_app"
+        "GRANT SELECT, INSERT, UPDATE ON agents, tools, tool_integrations, agent_tools, sessions, turns, model_calls, tool_calls,"
+        " api_keys TO turnline_app"
     )
     op.execute("GRANT SELECT, INSERT ON workspaces, users, permissions TO turnline_app")
     op.execute("GRANT SELECT, INSERT ON events TO turnline_app")  # written once, never changed
@@ -61,10 +62,11 @@ def upgrade() -> None:
         op.execute(f"CREATE POLICY maintenance ON {table} TO turnline_maintenance USING (true) WITH CHECK (true)")
     op.execute("GRANT SELECT (id, workspace_id, secret_sha256, revoked_at) ON api_keys TO turnline_maintenance")
     op.execute(
-        "GRANT SELECT (id, workspace_id, mode, status, lease_fence, lease_owner, lease_until), UPDATE (lease_until) ON sessions TO turnline_maintenance"
+        "GRANT SELECT (id, workspace_id, mode, status, lease_fence, lease_owner, lease_until), UPDATE (lease_until)"
+        " ON sessions TO turnline_maintenance"
     )
     op.execute(
-        "GRANT SELECT (id, workspace_id, session_id, status, opened_at_offset, attempts, not_before, rung_at, rings, opened_at, claimed_at),"
-        " UPDATE (rung_at, rings) ON turns TO turnline_maintenance"
+        "GRANT SELECT (id, workspace_id, session_id, status, opened_at_offset, attempts, not_before, rung_at, rings, opened_at,"
+        " claimed_at), UPDATE (rung_at, rings) ON turns TO turnline_maintenance"
     )
     op.execute(sql_file("0002_lookups.sql"))
