@@ -1,0 +1,1 @@
+"""What a request may be, how a refusal looks, and what is open to everybody."""

@@ -1,0 +1,1 @@
+"""A turn as its workspace sees it."""

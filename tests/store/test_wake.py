@@ -1,0 +1,1 @@
+"""Passing news over a real Valkey that is stopped, killed and restarted."""
