@@ -165,7 +165,8 @@ def _template(scope: Scope) -> str:
 
 
 def _sentence(text: str) -> str:
-    text = text[:1].upper() + text[1:]
+    if "_" not in text.partition(" ")[0]:  # a field's name stays as it is written
+        text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 

@@ -55,4 +55,4 @@ def _place_of(cursor: str) -> tuple[datetime, UUID]:
         micros, raw = _PLACE.unpack(base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True))
         return _EPOCH + timedelta(microseconds=micros), UUID(bytes=raw)
     except (ValueError, binascii.Error, struct.error, OverflowError):
-        raise Rejected("after is not a cursor of this list; send the next_cursor of a page as it was.") from None
+        raise Rejected("What was sent as `after` is not a cursor of this list; send the next_cursor of a page as it was.") from None
