@@ -66,6 +66,9 @@ class Leases:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine of ours always runs in one
         lease = Lease(fence, task, asyncio.get_running_loop().time())
+        stale = self._held.get(session_id)
+        if stale is not None:  # it ran out here without the heartbeat having noticed yet
+            _lose(stale)
         self._held[session_id] = lease
         try:
             yield lease
@@ -99,5 +102,9 @@ class Leases:
                     held[session].renewed_at = sent_at
             for session, lease in held.items():
                 if session not in kept and self._held.get(session) is lease:
-                    lease.lost = True
-                    lease.task.cancel("lease lost")
+                    _lose(lease)
+
+
+def _lose(lease: Lease) -> None:
+    lease.lost = True
+    lease.task.cancel("lease lost")
