@@ -40,7 +40,7 @@ def chat(settings: Settings, agent: str, *, url: str | None, api_key: str | None
 def _agent(api: Api, wanted: str) -> dict[str, Any]:
     with contextlib.suppress(ValueError):
         return api.get(f"/v1/agents/{UUID(wanted)}")
-    agents: list[dict[str, Any]] = api.get("/v1/agents", search=wanted, limit=100)["agents"]
+    agents: list[dict[str, Any]] = api.get("/v1/agents", search=wanted, limit=100)["items"]
     exact = [agent for agent in agents if agent["name"].casefold() == wanted.casefold()] or agents
     if len(exact) == 1:
         return exact[0]

@@ -47,7 +47,10 @@ class Api:
 
     @contextmanager
     def stream(self, path: str, after: int | None = None) -> Iterator[Iterator[tuple[str, dict[str, Any]]]]:
-        """Server-sent events of `path`, (event, data) each, from those behind offset `after` on; open when the block begins."""
+        """Server-sent events of `path`, (event, data) each, from those behind offset `after` on; open when the block begins.
+
+        Whenever something came that was no whole event, a ("", {}), so that whoever waits can look at the clock.
+        """
         headers = {} if after is None else {"Last-Event-ID": str(after)}
         with self._said(), self._http.stream("GET", path, headers=headers) as response:
             if response.status_code != 200:
@@ -58,8 +61,11 @@ class Api:
     def _events(self, response: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
         parser = SseParser(whom="The API")
         for chunk in response.iter_raw():
-            for event in parser.feed(chunk):
+            events = parser.feed(chunk)
+            for event in events:
                 yield event.event, json.loads(event.data)
+            if not events:
+                yield "", {}
 
     def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         with self._said():

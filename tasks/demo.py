@@ -23,6 +23,7 @@ from tasks.up import Machine, Ports
 from tasks.workspaces import create
 
 QUESTION = "Is order 41 paid?"
+MODEL = "gpt-5-mini"
 ANSWER_WITHIN_S = 60.0
 _STYLES = {"customer_message": "cyan", "agent_message": "green", "tool_call": "yellow", "tool_result": "yellow", "status_update": "red"}
 
@@ -33,7 +34,7 @@ def demo(settings: Settings, console: Console | None = None) -> None:
     Raises:
         SetupError: something does not start or does not answer; nothing is left running.
     """
-    console = console or Console(highlight=False)
+    console = console or Console(highlight=False, soft_wrap=True)
     began = time.monotonic()
     stand_in = not settings.openai_api_key.get_secret_value()
     with scratch_directory("turnline-demo-") as directory:
@@ -45,7 +46,8 @@ def demo(settings: Settings, console: Console | None = None) -> None:
                 console.print(f"Starting PostgreSQL, Valkey, API, workers, beat and Flower on free ports; the model is {whom}.")
                 machine.start()
                 console.print(f"Everything answers after {time.monotonic() - began:.1f} s.\n")
-                _ask(machine, console, tools_url=f"http://127.0.0.1:{machine.ports.sandbox}", model_name="gpt-5-mini")
+                with supervisor.interruptible():
+                    _ask(machine, console)
                 console.print(
                     f"\nWhile it ran, the API's documentation was at {machine.api_url}/docs and Flower at {machine.flower_url}.\n"
                     "`make up` keeps everything running and prints both addresses; `turnline chat AGENT` talks to an agent."
@@ -71,7 +73,7 @@ def _machine(home: Home, settings: Settings, supervisor: Supervisor, *, stand_in
     return Machine(home, own, ports, supervisor, environ=kept, fast=True)
 
 
-def _ask(machine: Machine, console: Console, *, tools_url: str, model_name: str) -> None:
+def _ask(machine: Machine, console: Console) -> None:
     workspace = create(machine.settings.model_copy(update={"database_url": machine.env["DATABASE_URL"]}), "demo")
     with Api(machine.api_url, workspace.api_key) as api:
         agent = api.post(
@@ -80,7 +82,7 @@ def _ask(machine: Machine, console: Console, *, tools_url: str, model_name: str)
                 "name": "Order desk",
                 "system_prompt": "You answer questions about orders. Look orders up before you answer. Be brief.",
                 "model_provider": "openai",
-                "model_name": model_name,
+                "model_name": MODEL,
             },
         )
         tool = api.post(
@@ -97,7 +99,7 @@ def _ask(machine: Machine, console: Console, *, tools_url: str, model_name: str)
             {
                 "integration_type": "custom_tool",
                 "target_id": "orders",
-                "configuration": {"url": f"{tools_url}/tools/orders_lookup", "method": "POST"},
+                "configuration": {"url": f"http://127.0.0.1:{machine.ports.sandbox}/tools/orders_lookup"},
             },
         )
         api.put(f"/v1/agents/{agent['id']}/tools", {"tool_ids": [tool["id"]]})
@@ -157,7 +159,7 @@ def _settled(api: Api, turn_id: str) -> dict[str, Any]:
 def _show_turn(turn: dict[str, Any], console: Console) -> None:
     usage, stages = turn["usage"], turn["stages_ms"]
     cost = turn["cost_usd"]
-    table = Table(title=f"Turn {turn['id']}: {turn['status']}", title_justify="left", show_header=False, box=None, padding=(0, 2))
+    table = Table(show_header=False, box=None, padding=(0, 2))
     table.add_column()
     table.add_column(justify="right")
     for label, name in (
@@ -171,7 +173,7 @@ def _show_turn(turn: dict[str, Any], console: Console) -> None:
     for stage in ("queued", "model", "tool", "commit"):
         if stages.get(stage) is not None:
             table.add_row(f"time: {stage}", f"{stages[stage]} ms")
-    console.print()
+    console.print(f"\n[bold]Turn {turn['id']}[/bold] is {turn['status']}")
     console.print(table)
 
 

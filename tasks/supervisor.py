@@ -46,6 +46,7 @@ class Supervisor:
         self._stages: list[list[_Life]] = []
         self._stop_asked = False
         self._stopping = False
+        self._raise_at_once = False
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -57,6 +58,16 @@ class Supervisor:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Within this (inside `signals`), a stop that is asked for raises `Stopped` at once, whatever is being waited for."""
+        self.check()
+        self._raise_at_once = True
+        try:
+            yield
+        finally:
+            self._raise_at_once = False
 
     def start(self, *parts: Part, within_s: float = READY_WITHIN_S) -> None:
         """Launch `parts` and return once each answers; they will be stopped together.
@@ -148,3 +159,5 @@ class Supervisor:
                 life.part.hurry()
         elif first:
             self.say("Stopping. Turns in progress may finish; a second Ctrl-C ends them now, and the next start takes them up.")
+            if self._raise_at_once:
+                raise Stopped

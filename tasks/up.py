@@ -18,7 +18,7 @@ from tasks.parts import Command, Part, Steps, http_ok, log_says
 from tasks.processes import LOOPBACK, SetupError, listener, port_is_free
 from tasks.supervisor import Supervisor
 
-_PORT_PATIENCE_S = 8.0  # parts of an `up` that was killed may still be going down
+_PORT_PATIENCE_S = 5.0  # parts of an `up` that was killed may still be going down
 _WORKER_STOPS: Steps = ((signal.SIGTERM, 30.0), (signal.SIGQUIT, 5.0))  # warm, then cold: what is left runs again at the next start
 
 
@@ -77,7 +77,9 @@ class Machine:
         self._check_ports()
         self._start_servers()
         if self.ports.sandbox:
-            self.supervisor.start(self._command("sandbox", commands.sandbox(self.ports.sandbox, latency_ms=150, token_ms=25), log_says("listening")))
+            self.supervisor.start(
+                self._command("sandbox", commands.sandbox(self.ports.sandbox, latency_ms=150, token_ms=25), log_says("listening"))
+            )
         self.supervisor.run_once(self._command("migrate", commands.migrate(), lambda _: False))
         if self.postgres is not None:
             self.postgres.make_login()  # the parts log in as one who may do no more than their roles
