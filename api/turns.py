@@ -6,16 +6,24 @@ from uuid import UUID
 
 from fastapi import Response
 
-from api import answers
+from api import turn_answers
 from api.deps import CallerDep, FrontDep, router
+from api.pages import Paging, paged
 from api.wire import Json
 from store import turn_view
 
 routes = router("turns")
 
 
-@routes.get("/turns/{turn_id}", response_model=answers.Turn)
+@routes.get("/turns/{turn_id}", response_model=turn_answers.Turn)
 async def get_turn(turn_id: UUID, caller: CallerDep, front: FrontDep) -> Response:
     """Show where a turn stands, how long each stage took, what it used and cost. What was said is in the session's log."""
     async with front.database.transaction(caller.workspace_id) as db:
         return Json(await turn_view.turn(db, turn_id))
+
+
+@routes.get("/sessions/{session_id}/turns", response_model=turn_answers.Turns)
+async def list_turns(session_id: UUID, caller: CallerDep, front: FrontDep, page: Paging) -> Response:
+    """List a session's turns, the newest first, without their calls."""
+    async with front.database.transaction(caller.workspace_id) as db:
+        return paged(await turn_view.page(db, session_id, limit=page.limit, after=page.after, total=page.include_total))
