@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
@@ -18,6 +19,7 @@ from api.app import create_app
 from tests.api.service import Service, settings
 
 CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance, content_type_conformance]
+CASES = itertools.count()
 # Nothing is opened here; the addresses only let the application be made, so that it can describe itself.
 SCHEMA = schemathesis.openapi.from_dict(
     create_app(settings(DATABASE_URL="postgresql://127.0.0.1/x", CELERY_BROKER_URL="redis://127.0.0.1")).openapi()
@@ -49,24 +51,31 @@ def http() -> Iterator[requests.Session]:
 
 
 @SCHEMA.parametrize()
-@examples(max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@examples(max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 def test_answers_are_as_described(case: Any, service: Service, ids: dict[str, str], http: requests.Session):
     _lead_somewhere(case, ids)
-    case.call_and_validate(
-        base_url=service.url, session=http, headers={"Authorization": f"Bearer {ids['key']}"}, checks=CHECKS, timeout=20
-    )
+    case.call_and_validate(base_url=service.url, session=http, headers={"Authorization": f"Bearer {ids['key']}"}, checks=CHECKS, timeout=20)
 
 
 def _lead_somewhere(case: Any, ids: dict[str, str]) -> None:
-    """Let two of three well-formed ids be those of things that exist; a stream of what exists would have no end."""
-    if case.operation.path.endswith("/stream"):
+    """Let three of four well-formed ids be those of things that exist, and go on to.
+
+    Random ids name nothing. A stream of what exists has no end; what is deleted or ended would be of no use to later cases.
+    """
+    if case.operation.path.endswith(("/stream", "/end")) or case.operation.method == "delete" or next(CASES) % 4 == 0:
         return
     for name, value in (case.path_parameters or {}).items():
-        try:
-            number = UUID(str(value)).int
-        except ValueError:
-            continue
-        if number % 3:
+        if _is_id(value):
             case.path_parameters[name] = ids[name]
-            if "wait" in (case.query or {}):
-                del case.query["wait"]  # there is nobody to end the wait
+            (case.query or {}).pop("wait", None)  # there is nobody to end the wait
+            (case.headers or {}).pop("If-Match", None)  # it names no version there is
+    if isinstance(case.body, dict) and _is_id(case.body.get("agent_id")):
+        case.body["agent_id"] = ids["agent_id"]
+
+
+def _is_id(value: object) -> bool:
+    try:
+        UUID(str(value))
+    except ValueError:
+        return False
+    return True
