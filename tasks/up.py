@@ -76,10 +76,6 @@ class Machine:
         self._prepare_env()
         self._check_ports()
         self._start_servers()
-        if self.ports.sandbox:
-            self.supervisor.start(
-                self._command("sandbox", commands.sandbox(self.ports.sandbox, latency_ms=150, token_ms=25), log_says("listening"))
-            )
         self.supervisor.run_once(self._command("migrate", commands.migrate(), lambda _: False))
         if self.postgres is not None:
             self.postgres.make_login()  # the parts log in as one who may do no more than their roles
@@ -103,6 +99,9 @@ class Machine:
         if not self.settings.broker_url:
             valkey = EmbeddedValkey(self.home.path / "valkey", self.ports.valkey, log=self._log("valkey"))
             servers.append(valkey)
+        if self.ports.sandbox:
+            sandbox = commands.sandbox(self.ports.sandbox, latency_ms=150, token_ms=25)
+            servers.append(self._command("sandbox", sandbox, log_says("listening")))
         self.supervisor.start(*servers)
         if self.postgres is not None:
             self.env["DATABASE_URL"] = self.postgres.url
