@@ -52,19 +52,19 @@ class SecretBox:
         """The plain form of what `seal` made for the same workspace, row and name.
 
         Raises:
-            Rejected: its key is not configured any more, or it was sealed for something else.
+            Rejected: its key is not configured any more, or it was sealed for something else; it is damaged.
         """
         version, _, rest = sealed.partition(".")
         key_id, _, body = rest.partition(".")
         master = self._masters.get(key_id)
         if version != VERSION or master is None:
             raise Rejected(f"The secret {name!r} was sealed with a key that TURNLINE_SECRET_KEYS does not hold.")
-        raw = base64.b64decode(body)
-        nonce, sealed_bytes = raw[:NONCE_BYTES], raw[NONCE_BYTES:]
         try:
+            raw = base64.b64decode(body, validate=True)
+            nonce, sealed_bytes = raw[:NONCE_BYTES], raw[NONCE_BYTES:]
             return _cipher(master, workspace_id).decrypt(nonce, sealed_bytes, _bound_to(workspace_id, row_id, name)).decode()
-        except InvalidTag:
-            raise Rejected(f"The secret {name!r} was not sealed for this row.") from None
+        except (InvalidTag, ValueError):
+            raise Rejected(f"The secret {name!r} was not sealed for this row, or is damaged.") from None
 
 
 @lru_cache(maxsize=4096)
