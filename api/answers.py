@@ -228,7 +228,7 @@ class Health(Answer):
 
 
 class Readiness(Answer):
-    """Whether work can be done: each part is `ok`, or what is the matter with it."""
+    """Work can be done: every part is `ok`."""
 
-    status: Literal["ready", "not_ready"]
+    status: Literal["ready"]
     checks: dict[str, str]

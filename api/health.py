@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable
 
+import psycopg.errors
 from celery import Celery
 from fastapi import APIRouter, Request, Response
 
 from api import answers
+from api.openapi import problem
+from api.problems import Problem, respond
 from api.wire import Json
 from store import migrate
 from store.database import Database
@@ -19,6 +24,10 @@ log = logging.getLogger(__name__)
 
 PATIENCE_S = 3.0
 REMEMBER_S = 1.0
+OK = "ok"
+NOT_MIGRATED = "the schema is not at the newest revision; run turnline migrate"
+_FRESH = {"Cache-Control": "no-store"}
+
 routes = APIRouter(tags=["health"])
 
 
@@ -27,6 +36,7 @@ class Readiness:
 
     def __init__(self, database: Database, celery: Celery) -> None:
         self._database, self._celery = database, celery
+        self._broker = Aside(self._connect)
         self._head: str | None = None
         self._found: dict[str, str] = {}
         self._good_until = 0.0
@@ -47,18 +57,54 @@ class Readiness:
     async def _look_at_database(self) -> str:
         if self._head is None:
             self._head = await asyncio.to_thread(migrate.head)
-        rows = await self._database.rows("SELECT version_num FROM alembic_version")
-        if [row["version_num"] for row in rows] != [self._head]:
-            return "the schema is not at the newest revision; run turnline migrate"
-        return "ok"
+        try:
+            rows = await self._database.rows("SELECT version_num FROM alembic_version")
+        except psycopg.errors.UndefinedTable:
+            return NOT_MIGRATED
+        return OK if [row["version_num"] for row in rows] == [self._head] else NOT_MIGRATED
 
     async def _look_at_broker(self) -> str:
-        await asyncio.to_thread(self._connect)
-        return "ok"
+        await self._broker()
+        return OK
 
     def _connect(self) -> None:
         with self._celery.connection_for_write(connect_timeout=2) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0.1, timeout=PATIENCE_S - 1)
+
+
+class Aside:
+    """Runs `look`, which blocks, beside the loop, once at a time.
+
+    In a daemon thread and not in the loop's own: a look that hangs uses up no other work's thread, and nothing waits for it at the stop.
+    """
+
+    def __init__(self, look: Callable[[], None]) -> None:
+        self._look = look
+        self._ending: asyncio.Future[Exception | None] | None = None
+
+    async def __call__(self) -> None:
+        """Return once a look has ended well; raises what it raised. A look that is still under way is waited for, not repeated."""
+        if self._ending is None:
+            loop = asyncio.get_running_loop()
+            self._ending = loop.create_future()
+            threading.Thread(target=self._run, args=(loop, self._ending), name="readiness", daemon=True).start()
+        error = await asyncio.shield(self._ending)
+        if error is not None:
+            raise error
+
+    def _run(self, loop: asyncio.AbstractEventLoop, ending: asyncio.Future[Exception | None]) -> None:
+        try:
+            self._look()
+        except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
+            outcome: Exception | None = error
+        else:
+            outcome = None
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(self._ended, ending, outcome)
+
+    def _ended(self, ending: asyncio.Future[Exception | None], outcome: Exception | None) -> None:
+        self._ending = None
+        ending.set_result(outcome)
 
 
 async def _within(look: Callable[[], Awaitable[str]], otherwise: str) -> str:
@@ -73,13 +119,16 @@ async def _within(look: Callable[[], Awaitable[str]], otherwise: str) -> str:
 @routes.get("/healthz", response_model=answers.Health)
 async def healthz() -> Response:
     """The process answers."""
-    return Json({"status": "ok"})
+    return Json({"status": "ok"}, headers=_FRESH)
 
 
-@routes.get("/readyz", response_model=answers.Readiness, responses={503: {"model": answers.Readiness, "description": "Something is not."}})
+@routes.get("/readyz", response_model=answers.Readiness, responses={503: problem("Something is not ready; `checks` says what.")})
 async def readyz(request: Request) -> Response:
     """Whether the database answers with its schema at the newest revision, and the broker answers."""
     readiness: Readiness = request.app.state.readiness
     checks = await readiness.look()
-    ready = all(found == "ok" for found in checks.values())
-    return Json({"status": "ready" if ready else "not_ready", "checks": checks}, 200 if ready else 503)
+    wrong = [(part, found) for part, found in checks.items() if found != OK]
+    if not wrong:
+        return Json({"status": "ready", "checks": checks}, headers=_FRESH)
+    detail = f"Not ready: {'; '.join(found for _, found in wrong)}."
+    return respond(request.scope, Problem(503, detail, errors=wrong, headers=_FRESH, members={"checks": checks}))

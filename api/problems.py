@@ -55,13 +55,20 @@ _ENGINE: Mapping[type[TurnlineError], int] = {NotFound: 404, Stale: 412, Conflic
 
 
 class Problem(Exception):
-    """A refusal. `errors` are pairs of where and what."""
+    """A refusal. `errors` are pairs of where and what; `members` go into the document beside the usual ones."""
 
     def __init__(
-        self, status: int, detail: str, *, errors: Sequence[tuple[str, str]] = (), headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        detail: str,
+        *,
+        errors: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+        members: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status, self.detail, self.errors, self.headers = status, detail, errors, headers
+        self.members = members or {}
 
 
 def respond(scope: Scope, problem: Problem) -> Response:
@@ -74,6 +81,7 @@ def respond(scope: Scope, problem: Problem) -> Response:
         "instance": quote(scope.get("path", ""), safe="/:@!$&'()*+,;=~-._"),
         "code": CODES.get(problem.status, HTTPStatus(problem.status).name),
         "errors": [{"where": where, "what": what} for where, what in problem.errors],
+        **problem.members,
     }
     return Response(text_of(document), problem.status, dict(problem.headers or {}), "application/problem+json")
 
