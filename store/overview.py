@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from store import turn_view
 from store.database import Database
 
 _COLUMNS = """
@@ -34,14 +35,9 @@ SELECT id, workspace_id, session_id, status, strategy, opened_at_offset, read_th
     claimed_at, settled_at, not_before, rung_at, cancel_requested_at, error_class, error_detail
 FROM turns WHERE id = :id
 """
-MODEL_CALLS = """
-SELECT step, attempt, provider, model, state, input_tokens, cached_input_tokens, output_tokens, reasoning_tokens, cost_usd,
-    ttft_ms, latency_ms, error_class
-FROM model_calls WHERE turn_id = :id ORDER BY step, attempt
-"""
-TOOL_CALLS = """
-SELECT step, position, tool_name, state, attempts, latency_ms FROM tool_calls WHERE turn_id = :id ORDER BY step, position
-"""
+# Of what a turn's view has, the columns a terminal has room for.
+MODEL_CALL = ("step", "attempt", "provider", "model", "state", *turn_view.TOKENS, "cost_usd", "ttft_ms", "latency_ms", "error_class")
+TOOL_CALL = ("step", "position", "tool_name", "state", "attempts", "latency_ms", "error")
 
 
 async def latest(maintenance: Database, limit: int) -> list[dict[str, Any]]:
@@ -55,12 +51,14 @@ async def stuck(maintenance: Database, limit: int, for_s: float) -> list[dict[st
 
 
 async def one(app: Database, turn_id: UUID) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]] | None:
-    """A turn's row, its model calls and its tool calls, or None where there is no such turn."""
+    """A turn's row with its stages and cost, its model calls and its tool calls, or None where there is no such turn."""
     workspace_id = (await app.call("SELECT workspace_of_turn($1) AS id", turn_id))["id"]
     if workspace_id is None:
         return None
     async with app.transaction(workspace_id) as db:
-        turn = (await db.execute(text(TURN), {"id": turn_id})).mappings().one()
-        models = (await db.execute(text(MODEL_CALLS), {"id": turn_id})).mappings().all()
-        tools = (await db.execute(text(TOOL_CALLS), {"id": turn_id})).mappings().all()
-    return dict(turn), [dict(row) for row in models], [dict(row) for row in tools]
+        row = (await db.execute(text(TURN), {"id": turn_id})).mappings().one()
+        view = await turn_view.turn(db, turn_id)
+    stages = {f"{stage}_ms": ms for stage, ms in view["stages_ms"].items()}
+    models = [{name: call[name] for name in MODEL_CALL} for call in view["model_calls"]]
+    tools = [{name: call[name] for name in TOOL_CALL} for call in view["tool_calls"]]
+    return {**row, **stages, "cost_usd": view["cost_usd"]}, models, tools
