@@ -1,1 +1,0 @@
-"""A turn as its workspace sees it."""
