@@ -12,7 +12,7 @@ import pydantic
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from api import agents, docs, events, health, messages, openapi, problems, sessions, stream, tools, turns
+from api import agents, events, health, messages, openapi, problems, reference, sessions, stream, tools, turns
 from api.auth import Keys
 from api.deps import Front
 from settings import Settings, get_settings
@@ -36,7 +36,8 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         celery = make_app(settings)
-        database = Database(settings.database_url, pool_size=settings.db_pool_size, application_name="turnline-api")
+        # Who calls over HTTP is told to come back sooner than a turn would be given up.
+        database = Database(settings.database_url, pool_size=settings.db_pool_size, application_name="turnline-api", wait_s=5)
         ringer = Ringer(celery, settings.database_url)
         wake, listener, keys = Wake(settings.wake_url), Listener(settings.wake_url), Keys(database)
         front = Front(settings, database, keys, box, wake, listener, ringer)
@@ -71,7 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(room.routes)
     problems.install(app)
     openapi.install(app)
-    docs.install(app)
+    reference.install(app)
     return app
 
 

@@ -60,14 +60,17 @@ def connect_arguments(role: str, application_name: str) -> dict[str, Any]:
 class Database:
     """One role's connections to Postgres, for one event loop. `await open()` first, `await close()` last."""
 
-    def __init__(self, url: str, *, role: str = APP_ROLE, pool_size: int = 20, application_name: str = "turnline") -> None:
+    def __init__(
+        self, url: str, *, role: str = APP_ROLE, pool_size: int = 20, application_name: str = "turnline", wait_s: float = 10
+    ) -> None:
+        """`wait_s`: how long a caller waits for a free connection before it gets psycopg's PoolTimeout or SQLAlchemy's TimeoutError."""
         arguments = connect_arguments(role, application_name)
         self._pool: AsyncConnectionPool[PsycopgConnection[dict[str, Any]]] = AsyncConnectionPool(
             url,
             kwargs={**arguments, "autocommit": True, "row_factory": dict_row, "cursor_factory": AsyncRawCursor, "prepare_threshold": 1},
             min_size=1,
             max_size=pool_size,
-            timeout=10,
+            timeout=wait_s,
             max_idle=300,
             open=False,
         )
@@ -78,7 +81,7 @@ class Database:
             poolclass=AsyncAdaptedQueuePool,
             pool_size=min(pool_size, 5),
             max_overflow=max(0, pool_size - 5),
-            pool_timeout=10,
+            pool_timeout=wait_s,
             pool_pre_ping=True,
         )
 

@@ -35,14 +35,12 @@ async def test_a_stop_ends_streams_and_long_polls_at_once(number, database_url, 
             async with http.stream("GET", f"/v1/sessions/{session_id}/stream") as stream:
                 chunks = stream.aiter_raw()
                 assert b"retry" in await anext(chunks)
-                began = time.monotonic()
                 code = await asyncio.to_thread(process.stop, number)
                 rest = [chunk async for chunk in chunks]
             poll = await polled
 
-    took_s = time.monotonic() - began
     assert code in (0, -number), process.log.read_text()
-    assert took_s < 4, "the server waited for its streams, and gave up on them"  # 5 s is when it would
+    assert "timeout graceful shutdown exceeded" not in process.log.read_text(), "it waited for its streams, and gave up on them"
     assert rest == []
     assert (poll.status_code, poll.json()["events"]) == (200, [])
     assert "Traceback" not in process.log.read_text(), process.log.read_text()
