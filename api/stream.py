@@ -29,6 +29,8 @@ KEEPALIVE_S = 15.0
 RECHECK_S = 5.0  # whether the key still opens the door
 PATIENCE_S = 30.0  # for a client that takes nothing off its connection
 
+# Line ends to many clients, though not to the protocol.
+_LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
 ENDS: tuple[type[Exception], ...] = (NotFound, *AWAY)
 
 routes = router("sessions")
@@ -147,4 +149,4 @@ async def _chunks(front: Front, caller: Caller, key_text: str, session_id: UUID,
 def _frame(name: str, data: dict[str, Any], offset: int | None = None) -> bytes:
     identity = "" if offset is None else f"id: {offset}\n"
     # A piece of text may end within a surrogate pair, which UTF-8 cannot say and JSON can.
-    return f"{identity}event: {name}\ndata: {text_of(data)}\n\n".encode("utf-8", "backslashreplace")
+    return f"{identity}event: {name}\ndata: {text_of(data).translate(_LINE_ENDS)}\n\n".encode("utf-8", "backslashreplace")

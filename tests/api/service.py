@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -28,6 +29,7 @@ from tests.servers import SECRET_KEY, until
 __all__ = ["SECRET_KEY", "Service", "Tenant", "apart", "opened", "serving"]
 
 Result = TypeVar("Result")
+TURN = UUID(int=7)
 
 
 def apart(work: Callable[[], Awaitable[Result]]) -> Result:
@@ -94,6 +96,22 @@ class Tenant:
         made: dict[str, Any] = self.call("POST", f"/v1/sessions/{session_id}/messages", 202, json={"text": text, **fields})
         return made
 
+    def appended(self, session_id: str, kind: str, content: dict[str, Any], turn_id: str | None = None) -> int:
+        """The offset of an event that a worker appends and tells of."""
+        one = json.dumps([{"kind": kind, "source": "ai_agent", "content": content}])
+        query = "SELECT append_events(%s, %s, %s, 0, %s::jsonb)"
+        [(offset,)] = self.service.sql(query, self.workspace_id, UUID(session_id), turn_id and UUID(turn_id), one)
+        self.service.soon(lambda: self.service.front.wake.news(UUID(session_id), offset))
+        return int(offset)
+
+    def whispered(self, session_id: str, text: str, turn_id: UUID = TURN, attempt: int = 1) -> None:
+        """Tokens that a worker passes on."""
+        self.service.soon(lambda: self.service.front.wake.delta(UUID(session_id), turn_id, attempt, text))
+
+    def watched(self, session_id: str) -> int:
+        """How many readers wait for news of the session."""
+        return len(self.service.front.listener._watches.get(f"turnline:session:{session_id}", ()))
+
     def key(self, role: Role = "admin", user_id: UUID | None = None) -> workspaces.CreatedKey:
         """Another key of the workspace."""
 
@@ -138,6 +156,12 @@ class Service:
         """What it keeps open."""
         front: Front = self.app.state.front
         return front
+
+    def soon(self, work: Callable[[], object]) -> None:
+        """Do `work` on the server's loop, and return when it is done."""
+        done = threading.Event()
+        self.loop.call_soon_threadsafe(lambda: (work(), done.set()))
+        assert done.wait(10)
 
     def client(self, key_text: str) -> httpx.Client:
         """A client with a key."""

@@ -1,1 +1,247 @@
 """The log as server-sent events."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+
+from api import stream
+from tests.api.service import Tenant
+from tests.servers import until
+
+
+@dataclass(slots=True)
+class Frame:
+    """One server-sent event, or a comment."""
+
+    event: str = ""
+    data: str = ""
+    id: str | None = None
+    comment: str = ""
+
+    @property
+    def value(self) -> Any:
+        return json.loads(self.data)
+
+
+class Stream:
+    """An open stream, read frame by frame."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.response = response
+        self._lines = response.iter_lines()
+
+    def frame(self) -> Frame:
+        """The next frame that says something."""
+        frame, retry = Frame(), False
+        for line in self._lines:
+            if line == "":
+                if not retry:
+                    return frame
+                frame, retry = Frame(), False
+                continue
+            name, _, value = line.partition(":")
+            value = value.removeprefix(" ")
+            match name:
+                case "event":
+                    frame.event = value
+                case "data":
+                    frame.data += value
+                case "id":
+                    frame.id = value
+                case "retry":
+                    assert value == "1000"
+                    retry = True
+                case "":
+                    frame.comment = value
+        raise EOFError
+
+    def frames(self, count: int) -> list[Frame]:
+        """The next frames."""
+        return [self.frame() for _ in range(count)]
+
+    def ended(self) -> bool:
+        """Whether nothing but comments comes any more."""
+        try:
+            while True:
+                assert self.frame().comment
+        except EOFError:
+            return True
+
+
+@contextmanager
+def streaming(acme: Tenant, session_id: str, query: str = "", **headers: str) -> Iterator[Stream]:
+    """The session's stream, open."""
+    with acme.http.stream("GET", f"/v1/sessions/{session_id}/stream{query}", headers=headers) as response:
+        assert response.status_code == 200, response.read()
+        yield Stream(response)
+
+
+@pytest.fixture
+def recheck_at_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stream, "RECHECK_S", 0.0)
+    monkeypatch.setattr(stream, "LOOK_EVERY_S", 0.1)
+
+
+def test_a_stream_begins_with_the_log_and_goes_on_as_it_grows(acme: Tenant):
+    session = acme.session()
+    first = acme.message(session["id"], "one")["event"]
+    with streaming(acme, session["id"]) as events:
+        headers = events.response.headers
+        assert headers["content-type"].startswith("text/event-stream")
+        assert (headers["x-accel-buffering"], headers["cache-control"]) == ("no", "no-store")
+        assert "content-length" not in headers
+        assert [(frame.event, frame.id, frame.value) for frame in events.frames(1)] == [("event", "0", first)]
+        second = acme.message(session["id"], "zwei\r\n\u2028\u2029\x85 \U0001f600 data: x\n\nid: 99")["event"]
+        frame = events.frame()
+        assert (frame.event, frame.id, frame.value) == ("event", "1", second)
+
+
+def test_tokens_come_between_the_lines_and_have_no_id(acme: Tenant):
+    session = acme.session()
+    with streaming(acme, session["id"]) as events:
+        accepted = acme.message(session["id"])
+        turn_id = accepted["turn"]["id"]
+        assert events.frame().id == "0"
+        told = []
+        until(lambda: acme.watched(session["id"]) == 1)
+        acme.whispered(session["id"], "Yes, \ud83d", UUID(turn_id))
+        told.append(events.frame())
+        acme.whispered(session["id"], "\ude00 it is.", UUID(turn_id))
+        told.append(events.frame())
+        acme.appended(session["id"], "agent_message", {"text": "Yes, 😀 it is."}, turn_id)
+        reply = events.frame()
+        acme.whispered(session["id"], "late", UUID(turn_id))
+        acme.whispered(session["id"], "next", uuid4())
+
+        assert [(frame.event, frame.id) for frame in told] == [("delta", None)] * 2
+        assert told[0].value == {"turn_id": turn_id, "attempt": 1, "text": "Yes, \ud83d"}
+        assert "".join(frame.value["text"] for frame in told).encode("utf-16", "surrogatepass").decode("utf-16") == "Yes, 😀 it is."
+        assert (reply.id, reply.value["content"]) == ("1", {"text": "Yes, 😀 it is."})
+        assert events.frame().value["text"] == "next", "tokens that come behind their reply are dropped"
+
+
+def test_a_reader_resumes_behind_the_last_line_it_saw(acme: Tenant):
+    session = acme.session()
+    for number in range(5):
+        acme.message(session["id"], f"m{number}")
+    with streaming(acme, session["id"], "?after=0") as events:
+        assert [frame.id for frame in events.frames(4)] == ["1", "2", "3", "4"]
+    with streaming(acme, session["id"], "?after=0", **{"Last-Event-ID": "2"}) as events:
+        assert [frame.id for frame in events.frames(2)] == ["3", "4"]
+        acme.message(session["id"], "m5")
+        assert events.frame().id == "5"
+    with streaming(acme, session["id"], **{"Last-Event-ID": "-1"}) as events:
+        assert events.frame().id == "0"
+
+
+def test_a_long_log_is_streamed_whole_while_it_grows(acme: Tenant):
+    session = acme.session()
+    many = json.dumps([{"kind": "status_update", "source": "system", "content": {"n": number}} for number in range(350)])
+    acme.service.sql("SELECT append_events(%s, %s, NULL, 0, %s::jsonb)", acme.workspace_id, UUID(session["id"]), many)
+    with streaming(acme, session["id"]) as events:
+        seen = [events.frame() for _ in range(150)]
+        acme.message(session["id"])
+        seen += events.frames(201)
+    assert [frame.id for frame in seen] == [str(number) for number in range(351)]
+
+
+@pytest.mark.parametrize("value", ["x", "-2", "1.5", "9999999999", "²", "9" * 30, ""])
+def test_an_id_that_is_none_is_refused(acme: Tenant, value: str):
+    answer = acme.http.get(f"/v1/sessions/{acme.session()['id']}/stream", headers={"Last-Event-ID": value.encode()})
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+
+
+def test_what_is_not_there_is_said_before_the_stream_begins(acme: Tenant):
+    assert acme.http.get(f"/v1/sessions/{uuid4()}/stream").status_code == 404
+    assert acme.http.get(f"/v1/sessions/{acme.session()['id']}/stream?after=-2").status_code == 422
+    assert acme.http.get(f"/v1/sessions/{acme.session()['id']}/stream", headers={"Authorization": "Bearer tl_x"}).status_code == 401
+
+
+def test_a_quiet_stream_is_kept_open_by_comments(acme: Tenant, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stream, "KEEPALIVE_S", 0.2)
+    monkeypatch.setattr(stream, "LOOK_EVERY_S", 0.1)
+    session = acme.session()
+    with streaming(acme, session["id"]) as events:
+        assert [bool(frame.comment) for frame in events.frames(3)] == [True] * 3
+        acme.message(session["id"])
+        while (frame := events.frame()).comment:
+            pass
+        assert frame.id == "0"
+
+
+@pytest.mark.usefixtures("recheck_at_once")
+def test_a_revoked_key_ends_its_streams(acme: Tenant):
+    session = acme.session()
+    key = acme.key("read")
+    with acme.using(key.text) as reader, streaming(reader, session["id"]) as events, streaming(acme, session["id"]) as others:
+        acme.message(session["id"])
+        assert (events.frame().id, others.frame().id) == ("0", "0")
+        acme.revoke(key.id)
+        assert events.ended()
+        acme.message(session["id"])
+        assert others.frame().id == "1"
+        assert reader.http.get(f"/v1/sessions/{session['id']}/stream").status_code == 401
+
+
+def test_a_client_that_leaves_is_forgotten(acme: Tenant):
+    session = acme.session()
+    with streaming(acme, session["id"]):
+        until(lambda: acme.watched(session["id"]) == 1)
+    until(lambda: acme.watched(session["id"]) == 0)
+
+
+def test_a_client_that_is_reset_is_forgotten(acme: Tenant):
+    session = acme.session()
+    with _raw(acme, session["id"]) as client:
+        until(lambda: acme.watched(session["id"]) == 1)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    until(lambda: acme.watched(session["id"]) == 0)
+
+
+def test_a_client_that_takes_nothing_is_given_up(acme: Tenant, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stream, "PATIENCE_S", 0.5)
+    session = acme.session()
+    with _raw(acme, session["id"], receive_buffer=4096) as client:
+        until(lambda: acme.watched(session["id"]) == 1)
+        long = json.dumps([{"kind": "status_update", "source": "system", "content": {"t": "x" * 50_000}} for _ in range(400)])
+        acme.service.sql("SELECT append_events(%s, %s, NULL, 0, %s::jsonb)", acme.workspace_id, UUID(session["id"]), long)
+        until(lambda: acme.watched(session["id"]) == 0, 20)
+        assert client.recv(10) == b"HTTP/1.1 2"
+
+
+@contextmanager
+def _raw(acme: Tenant, session_id: str, receive_buffer: int | None = None) -> Iterator[socket.socket]:
+    """A client of the stream that reads nothing by itself."""
+    with socket.socket() as client:
+        if receive_buffer is not None:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        client.connect(("127.0.0.1", acme.service.port))
+        client.settimeout(10)
+        client.sendall(f"GET /v1/sessions/{session_id}/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {acme.api_key}\r\n\r\n".encode())
+        yield client
+
+
+def test_many_streams_of_one_session_all_see_every_line(acme: Tenant):
+    session = acme.session()
+    began = time.monotonic()
+    with acme.service.client(acme.api_key) as http:
+        open_streams = [http.send(http.build_request("GET", f"/v1/sessions/{session['id']}/stream"), stream=True) for _ in range(20)]
+        try:
+            acme.message(session["id"])
+            assert [Stream(response).frame().id for response in open_streams] == ["0"] * 20
+        finally:
+            for response in open_streams:
+                response.close()
+    until(lambda: acme.watched(session["id"]) == 0)
+    assert time.monotonic() - began < 30
