@@ -159,6 +159,7 @@ class Session(Answer):
     title: str | None
     metadata: dict[str, Any]
     variables: dict[str, Any]
+    tags: list[str]
     session_type: str
     locale: str
     timezone: str

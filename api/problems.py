@@ -17,6 +17,7 @@ from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.wire import text_of
@@ -51,6 +52,7 @@ AWAY: tuple[type[Exception], ...] = (
     sqlalchemy.exc.InterfaceError,
     sqlalchemy.exc.TimeoutError,
 )
+_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 _ENGINE: Mapping[type[TurnlineError], int] = {NotFound: 404, Stale: 412, Conflict: 409, Rejected: 422}
 
 
@@ -114,9 +116,10 @@ def install(app: FastAPI) -> None:
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
+        headers = {**(error.headers or {}), **({"Allow": _allowed(request)} if error.status_code == 405 else {})}
         details = {404: "There is nothing at this address.", 405: f"{request.method} is not offered at this address."}
         detail = details.get(error.status_code, str(error.detail))
-        return respond(request.scope, Problem(error.status_code, detail, headers=error.headers))
+        return respond(request.scope, Problem(error.status_code, detail, headers=headers))
 
     async def away(request: Request, error: Exception) -> Response:
         log.warning("the database could not be used: %s", type(error).__name__)
@@ -166,6 +169,15 @@ class Unexpected:
             log.error("a bug stopped %s %s: %s\n%s", scope["method"], _template(scope), type(error).__name__, frames)  # noqa: TRY400
             if not started:
                 await respond(scope, Problem(500, "Something went wrong here; it has been logged."))(scope, receive, send)
+
+
+def _allowed(request: Request) -> str:
+    """The methods offered at the request's address; the framework names those of one route only."""
+
+    def offered(method: str) -> bool:
+        return any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+
+    return ", ".join(filter(offered, _METHODS))
 
 
 def _template(scope: Scope) -> str:

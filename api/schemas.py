@@ -102,6 +102,7 @@ Mapping = Annotated[
 ]
 SecretName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
 SecretValue = Annotated[str, StringConstraints(min_length=1, max_length=4000)]
+Tag = Annotated[str, StringConstraints(min_length=1, max_length=50, pattern=r"\S")]
 ToolIds = Annotated[list[UUID], Field(max_length=100, description="Ids named twice count once.")]
 
 
@@ -122,6 +123,11 @@ def _without_defaults(schema: dict[str, Any]) -> None:
 
 
 _CHANGE = ConfigDict(json_schema_extra=_without_defaults)
+
+
+def _example(**fields: Any) -> ConfigDict:
+    """A body that shows what is usually sent."""
+    return ConfigDict(json_schema_extra={"examples": [fields]})
 
 
 class AgentFields(Body):
@@ -151,6 +157,9 @@ class AgentFields(Body):
 class AgentCreate(AgentFields):
     """A new agent. `default_tools` is another name of `tool_ids`."""
 
+    model_config = _example(
+        name="Ada", description="Answers about orders.", system_prompt="You help customers of a shop. Be brief.", model_name="gpt-4o-mini"
+    )
     name: Name
     tool_ids: ToolIds = []
     default_tools: ToolIds = []
@@ -193,6 +202,12 @@ class ToolFields(Body):
 class ToolCreate(ToolFields):
     """A new tool."""
 
+    model_config = _example(
+        name="orders_lookup",
+        description="Looks an order up by its number.",
+        effect="pure",
+        parameters={"type": "object", "properties": {"order": {"type": "integer"}}, "required": ["order"]},
+    )
     name: ToolName
 
 
@@ -223,6 +238,16 @@ class IntegrationFields(Body):
 class IntegrationCreate(IntegrationFields):
     """What a tool is mapped to. `target_id` is the configuration's `url` unless given. Secrets are written and never read back."""
 
+    model_config = _example(
+        integration_type="custom_tool",
+        configuration={
+            "url": "https://shop.example/orders/{order}",
+            "method": "GET",
+            "secret_headers": {"Authorization": "Bearer {{shop_key}}"},
+        },
+        response_mapping="{paid: paid, total: amounts.total}",
+        secrets={"shop_key": "…"},
+    )
     integration_type: IntegrationType
     configuration: Annotated[dict[str, Any], Field(description=IntegrationFields.model_fields["configuration"].description)]
     secrets: Annotated[dict[SecretName, SecretValue], Field(max_length=MAX_SECRETS)] = {}
@@ -238,6 +263,7 @@ class IntegrationChange(IntegrationFields):
 class SessionCreate(Body):
     """A new session with an agent."""
 
+    model_config = _example(agent_id="01975e2e-7d5b-7c3a-9f3e-5b1f6c2a9d10", customer_id="c-1041", title="Order 41", locale="en")
     agent_id: UUID
     user_id: UUID | None = None
     customer_id: Annotated[str, Field(max_length=100)] | None = None
@@ -247,6 +273,7 @@ class SessionCreate(Body):
     timezone: Annotated[str, StringConstraints(min_length=1, max_length=50), _checked(_known_timezone)] = "UTC"
     metadata: JsonObject = {}
     variables: JsonObject = {}
+    tags: Annotated[list[Tag], Field(max_length=20)] = []
     mode: Annotated[
         Literal["auto", "manual", "paused"],
         Field(description="auto: the agent answers. manual: a person does. paused: turns are opened and wait."),
@@ -262,6 +289,7 @@ class SessionEnd(Body):
 class MessageCreate(Body):
     """A customer's message."""
 
+    model_config = _example(text="Is order 41 paid?", message_key="web-7f3a9c", metadata={"page": "/orders/41"})
     text: Annotated[
         str,
         StringConstraints(min_length=1, max_length=TEXT_MAX_BYTES),

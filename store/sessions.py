@@ -24,6 +24,7 @@ _OWN = (
     SessionRow.title,
     SessionRow.meta.label("metadata"),
     SessionRow.variables,
+    SessionRow.tags,
     SessionRow.session_type,
     SessionRow.locale,
     SessionRow.timezone,

@@ -87,3 +87,15 @@ def test_the_list_is_filtered_and_paged(acme: Tenant):
     assert ids(after=first["next_cursor"], customer_id="c1") == [with_ada[0]]
     for query in ("agent_id=x", "customer_id=%00", "status=open", "customer_id=" + "c" * 101):
         assert acme.http.get(f"/v1/sessions?{query}").status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("bad", "good"), [([""], []), ([" "], ["a"]), (["t" * 51], ["t" * 50]), (["t"] * 21, ["t"] * 20), ("vip", ["vip"])]
+)
+def test_a_session_has_tags(acme: Tenant, bad: Any, good: Any):
+    agent_id = acme.agent()["id"]
+
+    assert acme.call("POST", "/v1/sessions", 422, json={"agent_id": agent_id, "tags": bad})["errors"][0]["where"].startswith("body.tags")
+    made = acme.session(agent_id=agent_id, tags=good)
+    assert made["tags"] == good
+    assert acme.call("GET", f"/v1/sessions/{made['id']}", 200)["tags"] == good
