@@ -66,6 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # another address is another thing, and a redirected POST may lose its body or its key
         generate_unique_id_function=_operation_id,
     )
     for room in (agents, tools, sessions, messages, events, stream, turns, health):

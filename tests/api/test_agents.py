@@ -50,7 +50,7 @@ def test_a_new_agent_has_the_documented_defaults(acme: Tenant):
         ("status", "asleep", "inactive"),
         ("allow_interruption", "yes", False),
         ("composition_mode", "loose", "strict"),
-        ("workspace_id", str(uuid4()), None),
+        ("workspace_id", "00000000-0000-4000-8000-000000000001", None),
         ("total_cost", 1, None),
     ],
 )

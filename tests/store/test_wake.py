@@ -69,20 +69,24 @@ async def in_touch(telling: Wake, watch: Watch, session_id: UUID = SESSION, offs
 
 
 async def test_what_is_told_is_heard_in_order_by_those_who_watch_the_session(broker_url: str):
-    async with both(broker_url) as (telling, listening), listening.watch(SESSION) as one, listening.watch(SESSION) as two:
-        async with listening.watch(uuid4()) as stranger:
-            await in_touch(telling, one)
-            await heard(two, bool)
-            telling.delta(SESSION, TURN, 1, "Let me ")
-            telling.delta(SESSION, TURN, 1, "look. \ud83d")
-            telling.news(SESSION, 4)
-            telling.news(SESSION, 5)
-            telling.delta(SESSION, TURN, 1, "\ude00\0Paid.")
-            told = [Delta(TURN, 1, "Let me look. \ud83d"), News(5), Delta(TURN, 1, "\ude00\0Paid.")]
+    async with (
+        both(broker_url) as (telling, listening),
+        listening.watch(SESSION) as one,
+        listening.watch(SESSION) as two,
+        listening.watch(uuid4()) as stranger,
+    ):
+        await in_touch(telling, one)
+        await heard(two, bool)
+        telling.delta(SESSION, TURN, 1, "Let me ")
+        telling.delta(SESSION, TURN, 1, "look. \ud83d")
+        telling.news(SESSION, 4)
+        telling.news(SESSION, 5)
+        telling.delta(SESSION, TURN, 1, "\ude00\0Paid.")
+        told = [Delta(TURN, 1, "Let me look. \ud83d"), News(5), Delta(TURN, 1, "\ude00\0Paid.")]
 
-            assert await heard(one, lambda pieces: len(pieces) == 3) == told
-            assert await heard(two, lambda pieces: len(pieces) == 3) == told
-            assert await stranger.next(0.05) in (None, News(-1))
+        assert await heard(one, lambda pieces: len(pieces) == 3) == told
+        assert await heard(two, lambda pieces: len(pieces) == 3) == told
+        assert await stranger.next(0.05) in (None, News(-1))
 
 
 async def test_the_last_reader_to_leave_is_the_last_to_be_told(broker_url: str):
