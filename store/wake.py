@@ -21,6 +21,7 @@ import redis.asyncio
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 log = logging.getLogger(__name__)
@@ -73,8 +74,10 @@ def _joined(last: News | Delta, piece: News | Delta) -> tuple[News | Delta, ...]
 
 
 def _connect(url: str, *, tries: int) -> redis.asyncio.Redis:
+    # Not tried again after a timeout: a server that was only slow would tell the same piece twice.
+    retry = Retry(NoBackoff(), tries - 1, supported_errors=(RedisConnectionError,))
     return redis.asyncio.Redis.from_url(
-        url, socket_timeout=2, socket_connect_timeout=2, socket_keepalive=True, retry=Retry(NoBackoff(), tries - 1), decode_responses=True
+        url, socket_timeout=2, socket_connect_timeout=2, socket_keepalive=True, retry=retry, decode_responses=True
     )
 
 

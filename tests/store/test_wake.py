@@ -166,6 +166,22 @@ async def test_a_stalled_valkey_costs_bounded_memory_and_a_bounded_stop(monkeypa
                 os.kill(server.pid, signal.SIGCONT)
 
 
+async def test_a_valkey_that_was_slow_tells_no_piece_twice():
+    with EmbeddedValkey(None) as server:
+        assert server.pid is not None
+        async with both(server.url) as (telling, listening), listening.watch(SESSION) as watch:
+            await in_touch(telling, watch)
+            os.kill(server.pid, signal.SIGSTOP)
+            try:
+                telling.delta(SESSION, TURN, 1, "slow")
+                await asyncio.sleep(2.5)  # longer than an answer is waited for, shorter than a flush may take
+            finally:
+                os.kill(server.pid, signal.SIGCONT)
+            telling.news(SESSION, 7)
+            found = await heard(watch, lambda pieces: News(7) in pieces)
+    assert "".join(piece.text for piece in found if isinstance(piece, Delta)) in ("", "slow")
+
+
 async def test_a_reader_that_falls_behind_loses_the_rest_of_the_reply_and_no_news():
     watch = Watch()
     for number in range(100):
