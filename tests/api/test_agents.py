@@ -159,8 +159,22 @@ def test_pages_neither_skip_nor_repeat_while_agents_are_added(acme: Tenant):
     assert "total_count" not in acme.call("GET", "/v1/agents", 200)
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "limit=99999999999999999999", "after=x", "after=%00", "after=" + "A" * 32,
-                                   "status=asleep", "search=%00", "search=" + "a" * 201, "include_total=perhaps"])  # fmt: skip
+@pytest.mark.parametrize(
+    "query",
+    [
+        "limit=0",
+        "limit=101",
+        "limit=x",
+        "limit=99999999999999999999",
+        "after=x",
+        "after=%00",
+        "after=" + "A" * 32,
+        "status=asleep",
+        "search=%00",
+        "search=" + "a" * 201,
+        "include_total=perhaps",
+    ],
+)
 def test_a_wrong_query_is_refused_with_a_reason(acme: Tenant, query: str):
     answer = acme.http.get(f"/v1/agents?{query}")
     if query == "after=" + "A" * 32:  # a place before every agent is a place

@@ -107,7 +107,7 @@ def test_in_manual_mode_no_turn_is_opened(acme: Tenant):
 def test_fifty_messages_at_once_stand_at_fifty_offsets(acme: Tenant):
     session = acme.session()
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        accepted = list(pool.map(lambda number: acme.message(session["id"], f"m{number}", message_key=f"k{number % 25}x{number}"), range(50)))
+        accepted = list(pool.map(lambda number: acme.message(session["id"], f"m{number}", message_key=f"k{number}"), range(50)))
 
     assert sorted(item["event"]["offset"] for item in accepted) == list(range(50))
     assert len({item["turn"]["id"] for item in accepted}) == 1
