@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import aclosing
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -25,13 +26,13 @@ from store.workspaces import Caller
 log = logging.getLogger(__name__)
 
 PAGE = 100
+CHUNK_BYTES = 64 * 1024  # about; a slow client has its patience anew for each
 KEEPALIVE_S = 15.0
 RECHECK_S = 5.0  # whether the key still opens the door
 PATIENCE_S = 30.0  # for a client that takes nothing off its connection
 
 # Line ends to many clients, though not to the protocol.
 _LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
-ENDS: tuple[type[Exception], ...] = (NotFound, *AWAY)
 
 routes = router("sessions")
 _DESCRIBED: dict[int | str, dict[str, Any]] = {
@@ -49,7 +50,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+    def __init__(self, chunks: AsyncGenerator[bytes]) -> None:
         super().__init__(None, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._chunks = chunks
@@ -70,9 +71,10 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
-            async for chunk in self._chunks:
-                async with asyncio.timeout(PATIENCE_S):
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            async with aclosing(self._chunks):  # its watch ends here, not whenever it is collected
+                async for chunk in self._chunks:
+                    async with asyncio.timeout(PATIENCE_S):
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
         except TimeoutError:
             log.info("a stream was ended: its client took nothing for %.0f s", PATIENCE_S)
             return
@@ -107,8 +109,11 @@ def _offset(last_event_id: str) -> int:
     raise Problem(422, what, errors=[("header.last-event-id", what)])
 
 
-async def _chunks(front: Front, caller: Caller, key_text: str, session_id: UUID, offset: int) -> AsyncIterator[bytes]:
-    """The stream's bytes, until the server stops or the caller may not read any more."""
+async def _chunks(front: Front, caller: Caller, key_text: str, session_id: UUID, offset: int) -> AsyncGenerator[bytes]:
+    """The stream's bytes, until the server stops or the caller may not read any more.
+
+    A database that is away is waited for: a browser that came back to a 503 would not come again.
+    """
     clock = asyncio.get_running_loop().time
     spoke_at = recheck_at = clock()
     answered: UUID | None = None  # its last tokens may arrive behind its reply
@@ -117,21 +122,23 @@ async def _chunks(front: Front, caller: Caller, key_text: str, session_id: UUID,
         while not front.stopping:
             try:
                 found = await read(front, caller.workspace_id, session_id, offset, limit=PAGE)
-            except ENDS:
+            except NotFound:
                 return  # the client comes back, and is told why it is refused
+            except AWAY:
+                found = []
             for event in found:
                 if event["kind"] == EventKind.AGENT_MESSAGE:
                     answered = event["turn_id"]
             if found:
                 offset = found[-1]["offset"]
-                yield b"".join(_frame("event", event, event["offset"]) for event in found)
+                for chunk in _gathered(_frame("event", event, event["offset"]) for event in found):
+                    yield chunk
                 spoke_at = clock()
                 if len(found) == PAGE:
                     continue
             if clock() >= recheck_at + RECHECK_S:
                 recheck_at = clock()
-                known = await front.keys.caller(key_text, fresh=True)
-                if known is None or not known.may_read:
+                if not await _may_read(front, key_text):
                     return
             look_at = clock() + LOOK_EVERY_S
             while (left := look_at - clock()) > 0:
@@ -144,6 +151,26 @@ async def _chunks(front: Front, caller: Caller, key_text: str, session_id: UUID,
             if clock() >= spoke_at + KEEPALIVE_S - LOOK_EVERY_S:
                 yield b": still here\n\n"
                 spoke_at = clock()
+
+
+def _gathered(frames: Iterable[bytes]) -> Iterator[bytes]:
+    """The frames, small ones several at a time."""
+    chunk = b""
+    for frame in frames:
+        chunk += frame
+        if len(chunk) >= CHUNK_BYTES:
+            yield chunk
+            chunk = b""
+    if chunk:
+        yield chunk
+
+
+async def _may_read(front: Front, key_text: str) -> bool:
+    try:
+        known = await front.keys.caller(key_text)
+    except AWAY:
+        return True  # nothing can be read, and no key revoked
+    return known is not None and known.may_read
 
 
 def _frame(name: str, data: dict[str, Any], offset: int | None = None) -> bytes:
