@@ -31,11 +31,11 @@ class Keys:
         self._touched: dict[bytes, float] = {}
         self._touching: set[asyncio.Task[None]] = set()
 
-    async def caller(self, key_text: str, *, fresh: bool = False) -> Caller | None:
-        """Who the key belongs to, or None. `fresh` asks the database whatever is remembered."""
+    async def caller(self, key_text: str) -> Caller | None:
+        """Who the key belongs to, or None."""
         digest = workspaces.digest_of(key_text)
         known = self._known.get(digest)
-        if known is not None and known[0] > time.monotonic() and not fresh:
+        if known is not None and known[0] > time.monotonic():
             return known[1]
         task = self._asking.get(digest)
         if task is None:
