@@ -4,9 +4,11 @@ import concurrent.futures
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from tests.api.service import Tenant
+from tests.servers import until
 
 
 def test_a_new_agent_has_the_documented_defaults(acme: Tenant):
@@ -100,6 +102,22 @@ def test_if_match_lets_only_the_version_it_names_be_changed(acme: Tenant):
     assert acme.call("GET", path, 200)["version"] == 4
 
 
+def test_two_changes_to_one_version_that_meet_are_not_both_made(acme: Tenant):
+    agent = acme.agent()
+
+    def patch(temperature: int) -> int:
+        answer = acme.http.patch(f"/v1/agents/{agent['id']}", json={"temperature": temperature}, headers={"If-Match": '"1"'})
+        return answer.status_code
+
+    with psycopg.connect(acme.service.database_url) as db, concurrent.futures.ThreadPoolExecutor(2) as pool:
+        db.execute("SELECT FROM agents WHERE id = %s FOR UPDATE", (agent["id"],))
+        changes = [pool.submit(patch, temperature) for temperature in (1, 2)]
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        until(lambda: acme.service.sql(waiting) == [(2,)])
+        db.rollback()
+        assert sorted(change.result() for change in changes) == [200, 412]
+
+
 def test_of_many_changes_to_one_version_exactly_one_is_made(acme: Tenant):
     path = f"/v1/agents/{acme.agent()['id']}"
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -181,6 +199,17 @@ def test_a_wrong_query_is_refused_with_a_reason(acme: Tenant, query: str):
         assert answer.json()["items"] == []
     else:
         assert (answer.status_code, answer.json()["code"]) == (422, "VALIDATION_ERROR")
+
+
+def test_agents_of_one_moment_have_an_order_too(acme: Tenant):
+    made = [acme.agent(name=f"a{number}")["id"] for number in range(5)]
+    acme.service.sql("UPDATE agents SET created_at = now() WHERE workspace_id = %s", acme.workspace_id)
+    seen, cursor = [], None
+    for _ in made:
+        page = acme.call("GET", "/v1/agents", 200, params={"limit": 1, **({"after": cursor} if cursor else {})})
+        seen += [agent["id"] for agent in page["items"]]
+        cursor = page["next_cursor"]
+    assert (seen, cursor) == (sorted(made, reverse=True), None)
 
 
 def test_an_agent_is_created_with_its_tools_or_not_at_all(acme: Tenant, other: Tenant):

@@ -109,6 +109,14 @@ async def test_without_an_address_nothing_is_told_and_a_nudge_is_still_heard():
         assert await watch.next(1) == News(-1)
 
 
+async def test_whoever_watches_when_the_connection_is_made_looks_once(broker_url: str):
+    listening = Listener(broker_url)
+    async with listening.watch(SESSION) as watch:
+        await listening.open()
+        assert await watch.next(10) == News(-1)
+        await listening.close()
+
+
 async def test_after_a_restart_everybody_looks_and_hears_again(scratch: Path, caplog: pytest.LogCaptureFixture):
     port, directory = free_port(), scratch / f"valkey-{uuid4().hex}"
     with EmbeddedValkey(directory, port) as server:
