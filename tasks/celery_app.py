@@ -15,6 +15,7 @@ from beat_schedule import SCHEDULE
 from settings import Settings, get_settings
 from tasks import logs
 from tasks.base import AsyncTask
+from tasks.dead_letters import DELIVERY_LIMIT, DeclareDeadLetters, dead_letters_of
 
 QUEUES = ("turns", "messages", "tools", "maintenance")
 VISIBILITY_TIMEOUT_S = 900  # longer than any task's limit and the drain at shutdown: a message never comes back while it is worked on
@@ -26,8 +27,8 @@ def queue(name: str, broker_url: str) -> Queue:
         return Queue(name, Exchange(name, type="direct"), name)
     arguments = {
         "x-queue-type": "quorum",
-        "x-delivery-limit": 10,
-        "x-dead-letter-exchange": f"{name}.dead",
+        "x-delivery-limit": DELIVERY_LIMIT,
+        "x-dead-letter-exchange": dead_letters_of(name),
         "x-dead-letter-strategy": "at-least-once",
         "x-overflow": "reject-publish",
     }
@@ -98,6 +99,7 @@ def make_app(settings: Settings) -> Celery:
         beat_max_loop_interval=5,
         include=["tasks.turns", "tasks.messages"],
     )
+    app.steps["consumer"].add(DeclareDeadLetters)
     sweep = app.conf.beat_schedule["sweep-turns"]
     sweep["schedule"] = settings.sweep_every_s
     return app
