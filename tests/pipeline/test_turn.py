@@ -115,6 +115,9 @@ async def test_messages_of_one_session_in_a_row_are_answered_in_order(stack: Sta
         ("429-retry-after-long", "failed", 1),
         ("oversized", "failed", 1),
         ("wrong-schema", "done", 2),
+        ("nul", "done", 1),
+        ("deep", "failed", 1),
+        ("no-usage", "done", 1),
     ],
 )
 async def test_what_a_provider_may_do(stack: Stack, database: Database, ringer: Ringer, fault: str, ends: str, requests: int):
@@ -129,6 +132,67 @@ async def test_what_a_provider_may_do(stack: Stack, database: Database, ringer: 
     assert stack.counts()["by_text"][text] == requests
     assert stack.one("SELECT count(*) FROM model_calls WHERE turn_id = %s", accepted.turn_id) == requests
     assert violations(stack.database_url) == {}
+
+
+@pytest.mark.parametrize(
+    ("fault", "effect", "status", "requests"),
+    [
+        ("500", "idempotent", "succeeded", 2),
+        ("effect-then-500", "idempotent", "succeeded", 2),
+        ("effect-then-500", "unsafe", "unknown", 1),
+        ("execute-then-drop", "unsafe", "unknown", 1),
+        ("nul", "idempotent", "succeeded", 1),
+        ("truncated-json", "idempotent", "failed", 1),
+        ("oversized", "idempotent", "failed", 1),
+        ("deep", "idempotent", "failed", 1),
+        ("redirect-metadata", "unsafe", "unknown", 1),
+    ],
+)
+async def test_what_a_tool_may_do(stack: Stack, database: Database, ringer: Ringer, fault: str, effect: str, status: str, requests: int):
+    """Whatever it does, the model is told, the turn is answered, and an effect that cannot be repeated safely is not."""
+    loose = {"type": "object", "properties": {"order": {"type": "integer"}, "fault": {"type": "string"}}}
+    made = await tenant(database, tools=(tool(stack, effect=effect, parameters=loose),))
+    text = f'[[call orders_lookup {{"order": 41, "fault": "{fault}"}}]] {fault} {effect}'
+    accepted = await messages.accept(database, made.workspace_id, made.session_id, text)
+    ringer.ring(accepted.turn_id)  # type: ignore[arg-type]
+
+    stack.drained()
+
+    assert stack.status(accepted.turn_id) == "done"
+    ((state, attempts, key),) = stack.rows("SELECT state, attempts, idempotency_key FROM tool_calls WHERE turn_id = %s", accepted.turn_id)
+    assert (state, attempts) == (status, requests)
+    assert stack.counts()["tools"]["orders_lookup"]["by_key"][key]["effects"] <= 1
+    assert violations(stack.database_url) == {}
+
+
+async def test_bad_arguments_go_back_to_the_model(stack: Stack, database: Database, ringer: Ringer):
+    made = await tenant(database, tools=(tool(stack),))
+    for text in ("[[bad-arguments orders_lookup]]", "[[unknown-tool]]", '[[call orders_lookup {"order": "forty-one"}]]'):
+        accepted = await messages.accept(database, made.workspace_id, made.session_id, text)
+        ringer.ring(accepted.turn_id)  # type: ignore[arg-type]
+        stack.drained()
+        assert stack.status(accepted.turn_id) == "done"
+
+    states = stack.rows("SELECT state, attempts, error FROM tool_calls WHERE session_id = %s ORDER BY created_at", made.session_id)
+    assert [(state, attempts) for state, attempts, _ in states] == [("failed", 0)] * 3
+    assert "JSON object" in states[0][2]
+    assert "orders_lookup" in states[1][2]
+    assert "order" in states[2][2]
+    assert violations(stack.database_url) == {}
+
+
+async def test_a_tool_may_not_reach_into_the_network(stack: Stack, database: Database, ringer: Ringer):
+    """The sandbox is allowed, by its network; the machine's metadata service is not."""
+    url = "http://169.254.169.254/latest/meta-data"
+    made = await tenant(database, tools=({**TOOL, "integration": {"configuration": {"url": url}}},))
+    accepted = await messages.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
+    ringer.ring(accepted.turn_id)  # type: ignore[arg-type]
+
+    stack.drained()
+
+    ((state, attempts, error),) = stack.rows("SELECT state, attempts, error FROM tool_calls WHERE turn_id = %s", accepted.turn_id)
+    assert (state, attempts) == ("failed", 0)
+    assert "metadata address, which tools may not reach" in error
 
 
 async def test_no_words_and_no_secrets_in_the_logs(stack: Stack, database: Database, ringer: Ringer):
