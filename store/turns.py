@@ -16,7 +16,7 @@ from psycopg_pool import PoolTimeout
 
 from engine.brief import Brief, Effect, IntegrationSpec, Limits, ToolSpec
 from engine.change import Change, Finish, Park, Reserved, SettledCall, Written
-from engine.errors import LeaseLost
+from engine.errors import LeaseLost, Rejected
 from engine.events import Event, EventKind, Source
 from engine.loop import Start
 from engine.prompt import instructions
@@ -162,17 +162,25 @@ def _tool(item: Mapping[str, Any], workspace_id: UUID, secrets: Secrets) -> Tool
         return_schema=item["return_schema"],
         usage_guidelines=item["usage_guidelines"],
         effect=Effect(item["effect"]),
-        integrations=tuple(
-            IntegrationSpec(
-                id=UUID(integration["id"]),
-                integration_type=integration["integration_type"],
-                configuration=integration["configuration"],
-                parameter_mapping=integration["parameter_mapping"],
-                response_mapping=integration["response_mapping"],
-                secrets=secrets(workspace_id, UUID(integration["id"]), integration["secrets"]) if integration["secrets"] else {},
-            )
-            for integration in item["integrations"] or ()
-        ),
+        integrations=tuple(filter(None, (_integration(one, workspace_id, secrets) for one in item["integrations"] or ()))),
+    )
+
+
+def _integration(item: Mapping[str, Any], workspace_id: UUID, secrets: Secrets) -> IntegrationSpec | None:
+    """The integration, or None where its secrets cannot be opened any more: the tool then fails, and the turn goes on."""
+    integration_id = UUID(item["id"])
+    try:
+        opened = secrets(workspace_id, integration_id, item["secrets"]) if item["secrets"] else {}
+    except Rejected as error:
+        log.warning("an integration cannot be used: %s", error, extra={"integration_id": str(integration_id)})
+        return None
+    return IntegrationSpec(
+        id=integration_id,
+        integration_type=item["integration_type"],
+        configuration=item["configuration"],
+        parameter_mapping=item["parameter_mapping"],
+        response_mapping=item["response_mapping"],
+        secrets=opened,
     )
 
 

@@ -202,6 +202,20 @@ async def test_a_turn_that_is_not_to_be_carried_now_is_not_claimed(database: Dat
     assert await claim(database, uuid4()) == turns.NotClaimed("no_turn")
 
 
+async def test_an_integration_whose_secrets_cannot_be_opened_is_left_out_and_the_turn_is_claimed(database: Database):
+    made = await tenant(database, tools=({"name": "orders_lookup", "integration": {"secrets": {"token": "v1.gone.AAAA"}}},))
+    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    assert accepted.turn_id is not None
+
+    def secrets(*_: object) -> dict[str, str]:
+        raise Rejected("its key is gone")
+
+    held = await turns.claim(database, accepted.turn_id, "me", lease_s=30.0, max_attempts=5, window=400, limits=Limits(), secrets=secrets)
+
+    assert not isinstance(held, turns.NotClaimed)
+    assert [tool.integrations for tool in held.brief.tools] == [()]
+
+
 async def test_the_second_turn_of_a_session_waits_for_the_first(database: Database):
     made = await tenant(database, strategy="enqueue")
     first = await messages.accept(database, made.workspace_id, made.session_id, "one")
