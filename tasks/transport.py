@@ -17,7 +17,19 @@ from kombu.transport import redis
 
 
 class Channel(redis.Channel):
-    """A channel that can be closed when its connection is broken already."""
+    """A channel that can be closed when its connection is broken already, and makes one client, not one per command."""
+
+    _made: tuple[Any, Any] = (None, None)
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        """The client for a command. It holds no connection, only its pool; a new pool gets a new one."""
+        if asynchronous:
+            return super()._create_client(asynchronous=True)  # this one is given a connection of its own
+        pool, client = self._made
+        if pool is not self.pool:
+            client = super()._create_client()
+            self._made = (self.pool, client)
+        return client
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
