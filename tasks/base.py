@@ -74,7 +74,17 @@ class _OwnLoop:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.runner = asyncio.Runner()
-        self.close = weakref.finalize(self, self.runner.close)
+        self.close = weakref.finalize(self, _close, self.runner)
+
+
+def _close(runner: asyncio.Runner) -> None:
+    """Close a loop that nobody runs any more. The collector may call this in any thread, in one that runs a loop of its own too."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        runner.close()
+    else:
+        runner.get_loop().close()  # without its last lap, which needs a thread without a running loop
 
 
 class _PerThread(threading.local):

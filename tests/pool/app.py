@@ -55,10 +55,11 @@ def build(broker: str, results: str, queue: str) -> Celery:
     gates: dict[str, asyncio.Event] = {}
 
     async def wait_at(gate: str) -> None:
-        """Wait until the test opens `gate`. One of the waiting bodies watches for all."""
-        if gate in gates:
+        """Wait until the test opens `gate`. One of the waiting bodies watches for all; when it is cancelled, another takes over."""
+        while gate in gates:
             await gates[gate].wait()
-            return
+            if notes.exists(f"gate:{gate}"):
+                return
         opened = gates[gate] = asyncio.Event()
         try:
             while not notes.exists(f"gate:{gate}"):

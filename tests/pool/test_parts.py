@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from kombu.asynchronous import Hub
 
+from tasks import base
 from tasks.base import complete
 from tasks.posts import AT_ONCE, Posts
 from tasks.stepping import Steps, here
@@ -159,3 +160,13 @@ def test_while_draining_only_acknowledgements_and_events_run(posts: Posts) -> No
 
     assert heard == ["a post"]
     assert len(posts.hub._ready) == 1
+
+
+async def test_a_dead_threads_loop_is_closed_even_by_a_collector_that_runs_inside_another_loop() -> None:
+    own = base._OwnLoop()
+    await asyncio.to_thread(own.runner.run, asyncio.sleep(0))
+    loop = own.runner.get_loop()
+
+    own.close()
+
+    assert loop.is_closed()

@@ -76,7 +76,7 @@ def test_a_cold_stop_overtakes_a_warm_one(site: Site) -> None:
 
 def test_a_soft_stop_acknowledges_what_ends_in_time_and_puts_the_rest_back(site: Site) -> None:
     quick, slow = uuid.uuid4().hex, uuid.uuid4().hex
-    with site.worker(REMAP_SIGTERM="SIGQUIT", POOL_TEST_SOFT_SHUTDOWN_S="5") as worker:
+    with site.worker(REMAP_SIGTERM="SIGQUIT", POOL_TEST_SOFT_SHUTDOWN_S="3") as worker:
         ends = hold(site, worker, quick, 20)
         group(site.signature("holds", slow, queue=worker.queue) for _ in range(10)).apply_async()
         until(lambda: len(worker.ask("active")) == 30, "30 in flight")
