@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     worker_concurrency: int = Field(1000, ge=1, description="Turns in flight per worker process.")
     db_pool_size: int = Field(20, ge=1, description="Database connections per process.")
 
+    # The stand-in model vendor that `turnline up` starts where no vendor is configured
+    sandbox_port: int = 8900
+
     # Flower
     flower_host: str = "127.0.0.1"
     flower_port: int = 5555

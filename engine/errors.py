@@ -3,7 +3,8 @@
 TurnlineError
 ├── Transient          the step may succeed later
 │   ├── RateLimited    the other side asked us to slow down; costs no attempt
-│   ├── ProviderDown   5xx, connection refused or cut before an answer
+│   ├── ProviderDown   5xx
+│   │   └── Unreachable  no connection: nothing was sent; costs no attempt
 │   └── TimedOut       our wall-clock deadline passed
 ├── Ambiguous          it may have happened
 │   └── ReplyLost      the request was sent, no whole reply came back
@@ -53,6 +54,10 @@ class RateLimited(Transient):
 
 class ProviderDown(Transient):
     """5xx, or no connection."""
+
+
+class Unreachable(ProviderDown):
+    """No connection at all, so nothing was sent. Waiting it out consumes no attempt of the turn."""
 
 
 class TimedOut(Transient):

@@ -22,7 +22,7 @@ from engine.change import (
     Written,
 )
 from engine.decide import CallModel, CallTools, decide, tool_intents
-from engine.errors import Ambiguous, Permanent, RateLimited, Transient, TurnlineError
+from engine.errors import Ambiguous, Permanent, RateLimited, Transient, TurnlineError, Unreachable
 from engine.events import Event, EventKind, ModelReply, Source, ToolCall, ToolOutcome, ToolStatus
 from engine.prompt import model_request
 from engine.turn import TurnState
@@ -149,12 +149,14 @@ class _Course:
         if self.tries < INLINE_TRIES and short_s <= INLINE_WAIT_S:
             await asyncio.sleep(short_s)
             return self._reserving(Change(model_call=settled), Reserved(settled.call.step, settled.call.attempt + 1))
-        jitter_s = random.uniform(1.0, min(PARK_MAX_S, 2.0 ** (self.start.attempts + 1)))  # noqa: S311
+        # A wait that costs no attempt grows with the turn's age instead.
+        longest_s = max(2.0 ** (self.start.attempts + 1), self.start.elapsed_s / 4)
+        jitter_s = random.uniform(1.0, min(PARK_MAX_S, longest_s))  # noqa: S311
         wait_s = max(wished or 0.0, jitter_s)
         if self.clock() + wait_s > self.gives_up_at:
             detail = f"{error}; waiting {wait_s:.0f} s more would be longer than a turn may last"
             return self._ending(Change(model_call=settled), Finish("failed", error.error_class, detail))
-        return Change(model_call=settled, rest=Park(wait_s, isinstance(error, RateLimited), error.error_class, str(error)))
+        return Change(model_call=settled, rest=Park(wait_s, isinstance(error, RateLimited | Unreachable), error.error_class, str(error)))
 
     async def _use_tools(self, decision: CallTools) -> Change:
         outcomes: dict[str, ToolOutcome] = {}

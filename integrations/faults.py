@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 import aiohttp
 import httpx
 
-from engine.errors import Malformed, ProviderDown, RateLimited, Rejected, ReplyLost, TimedOut, TurnlineError
+from engine.errors import Malformed, ProviderDown, RateLimited, Rejected, ReplyLost, TimedOut, TurnlineError, Unreachable
 from integrations.addresses import AddressRefused
 
 LONGEST_RETRY_AFTER_S = 7 * 24 * 3600.0
@@ -83,10 +83,10 @@ def of_exception(error: Exception, whom: str, *, sent: bool) -> TurnlineError:
         if isinstance(cause, (aiohttp.ServerTimeoutError, TimeoutError)):
             return TimedOut(f"{whom} did not accept the connection in time", maybe_done=False)
         if isinstance(cause, aiohttp.ClientConnectorDNSError):
-            return ProviderDown(f"{whom} could not be reached: its name could not be resolved")
+            return Unreachable(f"{whom} could not be reached: its name could not be resolved")
         if isinstance(cause, aiohttp.ClientSSLError):
             return ProviderDown(f"{whom} could not be reached: its TLS certificate or handshake failed")
-        return ProviderDown(f"{whom} could not be reached: no connection")
+        return Unreachable(f"{whom} could not be reached: no connection")
     if isinstance(cause, aiohttp.ClientResponseError):  # a header too long, a line that is not HTTP
         return Malformed(f"{whom} answered with something that is not HTTP")
     return ReplyLost(f"{whom} closed the connection before its answer was whole")

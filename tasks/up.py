@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from settings import Settings
@@ -161,6 +161,8 @@ class Machine:
             wanted += [("Postgres", LOOPBACK, self.ports.postgres, "TURNLINE_POSTGRES_PORT")]
         if not self.settings.broker_url:
             wanted += [("Valkey", LOOPBACK, self.ports.valkey, "TURNLINE_VALKEY_PORT")]
+        if self.ports.sandbox:
+            wanted += [("the stand-in model", LOOPBACK, self.ports.sandbox, "TURNLINE_SANDBOX_PORT")]
         deadline = time.monotonic() + _PORT_PATIENCE_S
         for what, host, port, setting in wanted:
             while port and not port_is_free(port, host):
@@ -188,7 +190,11 @@ def up(settings: Settings, say: Callable[[str], None]) -> None:
     home.make()
     supervisor = Supervisor(say)
     ports = Ports(settings.api_port, settings.flower_port, settings.postgres_port, settings.valkey_port)
-    machine = Machine(home, settings, ports, supervisor, environ=os.environ)
+    environ = dict(os.environ)
+    if not settings.openai_api_key.get_secret_value() and "openai_base_url" not in settings.model_fields_set:
+        ports = replace(ports, sandbox=settings.sandbox_port)
+        environ |= {"OPENAI_API_KEY": "sk-sandbox", "OPENAI_BASE_URL": f"http://{LOOPBACK}:{ports.sandbox}/v1"}
+    machine = Machine(home, settings, ports, supervisor, environ=environ)
     with home.locked(), supervisor.signals():
         try:
             say(f"Starting. Data and logs: {home.path}")
@@ -204,6 +210,8 @@ def _say_where(machine: Machine, say: Callable[[str], None]) -> None:
     user, _, password = machine.flower_auth.partition(":")
     say(f"API      {machine.api_url}   (its documentation: {machine.api_url}/docs)")
     say(f"Flower   {machine.flower_url}   (user {user}, password {password})")
+    if machine.ports.sandbox:
+        say(f"Model    a stand-in on port {machine.ports.sandbox}: set OPENAI_API_KEY (and OPENAI_BASE_URL) for a real one")
     key, is_new = _first_key(machine)
     say(f"API key  {key}" + ("   (of the new workspace default)" if is_new else "   (of the workspace default)"))
 

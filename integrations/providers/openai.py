@@ -20,6 +20,7 @@ from integrations.sse import ServerEvent, SseParser
 WHOM = "The model provider openai"
 _DRAIN_S = 0.25
 _DONE = "[DONE]"
+OWN_ADDRESS = "https://api.openai.com/"  # refuses whoever brings no key; other servers may want none
 
 
 class OpenAI:
@@ -39,6 +40,8 @@ class OpenAI:
             RateLimited, ProviderDown, TimedOut, ReplyLost: it may be tried again.
             Rejected, Malformed: it may not.
         """
+        if not self._key and self._url.startswith(OWN_ADDRESS):
+            raise Rejected(f"{WHOM} was not asked: OPENAI_API_KEY is not set")
         names = Names(request)
         content = json.dumps(request_body(request, names), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
         headers = {"content-type": "application/json", "accept": "text/event-stream, application/json"}

@@ -9,7 +9,7 @@ import pytest
 from engine import loop
 from engine.brief import Effect, Limits, Role, ToolSpec
 from engine.change import CallState, Finish, Park, Reserved
-from engine.errors import LeaseLost, ProviderDown, RateLimited, Rejected, ReplyLost, TimedOut
+from engine.errors import LeaseLost, ProviderDown, RateLimited, Rejected, ReplyLost, TimedOut, Unreachable
 from engine.events import Event, EventKind, FinishReason, ModelReply, Source, ToolCall, ToolOutcome, ToolStatus
 from engine.loop import Start, advance
 from tests.fakes import TURN, ListLog, Script, brief, calls, customer, says
@@ -149,6 +149,13 @@ async def test_a_turn_parks_after_three_failures_and_that_costs_an_attempt():
 
     assert isinstance(rest, Park)
     assert not rest.refund
+
+
+async def test_a_provider_that_is_not_there_is_waited_for_and_costs_no_attempt():
+    rest = await advance(ListLog(), Script(*[Unreachable("no connection")] * 3), brief(), start(customer("Hello", 0)))
+
+    assert isinstance(rest, Park)
+    assert rest.refund
 
 
 async def test_a_wait_beyond_all_patience_fails_the_turn_and_tells_the_customer():

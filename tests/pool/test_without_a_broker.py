@@ -56,6 +56,7 @@ def test_the_pool_on_the_memory_broker(app: Celery) -> None:
 
 def test_threads_each_drive_their_own_tasks(app: Celery) -> None:
     flaky = flaky_on(app)
+    app.finalize()  # as a worker does: Celery binds tasks on first use otherwise, which threads may not do at once
     with ThreadPoolExecutor(8) as threads:
         results = list(threads.map(lambda n: flaky.apply(args=(n,)).get(), range(40)))
 
