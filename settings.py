@@ -46,13 +46,11 @@ class Settings(BaseSettings):
     api_host: str = "127.0.0.1"
     api_port: int = 8000
     request_max_bytes: int = 256 * 1024
-    message_max_bytes: int = 64 * 1024
 
     # The turn
     turn_lease_s: float = Field(30.0, gt=0, description="How long a claim holds without a heartbeat.")
     turn_heartbeat_s: float = Field(10.0, gt=0)
     turn_max_attempts: int = Field(5, ge=1)
-    turn_wall_clock_s: float = 600.0
     turn_model_calls: int = 8
     turn_tool_calls: int = 16
     history_events: int = Field(400, ge=10, description="How many of a session's latest events a turn's context is read from.")

@@ -54,7 +54,6 @@ class Limits:
 
     model_calls: int = 8
     tool_calls: int = 16
-    wall_clock_s: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
