@@ -105,7 +105,7 @@ async def submit(stack: Stack, made: Tenant, sessions: list[UUID], texts: list[s
 def measure_turnline(scenario: Scenario) -> Figures:
     """Run the scenario on Turnline, check the books, and return the figures."""
     with rig(TURNLINE_TURN_LEASE_S="30", TURNLINE_TURN_HEARTBEAT_S="10", TURNLINE_RING_STALE_S="10", TURNLINE_SWEEP_EVERY_S="5",
-             TURNLINE_DB_POOL_SIZE="20", TURNLINE_LOG_LEVEL="WARNING") as (stack, postgres, valkey):  # fmt: skip
+             TURNLINE_DB_POOL_SIZE="10", TURNLINE_LOG_LEVEL="WARNING") as (stack, postgres, valkey):  # fmt: skip
         workers = [stack.worker(concurrency=1000, queues="turns,messages,tools", wait=False) for _ in range(WORKERS)]
         until(lambda: answering(stack) >= WORKERS, 60)
 
