@@ -29,7 +29,7 @@ from store.database import Database
 from tests.factories import Tenant, tenant
 from tests.invariants import violations
 from tests.pipeline.stack import TOOL, Process, Stack
-from tests.servers import free_port
+from tests.servers import free_port, until
 
 IN_FLIGHT = 50
 
@@ -75,7 +75,7 @@ class Killer(threading.Thread):
         self.join()
 
 
-async def _post_all(url: str, api_key: str, made: Tenant, count: int) -> None:
+async def _post_all(url: str, api_key: str, made: Tenant, count: int, latency_ms: int) -> None:
     """Post `count` messages, a few at a time; one whose answer is lost is posted again with the same key."""
     gate = asyncio.Semaphore(IN_FLIGHT)
 
@@ -83,7 +83,7 @@ async def _post_all(url: str, api_key: str, made: Tenant, count: int) -> None:
 
         async def post(number: int) -> None:
             session_id = made.session_ids[number % len(made.session_ids)]
-            body = {"text": f"Is order {number} paid? [[latency 150]]", "message_key": f"message-{number}"}
+            body = {"text": f"Is order {number} paid? [[latency {latency_ms}]]", "message_key": f"message-{number}"}
             async with gate:
                 for _ in range(10):
                     try:
@@ -110,25 +110,37 @@ async def _prepare(stack: Stack, sessions: int) -> tuple[Tenant, str]:
     return made, created.api_key
 
 
-def run(stack: Stack, *, messages: int, sessions: int, workers: int, kill_every_s: float, within_s: float) -> Outcome:
-    """Run it on a stack whose sandbox is up, and return what came of it; `wrong` is empty when all is well."""
+def run(
+    stack: Stack, *, messages: int, sessions: int, workers: int, kill_every_s: float, within_s: float, latency_ms: int = 150
+) -> Outcome:
+    """Run it on a stack whose sandbox is up, and return what came of it; `wrong` is empty when all is well.
+
+    `latency_ms` is the model's, for each of a turn's two calls.
+    """
     made, api_key = asyncio.run(_prepare(stack, sessions))
     port = free_port()
     stack.api(port)
     stack.beat()
     stack.worker(queues="maintenance", concurrency=4, wait=False)
     carrying = [stack.worker(concurrency=500, queues="turns,messages,tools", wait=False) for _ in range(workers)]
+    until(lambda: connected(stack) >= workers, 60)
     killer = Killer(stack, carrying, kill_every_s)
     began = time.monotonic()
     killer.start()
     try:
-        asyncio.run(_post_all(f"http://127.0.0.1:{port}", api_key, made, messages))
+        asyncio.run(_post_all(f"http://127.0.0.1:{port}", api_key, made, messages, latency_ms))
         stack.drained(within_s)
     finally:
         killer.stop()
     outcome = Outcome(messages, time.monotonic() - began, len(killer.kills))
     _account(stack, made.workspace_id, outcome)
     return outcome
+
+
+def connected(stack: Stack) -> int:
+    """How many connections workers hold to the database: each opens one before it takes work."""
+    count: int = stack.one("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'turnline-worker'")
+    return count
 
 
 def _account(stack: Stack, workspace_id: UUID, outcome: Outcome) -> None:

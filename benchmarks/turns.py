@@ -25,6 +25,7 @@ from uuid import UUID
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.chaos import connected
 from benchmarks.rig import cpu_s, memory_mb, percentile, rig
 from settings import Settings
 from store import messages
@@ -107,7 +108,7 @@ def measure_turnline(scenario: Scenario) -> Figures:
     with rig(TURNLINE_TURN_LEASE_S="30", TURNLINE_TURN_HEARTBEAT_S="10", TURNLINE_RING_STALE_S="10", TURNLINE_SWEEP_EVERY_S="5",
              TURNLINE_DB_POOL_SIZE="10", TURNLINE_LOG_LEVEL="WARNING") as (stack, postgres, valkey):  # fmt: skip
         workers = [stack.worker(concurrency=1000, queues="turns,messages,tools", wait=False) for _ in range(WORKERS)]
-        until(lambda: answering(stack) >= WORKERS, 60)
+        until(lambda: connected(stack) >= WORKERS, 60)
 
         async def prepared() -> Tenant:
             database = Database(stack.database_url, pool_size=2)
@@ -140,12 +141,6 @@ def measure_turnline(scenario: Scenario) -> Figures:
         per_turn = 1000 / scenario.turns
         return Figures("Turnline", scenario.turns / seconds, used["ours"] * per_turn, intake * per_turn, used["postgres"] * per_turn,
                        used["broker"] * per_turn, percentile(took, 0.5), percentile(took, 0.99), memory)  # fmt: skip
-
-
-def answering(stack: Stack) -> int:
-    """How many workers have opened the database: they do so before they take work."""
-    count: int = stack.one("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'turnline-worker'")
-    return count
 
 
 def check(stack: Stack, rows: list[tuple[Any, ...]], scenario: Scenario) -> None:
