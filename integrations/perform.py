@@ -23,6 +23,7 @@ MAX_TRIES = 3
 LONGEST_WAIT_S = 5.0
 _FIRST_WAIT_S = 0.2
 _REPEATABLE = frozenset({Effect.PURE, Effect.IDEMPOTENT})
+NOBODY_HEARD = "It was started and nobody heard how it ended: it may or may not have happened."
 
 
 class Performer:
@@ -54,17 +55,21 @@ class Performer:
         deadline_s: float | None = None,
         *,
         tool_names: tuple[str, ...] = (),
+        begun: bool = False,
     ) -> ToolOutcome:
         """Return what came of `call`; everything but cancellation is an outcome.
 
         `tool` is None where the agent has none of that name; `tool_names` are those it has. Pure and idempotent tools are tried up
         to three times with the same key, the others only again where nothing had been sent or done. `deadline_s` is wall-clock time
-        for all tries and waits (default: three times `settings.tool_timeout_s`).
+        for all tries and waits (default: three times `settings.tool_timeout_s`). `begun`: a former attempt had started this call under
+        the same key, and nobody heard how it ended.
         """
         began = time.monotonic()
         sending = Sending()
         settings = self._outside.settings
         ends_at = began + (MAX_TRIES * settings.tool_timeout_s if deadline_s is None else deadline_s)
+        if begun and (tool is None or tool.effect not in _REPEATABLE):
+            return ToolOutcome(ToolStatus.UNKNOWN, error=NOBODY_HEARD, requests=0)
         outcome = await self._outcome(tool, call, idempotency_key, ends_at, sending, tool_names)
         return replace(outcome, latency_ms=round((time.monotonic() - began) * 1000), requests=sending.requests)
 

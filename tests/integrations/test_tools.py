@@ -39,9 +39,11 @@ def tool(
     return ToolSpec(uuid4(), "orders.lookup", "Look an order up.", parameters, return_schema, effect=effect, integrations=(spec,))
 
 
-async def call(performer: Performer, what: ToolSpec, arguments: Any = None, *, deadline_s: float = 20.0) -> ToolOutcome:
+async def call(
+    performer: Performer, what: ToolSpec, arguments: Any = None, *, deadline_s: float = 20.0, begun: bool = False
+) -> ToolOutcome:
     asked = ToolCall("call_1", what.name, {"order": 41} if arguments is None else arguments)
-    outcome = await performer.call_tool(what, asked, "key-1", deadline_s)
+    outcome = await performer.call_tool(what, asked, "key-1", deadline_s, begun=begun)
     assert SECRET not in repr(outcome)
     return outcome
 
@@ -281,6 +283,17 @@ async def test_what_is_known_in_the_end(performer: Performer, way: Any, effect: 
     assert outcome.status is status
     assert outcome.requests == len(server.requests) == requests
     assert ("may or may not have happened" in (outcome.error or "")) is (status is ToolStatus.UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("effect", "status", "requests"),
+    [(Effect.PURE, ToolStatus.SUCCEEDED, 1), (Effect.IDEMPOTENT, ToolStatus.SUCCEEDED, 1), (Effect.UNSAFE, ToolStatus.UNKNOWN, 0)],
+)
+async def test_a_call_that_a_former_attempt_had_begun(performer: Performer, effect: Effect, status: ToolStatus, requests: int):
+    async with serve(answering(OK)) as server:
+        outcome = await call(performer, tool(server, effect), begun=True)
+    assert outcome.status is status
+    assert outcome.requests == len(server.requests) == requests
 
 
 async def test_a_lost_reply_is_not_forgotten_when_the_next_try_is_refused(performer: Performer):
