@@ -2,6 +2,7 @@
 
 from models.access import ApiKeyRow, PermissionRow, UserRow, WorkspaceRow
 from models.agent import AgentRow
+from models.audit import AuditRow, WorkerRow
 from models.base import Base
 from models.event import EventRow
 from models.ledger import ModelCallRow
@@ -14,6 +15,7 @@ __all__ = [
     "AgentRow",
     "AgentToolRow",
     "ApiKeyRow",
+    "AuditRow",
     "Base",
     "EventRow",
     "ModelCallRow",
@@ -24,5 +26,6 @@ __all__ = [
     "ToolRow",
     "TurnRow",
     "UserRow",
+    "WorkerRow",
     "WorkspaceRow",
 ]

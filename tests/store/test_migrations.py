@@ -53,3 +53,18 @@ def test_a_migration_does_not_queue_behind_a_long_reader(empty_database_url: str
             migrate.upgrade(empty_database_url)
     migrate.upgrade(empty_database_url)
     assert migrate.current(empty_database_url) == migrate.head()
+
+
+def test_policies_for_the_audit_give_up_behind_a_long_reader_and_go_on_later(empty_database_url: str):
+    migrate.upgrade(empty_database_url, "0003")
+    with psycopg.connect(empty_database_url) as reader:
+        reader.execute("SELECT * FROM tool_calls")  # two tables have their policy before this one's turn comes
+        with pytest.raises(OperationalError, match="lock timeout"):
+            migrate.upgrade(empty_database_url, "0004")
+        assert reader.execute("SELECT count(*) FROM pg_policies WHERE policyname = 'maintenance' AND tablename = 'events'").fetchone() == (
+            1,
+        )
+    assert migrate.current(empty_database_url) == "0003"
+
+    migrate.upgrade(empty_database_url, "0004")
+    assert migrate.current(empty_database_url) == "0004"
