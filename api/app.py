@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from api import agents, events, health, messages, openapi, problems, reference, sessions, stream, tools, turns
 from api.auth import Keys
 from api.deps import Front
+from crashpoints import refuse_a_normal_start
 from settings import Settings, get_settings
 from store.database import Database
 from store.secrets import SecretBox
@@ -88,6 +89,7 @@ def _check(settings: Settings) -> None:
 
 
 def _from_environment() -> FastAPI:
+    refuse_a_normal_start()
     try:
         return create_app(get_settings())
     except pydantic.ValidationError as error:

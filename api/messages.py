@@ -12,6 +12,7 @@ from api.deps import CallerDep, Front, FrontDep, router
 from api.openapi import CONFLICT
 from api.problems import Problem
 from api.wire import Json
+from crashpoints import Point, reached
 from engine.events import EventKind, Source
 from store import events, messages
 from store.messages import KEY_MAX_LENGTH, Accepted
@@ -42,6 +43,7 @@ async def post_message(
     if idempotency_key is not None and body.message_key is not None and idempotency_key != body.message_key:
         what = "It differs from the Idempotency-Key header; send one of them."
         raise Problem(422, "Two different keys were sent.", errors=[("body.message_key", what)])
+    reached(Point.C1)
     accepted = await messages.accept(
         front.database,
         caller.workspace_id,
@@ -51,10 +53,12 @@ async def post_message(
         metadata=body.metadata,
         strategy=body.strategy,
     )
+    reached(Point.C2)
     if not accepted.repeated:
         front.wake.news(session_id, accepted.offset)
     if accepted.ring and accepted.turn_id is not None:
         front.ringer.ring(accepted.turn_id)
+    reached(Point.C3)
     event = (
         await _first_event(front, caller.workspace_id, session_id, accepted) if accepted.repeated else _event(session_id, body, accepted)
     )

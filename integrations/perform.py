@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from crashpoints import Point, reached
 from engine.brief import Effect, IntegrationSpec, ModelRequest, ToolSpec
 from engine.errors import Ambiguous, Transient, TurnlineError
 from engine.events import ModelReply, ToolCall, ToolOutcome, ToolStatus
@@ -45,7 +46,11 @@ class Performer:
         """
         provider = provider_for(request.model_provider, self._outside)
         seconds = self._outside.settings.model_timeout_s if deadline_s is None else deadline_s
-        return await provider.complete(request, on_delta=on_delta, deadline_s=seconds)
+        reached(Point.C7)
+        reply = await provider.complete(request, on_delta=on_delta, deadline_s=seconds)
+        reached(Point.C8)
+        reached(Point.C19)
+        return reply
 
     async def call_tool(
         self,
@@ -70,7 +75,9 @@ class Performer:
         ends_at = began + (MAX_TRIES * settings.tool_timeout_s if deadline_s is None else deadline_s)
         if begun and (tool is None or tool.effect not in _REPEATABLE):
             return ToolOutcome(ToolStatus.UNKNOWN, error=NOBODY_HEARD, requests=0)
+        reached(Point.C10)
         outcome = await self._outcome(tool, call, idempotency_key, ends_at, sending, tool_names)
+        reached(Point.C11)
         return replace(outcome, latency_ms=round((time.monotonic() - began) * 1000), requests=sending.requests)
 
     async def aclose(self) -> None:

@@ -14,6 +14,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 from psycopg_pool import PoolTimeout
 
+from crashpoints import Point, reached
 from engine.brief import Brief, Effect, IntegrationSpec, Limits, ToolSpec
 from engine.change import Change, Finish, Park, Reserved, SettledCall, Written
 from engine.errors import LeaseLost, Rejected
@@ -77,9 +78,11 @@ class Claim:
             psycopg.Error: the database refuses it, or was gone for too long.
         """
         payload = Jsonb(_payload(change))
+        _about_to_commit(change)
         row = await _insisting(
             lambda: self.database.call(WRITE, self.workspace_id, self.session_id, self.turn_id, self.fence, self._writes, payload)
         )
+        _committed(change)
         self._writes += 1
         self.last_offset = row["o_last_offset"]
         self.next_turn = row["o_next_turn"]
@@ -106,6 +109,7 @@ async def claim(
     row = await _insisting(lambda: database.call(CLAIM, turn_id, owner, lease_s, max_attempts, window))
     if row["o_outcome"] != "claimed":
         return NotClaimed(row["o_outcome"], row["o_next_turn"])
+    reached(Point.C6)
     return Claim(database, turn_id, owner, row, limits=limits, secrets=secrets)
 
 
@@ -265,6 +269,26 @@ def _settled(settled: SettledCall) -> dict[str, Any]:
         if reply.usage is not None:
             row |= asdict(reply.usage)
     return row
+
+
+def _about_to_commit(change: Change) -> None:
+    """The crash points before a write."""
+    reached(Point.C16)
+    reached(Point.C18)
+    if isinstance(change.rest, Finish):
+        reached(Point.C13)
+
+
+def _committed(change: Change) -> None:
+    """The crash points after a write."""
+    reached(Point.C17)
+    if isinstance(change.rest, Finish):
+        reached(Point.C14)
+    elif change.tool_results:
+        reached(Point.C12)
+        reached(Point.C20)
+    elif change.model_call is not None:
+        reached(Point.C9)
 
 
 def _bounded(detail: str | None, length: int = 2000) -> str | None:

@@ -24,6 +24,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+from crashpoints import Point, reached
+
 log = logging.getLogger(__name__)
 
 FLUSH_S = 0.02
@@ -149,6 +151,7 @@ class Wake:
         else:
             self._chars += len(text)
             self._put(session_id, Delta(turn_id, attempt, text))
+            reached(Point.C21)
 
     def _put(self, session_id: UUID, piece: News | Delta) -> None:
         if self._client is not None and (session_id in self._waiting or len(self._waiting) < SESSIONS):

@@ -12,6 +12,7 @@ from celery import Celery, signals
 from kombu.entity import Exchange, Queue
 
 from beat_schedule import SCHEDULE
+from crashpoints import refuse_a_normal_start
 from settings import Settings, get_settings
 from tasks import logs
 from tasks.base import AsyncTask
@@ -111,5 +112,6 @@ def _setup_logging(loglevel: int | str = "INFO", **_: Any) -> None:
     logs.setup(get_settings().log_level)
 
 
+refuse_a_normal_start()
 app = make_app(get_settings())
 app.set_default()

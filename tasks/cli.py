@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 import pydantic
 
+from crashpoints import refuse_a_normal_start
 from settings import Settings, get_settings
 from tasks import commands
 from tasks.processes import SetupError
@@ -55,6 +56,7 @@ def main() -> None:
     `turnline up` runs everything on this machine and keeps it running. `turnline doctor` says what is wrong and what to do.
     Settings are environment variables: DATABASE_URL, CELERY_BROKER_URL, REDIS_URL, OPENAI_API_KEY, OPENAI_BASE_URL, TURNLINE_*.
     """
+    refuse_a_normal_start()
 
 
 @main.command()

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from celery.worker.request import Request
 
+from crashpoints import Point, reached
 from engine.errors import Conflict, NotFound, Rejected
 from store import messages
 from store.lookups import workspace_of_session
@@ -45,6 +46,7 @@ async def receive(
         if session is None or workspace_id is None:
             log.warning("a message for no session of ours was dropped", extra={"session_id": str(session_id)[:64]})
             return
+        reached(Point.C1)
         try:
             accepted = await messages.accept(
                 runtime.database, workspace_id, session, text, message_key=message_key, metadata=metadata, strategy=strategy
@@ -54,6 +56,8 @@ async def receive(
             offset = await messages.record_refusal(runtime.database, workspace_id, session, message_key, text, error)
             runtime.wake.news(session, offset)
             return
+        reached(Point.C2)
         runtime.wake.news(session, accepted.offset)
         if accepted.ring and accepted.turn_id is not None:
             runtime.ringer.ring(accepted.turn_id)
+        reached(Point.C3)

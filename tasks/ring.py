@@ -15,6 +15,7 @@ from uuid import UUID
 import psycopg
 from celery import Celery
 
+from crashpoints import Point, reached
 from store.database import APP_ROLE, connect_arguments
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ class Ringer:
     def _send(self, turn_ids: list[UUID]) -> None:
         try:
             publish(self._app, [(turn_id, 0) for turn_id in turn_ids])
+            reached(Point.C4)
         except Exception as error:  # noqa: BLE001 - whatever the broker does, the turns are safe and the thread goes on
             self._complain(f"the broker took no rings ({type(error).__name__}); the sweep will ring again")
             return

@@ -12,6 +12,7 @@ from uuid import UUID
 import psycopg
 from structlog.contextvars import bound_contextvars
 
+from crashpoints import Point, reached
 from engine.brief import Brief, Cost, ModelRequest
 from engine.change import CallState, Change, Park, Rest, SettledCall, Written
 from engine.errors import LeaseLost
@@ -41,7 +42,9 @@ async def advance_turn(turn_id: str) -> None:
         return
     async with at_hand() as runtime:
         with bound_contextvars(turn_id=turn_id):
+            reached(Point.C5)
             await carry(runtime, wanted)
+            reached(Point.C15)
 
 
 async def carry(runtime: Runtime, turn_id: UUID) -> Rest | None:
