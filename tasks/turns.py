@@ -43,8 +43,8 @@ async def advance_turn(turn_id: str) -> None:
     async with at_hand() as runtime:
         with bound_contextvars(turn_id=turn_id):
             reached(Point.C5)
-            await carry(runtime, wanted)
-            reached(Point.C15)
+            if await carry(runtime, wanted) is not None:
+                reached(Point.C15)
 
 
 async def carry(runtime: Runtime, turn_id: UUID) -> Rest | None:

@@ -29,7 +29,10 @@ class Tenant:
 async def tenant(
     database: Database, *, sessions: int = 1, tools: tuple[dict[str, Any], ...] = (), workspace_id: UUID | None = None, **agent: Any
 ) -> Tenant:
-    """Make a tenant, or an agent of the workspace given. Each of `tools` is a row of `tools`, with an `integration` if it has one."""
+    """Make a tenant, or an agent of the workspace given. Each of `tools` is a row of `tools`, with an `integration` if it has one.
+
+    Its `configuration`, if any, is the agent's for this tool (`agent_tools.configuration`).
+    """
     made = Tenant(workspace_id or uuid7(), uuid7(), [uuid7() for _ in range(sessions)])
     async with database.transaction(made.workspace_id) as db:
         if workspace_id is None:
@@ -38,12 +41,13 @@ async def tenant(
             insert(AgentRow).values({"id": made.agent_id, "workspace_id": made.workspace_id, "name": "Ada", "model_name": "gpt-4o"} | agent)
         )
         for given in tools:
-            tool = {key: value for key, value in given.items() if key != "integration"}
+            tool = {key: value for key, value in given.items() if key not in ("integration", "configuration")}
             tool_id = uuid7()
             await db.execute(
                 insert(ToolRow).values({"id": tool_id, "workspace_id": made.workspace_id, "parameters": {"type": "object"}} | tool)
             )
-            await db.execute(insert(AgentToolRow).values(workspace_id=made.workspace_id, agent_id=made.agent_id, tool_id=tool_id))
+            assigned = {"workspace_id": made.workspace_id, "agent_id": made.agent_id, "tool_id": tool_id}
+            await db.execute(insert(AgentToolRow).values(assigned | {"configuration": given.get("configuration", {})}))
             if "integration" in given:
                 await db.execute(
                     insert(ToolIntegrationRow).values(
