@@ -45,7 +45,7 @@ class RabbitMQ:
         (self._home / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{self.port}\nlog.console = false\n")
         (self._home / "enabled_plugins").write_text("[].\n")
         epmd = shutil.which("epmd")
-        if epmd is not None:  # else the node starts one, which stays when the node goes
+        if epmd is not None and self._epmd is None:  # without epmd the node starts one, which stays when the node goes
             self._epmd = subprocess.Popen([epmd], env=self._environment(), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         with (self._home / "out").open("wb") as out:
             self._server = subprocess.Popen(
@@ -65,6 +65,12 @@ class RabbitMQ:
                 raise RuntimeError(f"RabbitMQ did not start:\n{words}")
             time.sleep(0.1)
         return self
+
+    def kill(self) -> int:
+        """SIGKILL the node and return its exit code; `start` starts it again, with the same port and data."""
+        assert self._server is not None, "it does not run"
+        os.killpg(self._server.pid, signal.SIGKILL)
+        return self._server.wait()
 
     def stop(self) -> None:
         """Stop the node and its port mapper, and remove its files."""

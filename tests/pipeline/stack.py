@@ -116,7 +116,7 @@ class Stack:
 
     def beat(self) -> Process:
         """Start the scheduler."""
-        return self.start("-m", "celery", "-A", "tasks", "beat", "-s", str(self.directory / "schedule"))
+        return self.start("-m", "celery", "-A", "tasks", "beat", "-s", str(self.directory / f"schedule-{self._numbers + 1}"))
 
     def flower(self, port: int) -> Process:
         """Start Flower, behind a password."""
@@ -125,10 +125,11 @@ class Stack:
         until(lambda: process.said("") and answers(f"http://127.0.0.1:{port}/healthcheck"), 30)
         return process
 
-    def api(self, port: int) -> Process:
+    def api(self, port: int, *, wait: bool = True) -> Process:
         """Start the front door."""
         process = self.start("-m", "uvicorn", "api.app:app", "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning")
-        until(lambda: process.said("") and answers(f"http://127.0.0.1:{port}/healthz"), 30)
+        if wait:
+            until(lambda: process.said("") and answers(f"http://127.0.0.1:{port}/healthz"), 30)
         return process
 
     def close(self) -> None:

@@ -1,0 +1,138 @@
+"""One fault under one load: inject, heal, drain, check the books."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tests.faults.account import settle_accounts
+from tests.faults.fault import Fault
+from tests.faults.load import Load, Tenancy, post_all, prepare, reset_counts
+from tests.faults.rig import READY_S, Rig
+from tests.servers import until
+
+OPEN = "SELECT count(*) FROM turns WHERE status IN ('queued', 'running')"
+RUNNING = "SELECT count(*) FROM turns WHERE status = 'running'"
+
+
+@dataclass
+class Outcome:
+    """What a run came to. Seconds of `recovery_s`: from each healing until each turn that was open during the fault had settled."""
+
+    fault: str
+    broker: str
+    messages: int
+    injected: int = 0
+    in_flight: int = 0
+    answered: int = 0
+    ended_otherwise: int = 0
+    lost: int = 0
+    doubled: int = 0
+    effects_repeated: int = 0
+    model_calls: int = 0
+    extra_model_calls: int = 0
+    seconds: float = 0.0
+    recovery_s: list[float] = field(default_factory=list)
+    happened: dict[str, int] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Spell:
+    """When a fault was in force."""
+
+    injected_at: datetime
+    healed_at: datetime
+
+
+def run(rig: Rig, fault: Fault, load: Load, *, rounds: int = 1, within_s: float = 60.0) -> Outcome:
+    """Run `load` on a healthy `rig` with `fault` injected `rounds` times while turns are in flight; `wrong` is empty when all is well."""
+    outcome = Outcome(fault.name, rig.kind, load.messages)
+    tenancies = asyncio.run(prepare(rig, load))
+    reset_counts(rig)
+    rig.exits.clear()
+    before = _Before(rig.bookmarks(), rig.unacknowledged())
+    fault.before(rig)
+    began = time.monotonic()
+    posting = _Posting(rig, tenancies, load)
+    posting.start()
+    spells = []
+    for _ in range(rounds):
+        until(lambda: rig.stack.one(RUNNING) >= 3 or posting.over, 20)
+        outcome.in_flight += rig.stack.one(RUNNING)
+        injected_at = datetime.now(UTC)
+        fault.inject(rig)
+        time.sleep(fault.held_s)
+        fault.heal(rig)
+        spells.append(Spell(injected_at, datetime.now(UTC)))
+    outcome.injected = len(spells)
+    posting.finish()
+    rig.stack.drained(within_s)
+    outcome.seconds = time.monotonic() - began
+    outcome.happened = {"turns in flight": outcome.in_flight} | fault.happened(rig)
+    fault.after(rig)
+    until(rig.ready, READY_S)
+    settle_accounts(rig, [one.workspace_id for one in tenancies], outcome, [(one.injected_at, one.healed_at) for one in spells])
+    _check(rig, fault, outcome, before)
+    return outcome
+
+
+@dataclass
+class _Before:
+    """What was there before: earlier faults leave messages that wait for the visibility timeout."""
+
+    logs: dict[Path, int]
+    unacknowledged: int
+
+
+def _check(rig: Rig, fault: Fault, outcome: Outcome, before: _Before) -> None:
+    outcome.wrong += [f"it did not happen: {what}" for what, count in outcome.happened.items() if count <= 0]
+    outcome.wrong += [f"{name} ended by itself with {code}" for name, code in rig.exits if code not in fault.exits]
+    if outcome.extra_model_calls and not fault.extra_model_calls:
+        outcome.wrong.append(f"{outcome.extra_model_calls} model calls were made again, where none could be lost")
+    if left := _left(rig.waiting):
+        outcome.wrong.append(f"{left} messages are left waiting in the broker")
+    if not fault.leaves_unacknowledged and (left := _left(lambda: rig.unacknowledged() - before.unacknowledged)) > 0:
+        outcome.wrong.append(f"{left} messages are left unacknowledged in the broker")
+    bugs = rig.said("a bug stopped a turn", before.logs)
+    if bugs:
+        outcome.wrong.append(f"{bugs} turns met a bug, by the logs")
+
+
+def _left(count: Callable[[], int], within_s: float = 10.0) -> int:
+    """What `count` says once it says nothing is left, or at last."""
+    deadline = time.monotonic() + within_s
+    while (left := count()) > 0 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+class _Posting(threading.Thread):
+    """Posts the load; what went wrong is raised by `finish`."""
+
+    def __init__(self, rig: Rig, tenancies: list[Tenancy], load: Load) -> None:
+        super().__init__(name="client")
+        self.rig, self.tenancies, self.load = rig, tenancies, load
+        self.error: BaseException | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether every message is accepted, or never will be."""
+        return not self.is_alive()
+
+    def run(self) -> None:
+        try:
+            asyncio.run(post_all(self.rig, self.tenancies, self.load))
+        except BaseException as error:
+            self.error = error
+
+    def finish(self) -> None:
+        """Wait until every message is accepted."""
+        self.join()
+        if self.error is not None:
+            raise self.error
