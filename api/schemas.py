@@ -85,10 +85,10 @@ IntegrationType = Annotated[
 ]
 Effect = Annotated[
     Literal["pure", "idempotent", "queryable", "unsafe"],
-    _offered("pure", "idempotent", "unsafe", what="The effect"),
     Field(
         description="What repeating a call would do. pure: nothing. idempotent: nothing, given the same Idempotency-Key header. "
-        "unsafe: it would happen twice, so it is sent at most once. queryable is not offered yet."
+        "queryable: it would happen twice, but the tool's server can be asked by that key whether it happened; each integration's "
+        "configuration says how (`status`). unsafe: it would happen twice, so it is sent at most once."
     ),
 ]
 Parameters = Annotated[
@@ -226,7 +226,10 @@ class IntegrationFields(Body):
         dict[str, Any],
         Field(
             description="Of a custom_tool: `url` (with {placeholders} in its path), `method`, `headers`, `query`, `timeout_s`, and "
-            "`secret_headers`, whose values are names of secrets or templates with {{name}}."
+            "`secret_headers`, whose values are names of secrets or templates with {{name}}. Of a queryable tool also `status`, how to ask "
+            "whether a call happened: `url` and `query` (with {placeholders} of the arguments and {idempotency_key}), `method` (GET), "
+            "`headers`, `secret_headers`, `done` (JMESPath: what says that it happened; otherwise 200 says yes), `result` (JMESPath: the "
+            "tool's result). 404 says that it did not happen."
         ),
     ] = {}
     parameter_mapping: Mapping = None

@@ -4,6 +4,15 @@
      "timeout_s": 10, "secret_headers": {"Authorization": "Bearer {{shop_key}}", "X-Api-Key": "shop_key"}}
 
 `{name}` in the path is filled from the mapped arguments. `secret_headers` hold the name of a secret, or a template with `{{name}}`.
+
+`status` is how the tool's server is asked whether a call happened, which a queryable tool needs:
+
+    {"status": {"url": "https://shop.example/refunds/by-key/{idempotency_key}", "method": "GET", "headers": {}, "query": {"full": true},
+     "secret_headers": {"Authorization": "Bearer {{shop_key}}"}, "done": "state == 'paid'", "result": "refund"}}
+
+`{name}` in its path and in the texts of its `query` stands for a mapped argument, `{idempotency_key}` for the call's key. 404 means that
+the call did not happen; 200 that it did, or, with `done`, what that JMESPath expression makes of the answer: null says nothing, anything
+else that is false, 0 or empty says no. `result` makes the tool's result of the answer; without it the call's own mapping does.
 """
 
 from __future__ import annotations
@@ -14,17 +23,22 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from engine.errors import Rejected
+from engine.mappings import check_mapping
 from engine.sanitise import check_json_value
 
-METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-DEFAULT_METHOD = "POST"
+METHODS = ("POST", "GET", "PUT", "PATCH", "DELETE")
+DEFAULT_METHOD = METHODS[0]
+STATUS_METHODS = ("GET", "POST")
+DEFAULT_STATUS_METHOD = STATUS_METHODS[0]
+KEY_PLACEHOLDER = "idempotency_key"
 MAX_TIMEOUT_S = 300.0
 MAX_URL = 2_000
 MAX_ENTRIES = 50
 
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SECRET = re.compile(r"\{\{\s*([A-Za-z0-9_.-]+)\s*\}\}")
-_KNOWN = ("url", "method", "headers", "query", "timeout_s", "secret_headers")
+_KNOWN = ("url", "method", "headers", "query", "timeout_s", "secret_headers", "status")
+_KNOWN_OF_STATUS = ("url", "method", "headers", "query", "secret_headers", "done", "result")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]{0,4000}")
 # These are ours to set, or change what a request is.
@@ -45,27 +59,31 @@ def check_configuration(configuration: object, secret_names: Collection[str] | N
     if not isinstance(configuration, Mapping):
         raise Rejected("The configuration must be an object.")
     check_json_value(dict(configuration), "The configuration")
-    if unknown := [key for key in configuration if key not in _KNOWN]:
-        raise Rejected(f"The configuration has an unknown field {unknown[0][:60]!r}; there are: {', '.join(_KNOWN)}.")
-    _check_url(configuration.get("url"))
-    method = configuration.get("method", DEFAULT_METHOD)
-    if not isinstance(method, str) or method.upper() not in METHODS:
-        raise Rejected(f"method must be one of {', '.join(METHODS)}.")
-    _check_headers(configuration.get("headers"), "headers")
-    _check_headers(configuration.get("secret_headers"), "secret_headers")
-    _check_query(configuration.get("query"))
+    _check_request(configuration, _KNOWN, METHODS)
     _check_timeout(configuration.get("timeout_s"))
+    _check_status(configuration.get("status"))
     if secret_names is not None:
         missing = sorted(secrets_used(configuration) - set(secret_names))
         if missing:
             raise Rejected(f"secret_headers refer to the secret {missing[0][:60]!r}, which is not given.")
 
 
+def check_effect(effect: str, configuration: Mapping[str, Any]) -> None:
+    """Return if an integration with this (valid) `configuration` has what a tool of this `effect` needs.
+
+    Raises:
+        Rejected: the tool is queryable, and the configuration does not say how to ask.
+    """
+    if effect == "queryable" and not configuration.get("status"):
+        raise Rejected("A queryable tool's integration needs status in its configuration: how to ask whether a call happened.")
+
+
 def secrets_used(configuration: Mapping[str, Any]) -> set[str]:
-    """Return the names of the secrets that the configuration's `secret_headers` refer to."""
+    """Return the names of the secrets that the configuration's `secret_headers` refer to, those of its `status` included."""
     names: set[str] = set()
-    for value in (configuration.get("secret_headers") or {}).values():
-        names.update(_SECRET.findall(value) if "{{" in value else [value])
+    for request in (configuration, configuration.get("status") or {}):
+        for value in (request.get("secret_headers") or {}).values():
+            names.update(_SECRET.findall(value) if "{{" in value else [value])
     return names
 
 
@@ -93,36 +111,65 @@ def is_header_value(text: str) -> bool:
     return _HEADER_VALUE.fullmatch(text) is not None
 
 
-def _check_url(url: object) -> None:
+def _check_request(request: Mapping[str, Any], known: tuple[str, ...], methods: tuple[str, ...], within: str = "") -> None:
+    if unknown := [key for key in request if key not in known]:
+        whose = within.rstrip(".") or "The configuration"
+        raise Rejected(f"{whose} has an unknown field {unknown[0][:60]!r}; there are: {', '.join(known)}.")
+    _check_url(request.get("url"), f"{within}url")
+    method = request.get("method", methods[0])
+    if not isinstance(method, str) or method.upper() not in methods:
+        raise Rejected(f"{within}method must be one of {', '.join(methods)}.")
+    _check_headers(request.get("headers"), f"{within}headers")
+    _check_headers(request.get("secret_headers"), f"{within}secret_headers")
+    _check_query(request.get("query"), f"{within}query")
+
+
+def _check_status(status: object) -> None:
+    if status is None:
+        return
+    if not isinstance(status, Mapping):
+        raise Rejected("status must be an object: how to ask whether a call happened.")
+    _check_request(status, _KNOWN_OF_STATUS, STATUS_METHODS, "status.")
+    for name, value in (status.get("query") or {}).items():
+        if isinstance(value, str) and any(bracket in PLACEHOLDER.sub("", value) for bracket in "{}"):
+            raise Rejected(f"status.query has for {name[:60]!r} a {{ or }} that is not part of a placeholder like {{name}}.")
+    if not isinstance(status.get("done", ""), (str, type(None))):
+        raise Rejected("status.done must be a JMESPath expression, as text.")
+    check_mapping(status.get("done"), "status.done")
+    check_mapping(status.get("result"), "status.result")
+
+
+def _check_url(url: object, where: str) -> None:
     if not isinstance(url, str) or not url:
-        raise Rejected("url is required: the address that the tool's calls are sent to.")
+        raise Rejected(f"{where} is required: the address that is asked.")
     if len(url) > MAX_URL:
-        raise Rejected(f"url is longer than {MAX_URL} characters.")
+        raise Rejected(f"{where} is longer than {MAX_URL} characters.")
     if any(ord(character) <= 0x20 or ord(character) == 0x7F for character in url) or "\\" in url:
-        raise Rejected("url must not contain spaces, control characters or backslashes.")
+        raise Rejected(f"{where} must not contain spaces, control characters or backslashes.")
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise Rejected(f"url is not an address: {error}.") from None
+        raise Rejected(f"{where} is not an address: {error}.") from None
     if parts.scheme not in ("http", "https"):
-        raise Rejected("url must begin with https:// or http://.")
+        raise Rejected(f"{where} must begin with https:// or http://.")
     if not parts.hostname or port == 0:
-        raise Rejected("url has no host.")
+        raise Rejected(f"{where} has no host.")
     if "@" in parts.netloc:
-        raise Rejected("url must not carry a user name or password; use secret_headers.")
+        raise Rejected(f"{where} must not carry a user name or password; use secret_headers.")
     if parts.fragment:
-        raise Rejected("url must not have a fragment (#…).")
-    _check_placeholders(parts)
+        raise Rejected(f"{where} must not have a fragment (#…).")
+    _check_placeholders(parts, where)
 
 
-def _check_placeholders(parts: SplitResult) -> None:
+def _check_placeholders(parts: SplitResult, where: str) -> None:
     if any(bracket in parts.netloc + parts.query for bracket in "{}"):
-        raise Rejected("url may have {placeholders} in its path only; the rest of the arguments is sent as query or body.")
+        instead = "write them in status.query" if where == "status.url" else "the rest of the arguments is sent as query or body"
+        raise Rejected(f"{where} may have {{placeholders}} in its path only; {instead}.")
     if any(bracket in PLACEHOLDER.sub("", parts.path) for bracket in "{}"):
-        raise Rejected("url has a { or } that is not part of a placeholder like {name}.")
+        raise Rejected(f"{where} has a {{ or }} that is not part of a placeholder like {{name}}.")
     if any(segment in (".", "..") for segment in parts.path.split("/")):
-        raise Rejected("url must not have . or .. as a part of its path.")
+        raise Rejected(f"{where} must not have . or .. as a part of its path.")
 
 
 def _check_headers(headers: object, where: str) -> None:
@@ -133,14 +180,14 @@ def _check_headers(headers: object, where: str) -> None:
             raise Rejected(f"{where} must not set {name}.")
         if not isinstance(value, str) or not value or not is_header_value(value):
             raise Rejected(f"{where} must give {name} a text of printable ASCII characters.")
-        if where == "secret_headers" and any(bracket in _SECRET.sub("", value) for bracket in ("{{", "}}")):
+        if where.endswith("secret_headers") and any(bracket in _SECRET.sub("", value) for bracket in ("{{", "}}")):
             raise Rejected(f"{where} has a template for {name} that is not closed; write {{{{name}}}}.")
 
 
-def _check_query(query: object) -> None:
-    for name, value in _entries(query, "query"):
+def _check_query(query: object, where: str) -> None:
+    for name, value in _entries(query, where):
         if not isinstance(value, (str, int, float, bool)):
-            raise Rejected(f"query must give {name[:60]!r} a text, a number or a truth value.")
+            raise Rejected(f"{where} must give {name[:60]!r} a text, a number or a truth value.")
 
 
 def _check_timeout(timeout_s: object) -> None:

@@ -54,14 +54,15 @@ def of_status(
 ) -> TurnlineError:
     """Return the error that an answer with this `status` (not 2xx) is.
 
-    `detail` is a short, redacted text from the body. `server_errors_maybe_done`: a 5xx, or a redirect after a POST, does not prove
+    `detail` is a short, redacted text from the body. `server_errors_maybe_done`: a 5xx, a 408, or a redirect after a POST, does not prove
     that nothing happened; true for tools, false for model providers, which do not bill an answer they failed to give.
     """
     said = f"{whom} answered {status}" + (f": {detail}" if detail else "")
     if status == 429:
         return RateLimited(said, retry_after_s=retry_after_s(headers))
     if status >= 500 or status in _TRY_AGAIN_STATUSES:
-        maybe_done = server_errors_maybe_done and status >= 500
+        # 408 should mean that the request never came whole; there are servers that say it when their own work took too long.
+        maybe_done = server_errors_maybe_done and status != 425
         return ProviderDown(said, retry_after_s=retry_after_s(headers), maybe_done=maybe_done)
     if 300 <= status < 400:
         maybe_done = server_errors_maybe_done and status in _REDIRECTS_AFTER_EFFECT

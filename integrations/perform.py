@@ -1,29 +1,20 @@
-"""The switchboard: a decision comes in, a vendor or a tool's server is asked, an outcome goes out.
-
-Here, and only here, a tool's effect decides whether a call is sent again and what a lost reply means.
-"""
+"""The switchboard: a decision comes in, a vendor or a tool's server is asked, an outcome goes out."""
 
 from __future__ import annotations
 
-import asyncio
-import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from crashpoints import Point, reached
-from engine.brief import Effect, IntegrationSpec, ModelRequest, ToolSpec
-from engine.errors import Ambiguous, Transient, TurnlineError
+from engine.brief import Effect, ModelRequest, ToolSpec
 from engine.events import ModelReply, ToolCall, ToolOutcome, ToolStatus
+from integrations.attempts import MAX_TRIES, Attempts
 from integrations.http import Outside, Sending
 from integrations.providers import provider_for
-from integrations.tools import Integration, integration_for
+from integrations.tools import integration_for
 from settings import Settings
 
-MAX_TRIES = 3
-LONGEST_WAIT_S = 5.0
-_FIRST_WAIT_S = 0.2
-_REPEATABLE = frozenset({Effect.PURE, Effect.IDEMPOTENT})
 NOBODY_HEARD = "It was started and nobody heard how it ended: it may or may not have happened."
 
 
@@ -64,19 +55,25 @@ class Performer:
     ) -> ToolOutcome:
         """Return what came of `call`; everything but cancellation is an outcome.
 
-        `tool` is None where the agent has none of that name; `tool_names` are those it has. Pure and idempotent tools are tried up
-        to three times with the same key, the others only again where nothing had been sent or done. `deadline_s` is wall-clock time
-        for all tries and waits (default: three times `settings.tool_timeout_s`). `begun`: a former attempt had started this call under
-        the same key, and nobody heard how it ended.
+        `tool` is None where the agent has none of that name; `tool_names` are those it has. `idempotency_key` is the same for every try
+        of this call, whoever makes it. `deadline_s` is wall-clock time for all tries and waits (default: three times
+        `settings.tool_timeout_s`). `begun`: a former attempt had started this call, and nobody heard how it ended.
+
+        By effect: pure and idempotent calls are tried up to three times. A queryable one that may have happened is asked for its
+        status, and sent again only where that says no. An unsafe one is sent again only where nothing had been sent or done.
         """
         began = time.monotonic()
         sending = Sending()
         settings = self._outside.settings
         ends_at = began + (MAX_TRIES * settings.tool_timeout_s if deadline_s is None else deadline_s)
-        if begun and (tool is None or tool.effect not in _REPEATABLE):
-            return ToolOutcome(ToolStatus.UNKNOWN, error=NOBODY_HEARD, requests=0)
         reached(Point.C10)
-        outcome = await self._outcome(tool, call, idempotency_key, ends_at, sending, tool_names)
+        if call.arguments is None:  # never sent by anybody
+            outcome = _failed("The arguments were not a JSON object; call the tool again with one.")
+        elif tool is None:
+            outcome = _unheard() if begun else _no_such_tool(call, tool_names)
+        else:
+            ways = self._ways(tool, call.arguments, idempotency_key, ends_at, sending)
+            outcome = await (_once_more(tool, ways) if begun else _first_time(tool, ways))
         reached(Point.C11)
         return replace(outcome, latency_ms=round((time.monotonic() - began) * 1000), requests=sending.requests)
 
@@ -84,71 +81,47 @@ class Performer:
         """Close every connection of the running loop."""
         await self._outside.aclose()
 
-    async def _outcome(
-        self, tool: ToolSpec | None, call: ToolCall, key: str, ends_at: float, sending: Sending, tool_names: tuple[str, ...]
-    ) -> ToolOutcome:
-        if tool is None:
-            there_are = f"there are: {', '.join(tool_names)}" if tool_names else "this agent has none"
-            return _failed(f"There is no tool {call.tool_name[:100]!r}; {there_are}.")
-        if call.arguments is None:
-            return _failed("The arguments were not a JSON object; call the tool again with one.")
-        for spec in tool.integrations:
-            integration = integration_for(spec.integration_type, self._outside)
-            if integration is not None:
-                return await _Attempts(tool, spec, integration, call.arguments, key, ends_at, sending).outcome()
-        return _failed(f"The tool {tool.name!r} is not connected to anything that can carry it out.")
+    def _ways(self, tool: ToolSpec, arguments: dict[str, object], key: str, ends_at: float, sending: Sending) -> list[Attempts]:
+        """The tool's integrations, in order, as far as something here can carry them out."""
+        known = ((spec, integration_for(spec.integration_type, self._outside)) for spec in tool.integrations)
+        return [
+            Attempts(tool, spec, integration, arguments, key, ends_at, sending) for spec, integration in known if integration is not None
+        ]
 
 
-@dataclass(slots=True)
-class _Attempts:
-    """The tries of one tool call, and what is known after them."""
+async def _first_time(tool: ToolSpec, ways: list[Attempts]) -> ToolOutcome:
+    """A call that nobody has sent yet: the first integration that can be reached makes it."""
+    for way in ways:
+        outcome = await way.outcome(others=way is not ways[-1])
+        if outcome is not None:
+            return outcome
+    return _failed(f"The tool {tool.name!r} is not connected to anything that can carry it out.")
 
-    tool: ToolSpec
-    spec: IntegrationSpec
-    integration: Integration
-    arguments: dict[str, object]
-    key: str
-    ends_at: float
-    sending: Sending
-    maybe_done: bool = False
 
-    async def outcome(self) -> ToolOutcome:
-        """Try as often as the effect allows, and say what came of it."""
-        for attempt in range(1, MAX_TRIES + 1):
-            try:
-                return await self.integration.call(
-                    self.tool,
-                    self.spec,
-                    self.arguments,
-                    idempotency_key=self.key,
-                    deadline_s=self.ends_at - time.monotonic(),
-                    sending=self.sending,
-                )
-            except TurnlineError as error:
-                self.maybe_done = self.maybe_done or error.maybe_done
-                wait_s = self._wait_s(error, attempt)
-                if wait_s is None:
-                    return self._given_up(error)
-                await asyncio.sleep(wait_s)
-        raise AssertionError("the last attempt returns")
+async def _once_more(tool: ToolSpec, ways: list[Attempts]) -> ToolOutcome:
+    """A call that a former attempt may have sent, to whichever integration it could reach."""
+    match tool.effect:
+        case Effect.PURE:
+            return await _first_time(tool, ways)
+        case Effect.IDEMPOTENT if len(ways) == 1:
+            ways[0].maybe_done = True
+        case Effect.QUERYABLE if ways:
+            told = [known for way in ways if (known := await way.asked()) is not None]
+            if told:
+                return next((known for known in told if known.status is not ToolStatus.UNKNOWN), told[0])
+        case _:
+            # Unsafe; or idempotent, and only one of its integrations knows the key, nobody knows which.
+            return _unheard()
+    return await _first_time(tool, ways[:1])
 
-    def _wait_s(self, error: TurnlineError, attempt: int) -> float | None:
-        """How long to wait before the next try, or None where there is none."""
-        again = isinstance(error, (Transient, Ambiguous))
-        if attempt == MAX_TRIES or not again or (error.maybe_done and self.tool.effect not in _REPEATABLE):
-            return None
-        asked = error.retry_after_s if isinstance(error, Transient) else None
-        # Jitter, so that the calls of one bad moment do not come back in one.
-        wait_s = asked if asked is not None else _FIRST_WAIT_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)  # noqa: S311
-        return wait_s if wait_s <= LONGEST_WAIT_S and time.monotonic() + wait_s < self.ends_at else None
 
-    def _given_up(self, error: TurnlineError) -> ToolOutcome:
-        why = str(error).rstrip(".")
-        # A pure tool has no effect that could have happened unheard.
-        if self.maybe_done and self.tool.effect is not Effect.PURE:
-            sentence = f"It may or may not have happened: {why}. Do not assume either, and do not call it again without asking."
-            return ToolOutcome(ToolStatus.UNKNOWN, error=sentence, integration_id=self.spec.id)
-        return replace(_failed(f"The tool could not be used: {why}."), integration_id=self.spec.id)
+def _no_such_tool(call: ToolCall, tool_names: tuple[str, ...]) -> ToolOutcome:
+    there_are = f"there are: {', '.join(tool_names)}" if tool_names else "this agent has none"
+    return _failed(f"There is no tool {call.tool_name[:100]!r}; {there_are}.")
+
+
+def _unheard() -> ToolOutcome:
+    return ToolOutcome(ToolStatus.UNKNOWN, error=NOBODY_HEARD)
 
 
 def _failed(sentence: str) -> ToolOutcome:

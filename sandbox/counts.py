@@ -19,14 +19,18 @@ class KeyCount:
 
     requests: int = 0
     effects: int = 0
+    status_requests: int = 0
+
+    def document(self) -> dict[str, int]:
+        """Return the count as JSON; requests for a status only where there were any."""
+        asked = {"status_requests": self.status_requests} if self.status_requests else {}
+        return {"requests": self.requests, "effects": self.effects} | asked
 
 
 @dataclass(slots=True)
-class ToolCount:
+class ToolCount(KeyCount):
     """What one tool was asked; an effect is a call carried out, whether or not the caller learned of it."""
 
-    requests: int = 0
-    effects: int = 0
     by_key: OrderedDict[str, KeyCount] = field(default_factory=OrderedDict)
 
     def key(self, key: str) -> KeyCount:
@@ -72,9 +76,9 @@ class Counts:
         model = {"requests": self.requests, "completed": self.completed, "refused": self.refused, "faulted": self.faulted}
         tools: dict[str, dict[str, Any]] = {}
         for name, count in self.tools.items():
-            tools[name] = {"requests": count.requests, "effects": count.effects}
+            tools[name] = dict(count.document())
             if not brief:
-                tools[name]["by_key"] = {key: {"requests": k.requests, "effects": k.effects} for key, k in count.by_key.items()}
+                tools[name]["by_key"] = {key: of_key.document() for key, of_key in count.by_key.items()}
         document: dict[str, Any] = {"model": model, "tools": tools, "bad_requests": list(self.bad_requests)}
         return document if brief else document | {"by_text": dict(self.by_text)}
 

@@ -19,6 +19,9 @@ def text() -> str:
                     "POST /v1/chat/completions": "the model, streaming or not; any bearer key will do",
                     "GET /v1/models": "its models; any name is accepted",
                     "POST, GET /tools/NAME": "a tool; honours Idempotency-Key; latency_ms and fault may be among its arguments",
+                    "": "also: repeats, true: a key used again does the work again; status_fault: a fault of what follows",
+                    "GET, POST /tools/N/status": "?key=KEY or Idempotency-Key: did that call happen; 200 with done and result, or 404",
+                    " ": "?absent=200: 200 with done: false instead of 404",
                     "GET /_sandbox/counts": "what was asked and done so far; ?brief=1 leaves out texts and keys",
                     "POST /_sandbox/reset": "forget all of it",
                 }

@@ -69,6 +69,8 @@ class Sandbox:
         path = request.path.rstrip("/") or "/"
         if path == "/v1/chat/completions":
             return self._completion(request) if request.method == "POST" else script(_not_allowed())
+        if path.startswith("/tools/") and path.endswith("/status"):
+            return self._tools.status(path[7:-7], request) if request.method in ("POST", "GET") else script(_not_allowed())
         if path.startswith("/tools/"):
             return self._tools.answer(path[7:], request) if request.method in ("POST", "GET") else script(_not_allowed())
         return script(self._other(path, request))
@@ -87,7 +89,7 @@ class Sandbox:
 
     def _reset(self) -> Reply:
         self.counts = self._tools.counts = Counts()
-        self._tools.results.clear()
+        self._tools.forget()
         self._faults.forget()
         return json_reply(self.counts.document(brief=True))
 

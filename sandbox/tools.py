@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sandbox import bad_transport
@@ -16,7 +16,7 @@ from sandbox.faults import FOR_EVER, FaultBook, read_wish
 from sandbox.replies import Reply, Script, json_reply, script, to_json
 
 SKIES = ("sunny", "cloudy", "rainy", "windy")
-RESERVED = ("fault", "latency_ms")
+RESERVED = ("fault", "latency_ms", "repeats", "status_fault")
 
 
 class BadCall(ValueError):
@@ -61,13 +61,22 @@ TOOLS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
 
 @dataclass(slots=True)
 class ToolServer:
-    """Answers calls. A repeated Idempotency-Key gets the stored result: the effect is counted once."""
+    """Answers calls. A repeated Idempotency-Key gets the stored result: the effect is counted once.
+
+    Unless the call has `repeats`: then its key is only good for asking whether it happened, and the effect is counted every time.
+    """
 
     counts: Counts
     faults: FaultBook
     latency_s: float
     pace_s: float
     results: OrderedDict[tuple[str, str], tuple[str, str]]
+    status_faults: OrderedDict[tuple[str, str], str] = field(default_factory=OrderedDict)
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.results.clear()
+        self.status_faults.clear()
 
     def answer(self, name: str, request: Request) -> Script:
         """Return the script that answers one call of the tool `name`."""
@@ -81,6 +90,8 @@ class ToolServer:
             arguments = _arguments(request)
             latency_s = _latency_s(request, arguments, self.latency_s)
             fault = self._fault(name, key, request, arguments)
+            if key is not None and arguments.get("status_fault"):
+                self._remember(self.status_faults, (name, key), str(arguments["status_fault"]))
             plain = {field: value for field, value in arguments.items() if field not in RESERVED}
             print_of_call = to_json(plain)
             run = TOOLS[name][1] if name in TOOLS else lambda given: {"tool": name, "arguments": given}
@@ -94,11 +105,11 @@ class ToolServer:
             stored = None if key is None else self.results.get((name, key))
             if stored is not None and stored[0] != print_of_call:
                 return script(json_reply({"error": "This Idempotency-Key was used with other arguments."}, 409))
-            if stored is None:
+            if stored is None or _repeats(request, arguments):
                 count.effects += 1
                 if key is not None and by_key is not None:
                     by_key.effects += 1
-                    self._store(name, key, print_of_call, body)
+                    self._remember(self.results, (name, key), (print_of_call, body))
             else:
                 body = stored[1]
         steps = self._steps(fault, refused, body)
@@ -111,10 +122,32 @@ class ToolServer:
             return script(Reply(200, body.encode()))
         return bad_transport.broken(fault, Reply(200, spoil_result(fault, body).encode()), pace_s=self.pace_s)
 
-    def _store(self, name: str, key: str, print_of_call: str, body: str) -> None:
-        self.results[name, key] = (print_of_call, body)
-        if len(self.results) > MAX_KEYS:
-            self.results.popitem(last=False)
+    def status(self, name: str, request: Request) -> Script:
+        """Return the script that tells whether the call of the tool `name` under a key happened: 200 and its result, or 404."""
+        key = request.query.get("key") or request.headers.get("idempotency-key")
+        if not key:
+            return script(json_reply({"error": "Name the key: ?key=… or an Idempotency-Key header."}, 422))
+        count = self.counts.tool(name)
+        count.status_requests += 1
+        count.key(key).status_requests += 1
+        standing = request.headers.get("x-sandbox-fault") or request.query.get("fault")
+        asked = standing or self.status_faults.get((name, key))
+        try:
+            wishes = [read_wish(asked)] if asked else []
+        except ValueError as problem:
+            return script(json_reply({"error": str(problem)}, 422))
+        fault = self.faults.next(("status", name, key), wishes, times=FOR_EVER if standing else 1) if wishes else None
+        stored = self.results.get((name, key))
+        if stored is None and fault is None:
+            absent = 200 if request.query.get("absent") == "200" else 404
+            return script(json_reply({"done": False}, absent))
+        body = to_json({"done": False}) if stored is None else f'{{"done":true,"result":{stored[1]}}}'
+        return self._steps(fault, None if fault is None else bad_transport.refusal(fault), body)
+
+    def _remember(self, book: OrderedDict[tuple[str, str], Any], place: tuple[str, str], kept: Any) -> None:
+        book[place] = kept
+        if len(book) > MAX_KEYS:
+            book.popitem(last=False)
 
     def _fault(self, name: str, key: str | None, request: Request, arguments: dict[str, Any]) -> str | None:
         """Return the fault asked for. As an argument it comes once unless told, in the address or a header every time."""
@@ -155,6 +188,10 @@ def _latency_s(request: Request, arguments: dict[str, Any], usual_s: float) -> f
         return usual_s if asked is None else min(3600.0, max(0.0, float(asked) / 1000))
     except (TypeError, ValueError):
         raise BadCall("latency_ms must be a number.") from None
+
+
+def _repeats(request: Request, arguments: dict[str, Any]) -> bool:
+    return bool(arguments.get("repeats") or request.query.get("repeats", "0") not in ("", "0"))
 
 
 def _after(seconds: float, steps: Script) -> Script:

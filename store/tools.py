@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils.compat import uuid7
 
 from engine.errors import Conflict, NotFound, Rejected
-from engine.tool_config import check_configuration
+from engine.tool_config import check_configuration, check_effect
 from models import ToolIntegrationRow, ToolRow
 from store import paging
 from store.secrets import SecretBox
@@ -82,7 +82,13 @@ async def page(db: AsyncConnection, *, limit: int = 20, after: str | None = None
 
 
 async def change(db: AsyncConnection, tool_id: UUID, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Change some of the tool's fields and return it. Raises NotFound; Conflict where the new name is taken."""
+    """Change some of the tool's fields and return it.
+
+    Raises:
+        NotFound: no such tool.
+        Conflict: the new name is taken.
+        Rejected: it becomes queryable, and an enabled integration does not say how to ask.
+    """
     if not values:
         return await get(db, tool_id)
     try:
@@ -92,6 +98,11 @@ async def change(db: AsyncConnection, tool_id: UUID, values: Mapping[str, Any]) 
     row = changed.mappings().one_or_none()
     if row is None:
         raise NotFound("no such tool")
+    if "effect" in values:
+        # The row is held by now, and whoever adds or changes an integration waits for it.
+        mapped = select(ToolIntegrationRow.configuration).where(ToolIntegrationRow.tool_id == tool_id, ToolIntegrationRow.enabled)
+        for configuration in await db.scalars(mapped):
+            check_effect(values["effect"], configuration)
     return dict(row)
 
 
@@ -114,15 +125,19 @@ async def integrate(
     Raises:
         NotFound: no such tool.
         Conflict: it is mapped to the same target already.
-        Rejected: the configuration is not one, or names a secret that is not given; no key is configured to seal secrets with.
+        Rejected: the configuration is not one, or names a secret that is not given, or lacks what the tool's effect needs; no key is
+            configured to seal secrets with.
     """
     # The tool's row is held, so that the number of its integrations is bounded whoever else adds one.
-    if await db.scalar(select(ToolRow.id).where(ToolRow.id == tool_id).with_for_update(key_share=True)) is None:
+    effect = await _held(db, tool_id)
+    if effect is None:
         raise NotFound("no such tool")
     count = len((await db.scalars(select(ToolIntegrationRow.id).where(ToolIntegrationRow.tool_id == tool_id))).all())
     if count >= MAX_INTEGRATIONS:
         raise Conflict(f"a tool has at most {MAX_INTEGRATIONS} integrations")
     check_configuration(values["configuration"], secrets.keys())
+    if values.get("enabled", True):
+        check_effect(effect, values["configuration"])
     integration_id = uuid7()
     row = (
         insert(ToolIntegrationRow)
@@ -158,15 +173,19 @@ async def change_integration(
         Conflict: the tool is mapped to the new target already.
         Rejected: as for `integrate`.
     """
+    effect = await _held(db, tool_id)
     one = (ToolIntegrationRow.id == integration_id, ToolIntegrationRow.tool_id == tool_id)
     kept = (await db.execute(select(*INTEGRATION).where(*one).with_for_update(key_share=True))).mappings().one_or_none()
-    if kept is None:
+    if effect is None or kept is None:
         raise NotFound("no such integration")
     sealed = {name: text for name, text in kept["secrets"].items() if name not in secrets}
     sealed |= {name: box.seal(workspace_id, integration_id, name, plain) for name, plain in secrets.items() if plain is not None}
     if len(sealed) > MAX_SECRETS:
         raise Rejected(f"An integration has at most {MAX_SECRETS} secrets.")
-    check_configuration(values.get("configuration", kept["configuration"]), sealed.keys())
+    configuration = values.get("configuration", kept["configuration"])
+    check_configuration(configuration, sealed.keys())
+    if values.get("enabled", kept["enabled"]):
+        check_effect(effect, configuration)
     if not values and not secrets:
         return _without_ciphertexts(kept)
     try:
@@ -174,6 +193,12 @@ async def change_integration(
     except IntegrityError:
         raise Conflict("the tool is mapped to this target already") from None
     return _without_ciphertexts(changed.mappings().one())
+
+
+async def _held(db: AsyncConnection, tool_id: UUID) -> str | None:
+    """The tool's effect, its row held until commit; None where there is no such tool."""
+    effect: str | None = await db.scalar(select(ToolRow.effect).where(ToolRow.id == tool_id).with_for_update(key_share=True))
+    return effect
 
 
 async def remove_integration(db: AsyncConnection, tool_id: UUID, integration_id: UUID) -> None:

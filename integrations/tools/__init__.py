@@ -12,7 +12,7 @@ from integrations.tools.http import HttpTool
 
 
 class Integration(Protocol):
-    """A way to carry a tool call out. One request, no retries: what to do about an error depends on the tool's effect."""
+    """A way to carry a tool call out. Each method sends one request: what to do about an error depends on the tool's effect."""
 
     async def call(
         self,
@@ -24,10 +24,20 @@ class Integration(Protocol):
         deadline_s: float,
         sending: Sending,
     ) -> ToolOutcome:
-        """Return what came of it: a result, or a failure that the other side, or a check, has made plain.
+        """Return what came of a call that was carried out: its result, or `failed` where the result is of no use.
 
         Raises:
+            Refused: our own check or the other side's answer; a sentence for the model.
             TurnlineError: it did not get as far as an answer; `maybe_done` says whether it may have happened.
+        """
+
+    async def status(
+        self, tool: ToolSpec, integration: IntegrationSpec, arguments: dict[str, Any], *, idempotency_key: str, deadline_s: float
+    ) -> ToolOutcome | None:
+        """Return what came of the call under this key, as `call` would have; None where it did not happen. Queryable tools only.
+
+        Raises:
+            TurnlineError: nobody could say.
         """
 
 

@@ -33,7 +33,7 @@ def test_a_tool_is_unsafe_unless_it_says_otherwise(acme: Tenant):
         ("parameters", [], SCHEMA),
         ("return_schema", {"type": 3}, {"type": "array"}),
         ("effect", "harmless", "pure"),
-        ("effect", "queryable", "idempotent"),
+        ("effect", None, "queryable"),
         ("display_name", "d" * 201, "d"),
         ("description", "d" * 2001, "d"),
         ("usage_guidelines", "g" * 5001, "g" * 5000),
@@ -149,3 +149,41 @@ def test_an_integration_belongs_to_its_tool(acme: Tenant):
         assert acme.http.request(method, f"/v1/tools/{stranger['id']}/integrations/{made['id']}", json={}).status_code == 404
     assert acme.call("PATCH", f"/v1/tools/{tool['id']}/integrations/{made['id']}", 200, json={}) == made
     assert acme.http.get(f"/v1/tools/{uuid4()}/integrations").status_code == 404
+
+
+STATUS = {"url": "https://x.example/by-key/{idempotency_key}", "done": "state == 'paid'", "result": "refund"}
+
+
+def test_a_queryable_tool_needs_integrations_that_can_be_asked(acme: Tenant):
+    tool = acme.tool("refund", effect="queryable")
+    path = f"/v1/tools/{tool['id']}/integrations"
+    bare = {"url": "https://x.example"}
+    refused = acme.call("POST", path, 422, json={"integration_type": "custom_tool", "configuration": bare})
+    assert refused["detail"] == "A queryable tool's integration needs status in its configuration: how to ask whether a call happened."
+
+    made = acme.integration(tool["id"], configuration=bare | {"status": STATUS})
+    assert made["configuration"]["status"] == STATUS
+    one = f"{path}/{made['id']}"
+    acme.call("PATCH", one, 422, json={"configuration": bare})
+    acme.call("PATCH", one, 200, json={"configuration": bare, "enabled": False})
+    acme.call("PATCH", one, 422, json={"enabled": True})
+    acme.call("PATCH", one, 200, json={"configuration": bare | {"status": STATUS}, "enabled": True})
+
+
+def test_a_tool_does_not_become_queryable_while_an_integration_cannot_be_asked(acme: Tenant):
+    tool = acme.tool("refund")
+    made = acme.integration(tool["id"], configuration={"url": "https://x.example"})
+    path = f"/v1/tools/{tool['id']}"
+    assert "needs status" in acme.call("PATCH", path, 422, json={"effect": "queryable"})["detail"]
+    assert acme.call("GET", path, 200)["effect"] == "unsafe"
+    acme.call("PATCH", f"{path}/integrations/{made['id']}", 200, json={"enabled": False})
+    assert acme.call("PATCH", path, 200, json={"effect": "queryable"})["effect"] == "queryable"
+
+
+def test_a_status_names_secrets_that_are_given(acme: Tenant):
+    tool = acme.tool("refund", effect="queryable")
+    configuration = {"url": "https://x.example", "status": STATUS | {"secret_headers": {"Authorization": "Bearer {{token}}"}}}
+    body = {"integration_type": "custom_tool", "configuration": configuration}
+    path = f"/v1/tools/{tool['id']}/integrations"
+    assert "'token'" in acme.call("POST", path, 422, json=body)["detail"]
+    assert acme.call("POST", path, 201, json=body | {"secrets": {"token": "hunter2"}})["secrets"] == {"token": {"set": True}}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import Rejected
-from engine.tool_config import check_configuration, fill_secret, secrets_used
+from engine.tool_config import check_configuration, check_effect, fill_secret, secrets_used
 
 GOOD: dict[str, Any] = {
     "url": "https://shop.example:8443/orders/{order}/items/{item_2}?full=1",
@@ -104,10 +104,73 @@ def test_bad_configurations(change: dict[str, Any], why: str):
     assert str(caught.value).endswith(".")
 
 
+STATUS: dict[str, Any] = {
+    "url": "https://shop.example/refunds/{idempotency_key}/of/{order}?full=1",
+    "method": "post",
+    "headers": {"Accept-Language": "en"},
+    "query": {"key": "{idempotency_key}", "n": 1},
+    "secret_headers": {"Authorization": "Bearer {{status_key}}"},
+    "done": "state == 'paid'",
+    "result": {"amount": "refund.amount"},
+}
+
+
+def test_good_statuses():
+    check_configuration(GOOD | {"status": STATUS})
+    check_configuration(GOOD | {"status": {"url": "https://shop.example/status"}})
+    check_configuration(GOOD | {"status": None})
+    check_configuration(GOOD | {"status": {"url": "http://x/"} | dict.fromkeys(("headers", "query", "secret_headers", "done", "result"))})
+    assert "status_key" in secrets_used(GOOD | {"status": STATUS})
+    with pytest.raises(Rejected, match="'status_key', which is not given"):
+        check_configuration(GOOD | {"status": STATUS}, secret_names=["shop.key", "shop_key", "a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [
+        ("https://shop.example", "status must be an object"),
+        ([], "status must be an object"),
+        ({}, "status.url is required"),
+        (STATUS | {"url": "ftp://x/"}, "status.url must begin"),
+        (STATUS | {"url": "https://x/?key={idempotency_key}"}, "status.query"),
+        (STATUS | {"url": "https://{order}/"}, "status.url may have"),
+        (STATUS | {"url": "https://u:p@x/"}, "status.url must not carry"),
+        (STATUS | {"method": "DELETE"}, "status.method must be one of GET, POST"),
+        (STATUS | {"method": None}, "status.method"),
+        (STATUS | {"headers": {"Idempotency-Key": "x"}}, "status.headers must not set"),
+        (STATUS | {"secret_headers": {"A": "{{a"}}, "status.secret_headers has a template"),
+        (STATUS | {"query": {"a": []}}, "status.query must give"),
+        (STATUS | {"query": {"a": "{key"}}, "status.query has for 'a'"),
+        (STATUS | {"done": "state =="}, "status.done is not a valid JMESPath"),
+        (STATUS | {"done": {"a": "b"}}, "status.done must be a JMESPath"),
+        (STATUS | {"done": 5}, "status.done must be a JMESPath"),
+        (STATUS | {"result": "nope("}, "status.result is not a valid JMESPath"),
+        (STATUS | {"result": 5}, "status.result must be"),
+        (STATUS | {"timeout_s": 5}, "status has an unknown field 'timeout_s'"),
+    ],
+)
+def test_bad_statuses(status: Any, why: str):
+    with pytest.raises(Rejected) as caught:
+        check_configuration(GOOD | {"status": status})
+    assert why in str(caught.value)
+    assert str(caught.value).endswith(".")
+
+
+def test_what_an_effect_needs():
+    for effect in ("pure", "idempotent", "unsafe"):
+        check_effect(effect, GOOD)
+    check_effect("queryable", GOOD | {"status": STATUS})
+    for configuration in (GOOD, GOOD | {"status": None}):
+        with pytest.raises(Rejected, match="needs status"):
+            check_effect("queryable", configuration)
+
+
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.floats() | st.text(max_size=5) | st.sampled_from([*GOOD]),
-        lambda one: st.lists(one, max_size=3) | st.dictionaries(st.text(max_size=3) | st.sampled_from([*GOOD]), one, max_size=3),
+        st.none() | st.booleans() | st.floats() | st.text(max_size=5) | st.sampled_from([*GOOD, *STATUS, "status"]),
+        lambda one: (
+            st.lists(one, max_size=3) | st.dictionaries(st.text(max_size=3) | st.sampled_from([*GOOD, *STATUS, "status"]), one, max_size=3)
+        ),
     )
 )
 def test_any_configuration_is_accepted_or_refused_with_a_sentence(configuration: Any):

@@ -61,7 +61,8 @@ def test_a_status_is_an_error(status: int, kind: type[TurnlineError]):
 
 
 @pytest.mark.parametrize(
-    ("status", "maybe_done"), [(500, True), (503, True), (302, True), (303, True), (307, False), (404, False), (429, False), (408, False)]
+    ("status", "maybe_done"),
+    [(500, True), (503, True), (302, True), (303, True), (307, False), (404, False), (429, False), (408, True), (425, False)],
 )
 def test_what_a_failed_answer_proves(status: int, maybe_done: bool):
     assert of_status(status, {}, "The tool", server_errors_maybe_done=True).maybe_done is maybe_done

@@ -312,6 +312,40 @@ async def test_a_lost_reply_is_not_forgotten_when_the_next_try_is_refused(perfor
     assert (outcome.status, len(server.requests)) == (ToolStatus.UNKNOWN, 2)
 
 
+def refuse(status: int) -> Callable[[asyncio.StreamWriter], None]:
+    return lambda writer: writer.write(response({"error": "No."}, status))
+
+
+@pytest.mark.parametrize("status", [400, 404, 409])
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_refusal_after_a_lost_reply_proves_nothing(performer: Performer, status: int, begun: bool):
+    """The first try may have done it: a second cancellation finds no order, a call still under way is in conflict."""
+    ways = [refuse(status)] if begun else [reset, refuse(status)]
+
+    async def handle(_request: Request, writer: asyncio.StreamWriter) -> None:
+        ways.pop(0)(writer)
+
+    async with serve(handle) as server:
+        outcome = await call(performer, tool(server, Effect.IDEMPOTENT), begun=begun)
+    assert outcome.status is ToolStatus.UNKNOWN
+    assert f"The tool answered {status}" in (outcome.error or "")
+
+
+async def test_a_begun_call_that_reaches_nobody_now_is_unknown(performer: Performer):
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    for effect, status in (
+        (Effect.PURE, ToolStatus.FAILED),
+        (Effect.IDEMPOTENT, ToolStatus.UNKNOWN),
+        (Effect.QUERYABLE, ToolStatus.UNKNOWN),
+    ):
+        assert (await call(performer, tool(nowhere, effect), begun=True)).status is status
+        unmapped = ToolSpec(uuid4(), "x", "", {}, effect=effect)
+        assert (await call(performer, unmapped, begun=True)).status is status
+    assert (await performer.call_tool(None, ToolCall("c", "gone", {}), "k", 5, begun=True)).status is ToolStatus.UNKNOWN
+    garbled = await performer.call_tool(None, ToolCall("c", "gone", None, "{nope"), "k", 5, begun=True)
+    assert garbled.status is ToolStatus.FAILED, "what was no JSON was never sent"
+
+
 @pytest.mark.parametrize("retry_after", ["6", "86400"])
 async def test_a_long_wait_is_not_waited_for(performer: Performer, retry_after: str):
     async with serve(answering(response("{}", 429, retry_after=retry_after))) as server:

@@ -84,3 +84,37 @@ async def test_a_tool_takes_its_time(call):
     assert (await call("echo", {"a": 1, "latency_ms": 20})).json() == {"a": 1}
     assert (await call("echo", query="?a=1&latency_ms=600000", silent=True)).end == "silent"
     assert (await call("echo", query="?latency_ms=soon")).status == 422
+
+
+async def test_a_status_says_whether_the_call_of_a_key_happened(call, fetch, sandbox):
+    assert (await fetch("GET", "/tools/refund/status?key=k")).status == 404
+    assert (await fetch("GET", "/tools/refund/status?key=k&absent=200")).json() == {"done": False}
+    assert (await fetch("GET", "/tools/refund/status")).status == 422
+    done = await call("refund", {"order": 41, "amount": 5, "fault": "effect-then-500"}, headers=key("k"))
+    assert done.status == 500
+
+    told = await fetch("GET", "/tools/refund/status?key=k")
+    assert (told.status, told.json()["done"], told.json()["result"]["amount"]) == (200, True, "5.00")
+    assert (await fetch("POST", "/tools/refund/status", headers=key("k"))).body == told.body
+    assert (await fetch("GET", "/tools/weather/status?key=k")).status == 404
+    counts = sandbox.counts.document(brief=False)["tools"]["refund"]
+    assert counts["by_key"] == {"k": {"requests": 1, "effects": 1, "status_requests": 4}}
+    assert (counts["requests"], counts["status_requests"]) == (1, 4)
+
+    await fetch("POST", "/_sandbox/reset")
+    assert (await fetch("GET", "/tools/refund/status?key=k")).status == 404
+
+
+async def test_a_status_has_faults_of_its_own(call, fetch):
+    arguments = {"order": 41, "status_fault": "500 x2"}
+    assert (await call("orders_lookup", arguments, headers=key("k"))).status == 200
+    assert [(await fetch("GET", "/tools/orders_lookup/status?key=k")).status for _ in range(3)] == [500, 500, 200]
+    assert [(await fetch("GET", "/tools/orders_lookup/status?key=k&fault=503")).status for _ in range(2)] == [503, 503]
+    assert (await fetch("GET", "/tools/orders_lookup/status?key=k&fault=reset")).end == "reset"
+    assert (await fetch("GET", "/tools/orders_lookup/status?key=k&fault=nonsense")).status == 422
+
+
+async def test_a_tool_that_repeats_does_its_work_at_every_request(call, sandbox):
+    for _ in range(2):
+        await call("refund", {"order": 41, "amount": 5, "repeats": True}, headers=key("k"))
+    assert sandbox.counts.tools["refund"].effects == sandbox.counts.tools["refund"].by_key["k"].effects == 2
