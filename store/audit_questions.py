@@ -1,0 +1,295 @@
+"""What must hold of every session, as questions whose every answer is a violation (DESIGN section 8, 1 to 7).
+
+They hold in every committed state, also of a database at work: what one commit writes together is asked of one snapshot, and what is
+still open is asked only whether it can still come right. They read ids, states and counts, never what was said, so that
+turnline_maintenance may ask them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+SETTLED = "('done', 'failed', 'dead', 'cancelled')"
+OPEN = "('queued', 'running', 'waiting')"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """`sql` returns (session_id, id) of each violation; `{e}`, `{t}`, `{m}`, `{c}`, `{s}` in it limit that table to the sessions in view.
+
+    `id` is a turn's where `of` is "turn", a tool call's, an event's offset, or null where the session itself is meant.
+    """
+
+    name: str
+    invariant: int
+    of: str
+    meaning: str
+    sql: str
+
+    def text(self, *, sessions: str | None, uncarried_s: float, quarantine: bool = False) -> str:
+        """The statement, for the sessions of the SQL array `sessions`, or for all.
+
+        `quarantine`: whether sessions.quarantined_at can be seen.
+        """
+        column = {"e": "e.session_id", "t": "t.session_id", "m": "m.session_id", "c": "c.session_id", "s": "s.id"}
+        scope: Mapping[str, str] = {key: f"{name} = ANY ({sessions})" if sessions else "true" for key, name in column.items()}
+        carried = "s.mode = 'auto'" + (" AND s.quarantined_at IS NULL" if quarantine else "")
+        return self.sql.format(**scope, carried=carried, uncarried_s=float(uncarried_s))
+
+
+UNACCOUNTED = Question(
+    "messages that nothing accounts for",
+    1,
+    "offset",
+    "A customer's message was accepted, and no turn has answered it, given a reason for not answering it, or is still open for it.",
+    f"""
+    SELECT e.session_id, e."offset"::text AS id FROM events e
+    WHERE {{e}} AND e.kind = 'customer_message' AND e.turn_id IS NOT NULL AND NOT EXISTS (
+        SELECT 1 FROM turns t WHERE t.session_id = e.session_id AND t.opened_at_offset <= e."offset"
+        AND (t.status IN {OPEN} OR (t.status IN {SETTLED} AND t.read_through_offset >= e."offset")))""",
+)
+ANSWERED_TWICE = Question(
+    "messages that two turns answer",
+    1,
+    "offset",
+    "Two turns both say that they have read and answered this message of a customer's.",
+    """
+    SELECT e.session_id, e."offset"::text AS id FROM events e JOIN turns t ON t.session_id = e.session_id
+        AND e."offset" BETWEEN t.opened_at_offset AND t.read_through_offset
+    WHERE {e} AND {t} AND e.kind = 'customer_message' GROUP BY e.session_id, e."offset" HAVING count(*) > 1""",
+)
+REPLIES = Question(
+    "done turns without exactly one reply",
+    1,
+    "turn",
+    "A turn is marked as done, and the log has no reply of it, or several.",
+    """
+    SELECT t.session_id, t.id::text AS id FROM turns t
+        LEFT JOIN events e ON e.session_id = t.session_id AND e.turn_id = t.id AND e.kind = 'agent_message' AND {e}
+    WHERE {t} AND t.status = 'done' GROUP BY t.session_id, t.id HAVING count(e.id) <> 1""",
+)
+# The commit that ends a turn writes its word to the customer, so that the two bear the same time.
+UNTOLD = Question(
+    "turns that ended without a word",
+    1,
+    "turn",
+    "A turn failed, died or was cancelled, and the commit that ended it wrote no status update that a customer's client could show.",
+    """
+    SELECT t.session_id, t.id::text AS id FROM turns t
+        LEFT JOIN events e ON e.session_id = t.session_id AND e.turn_id = t.id AND e.kind = 'status_update'
+            AND e.created_at = t.settled_at AND {e}
+    WHERE {t} AND t.status IN ('failed', 'dead', 'cancelled') GROUP BY t.session_id, t.id HAVING count(e.id) = 0""",
+)
+ANSWERED_AND_DEAD = Question(
+    "failed or dead turns with a reply",
+    1,
+    "turn",
+    "A turn is marked as failed or dead, and the log has a reply of it all the same.",
+    """
+    SELECT DISTINCT t.session_id, t.id::text AS id FROM turns t
+        JOIN events e ON e.session_id = t.session_id AND e.turn_id = t.id AND e.kind = 'agent_message' AND {e}
+    WHERE {t} AND t.status IN ('failed', 'dead')""",
+)
+NO_REASON = Question(
+    "failed or dead turns without a reason",
+    1,
+    "turn",
+    "A turn is marked as failed or dead, and its row does not say why.",
+    "SELECT t.session_id, t.id::text AS id FROM turns t WHERE {t} AND t.status IN ('failed', 'dead') AND t.error_class IS NULL",
+)
+OFFSETS = Question(
+    "offsets that are not 0, 1, 2 …",
+    2,
+    "session",
+    "The session's log has a gap or a hole at an end, or its next offset is not the number of its events.",
+    """
+    SELECT s.id AS session_id, NULL AS id FROM sessions s LEFT JOIN events e ON e.session_id = s.id AND {e}
+    WHERE {s} GROUP BY s.id, s.next_offset
+    HAVING s.next_offset <> count(e.id) OR coalesce(max(e."offset"), -1) <> count(e.id) - 1 OR coalesce(min(e."offset"), 0) <> 0""",
+)
+EARLY_REPLIES = Question(
+    "replies before the messages they answer",
+    2,
+    "turn",
+    "A turn's reply stands in the log before a message that it says it has read.",
+    """
+    SELECT t.session_id, t.id::text AS id FROM turns t
+        JOIN events e ON e.session_id = t.session_id AND e.turn_id = t.id AND e.kind = 'agent_message' AND {e}
+    WHERE {t} AND t.status = 'done' AND e."offset" <= t.read_through_offset""",
+)
+# A turn that ended in another way first and was driven again answers later than its neighbours; its status update tells it apart.
+ORDER = Question(
+    "replies out of the order of what they answer",
+    2,
+    "turn",
+    "A turn's reply stands before the reply of a turn that was opened earlier.",
+    """
+    SELECT session_id, id FROM (
+        SELECT t.session_id, t.id::text AS id,
+            e."offset" - lag(e."offset") OVER (PARTITION BY t.session_id ORDER BY t.opened_at_offset) AS step
+        FROM turns t JOIN events e ON e.session_id = t.session_id AND e.turn_id = t.id AND e.kind = 'agent_message' AND {e}
+        WHERE {t} AND t.status = 'done' AND NOT EXISTS (
+            SELECT 1 FROM events u WHERE u.session_id = t.session_id AND u.turn_id = t.id AND u.kind = 'status_update')) x
+    WHERE step < 0""",
+)
+FENCES = Question(
+    "fences that decrease",
+    3,
+    "offset",
+    "An event was written under an older claim than the event before it: a writer that had lost the session wrote all the same.",
+    """
+    SELECT session_id, "offset"::text AS id FROM (
+        SELECT e.session_id, e."offset", e.fence - lag(e.fence) OVER (PARTITION BY e.session_id ORDER BY e."offset") AS step
+        FROM events e WHERE {e}) x
+    WHERE step < 0""",
+)
+FENCES_AHEAD = Question(
+    "fences beyond the session's",
+    3,
+    "session",
+    "The log or a turn bears a claim's number that the session has not given out yet.",
+    """
+    SELECT s.id AS session_id, NULL AS id FROM sessions s
+    WHERE {s} AND (EXISTS (SELECT 1 FROM events e WHERE e.session_id = s.id AND e.fence > s.lease_fence)
+        OR EXISTS (SELECT 1 FROM turns t WHERE t.session_id = s.id AND t.fence > s.lease_fence))""",
+)
+KEYS = Question(
+    "idempotency keys used twice",
+    4,
+    "tool call",
+    "Two tool calls were sent under one key, so that the tool takes the second for a repetition of the first.",
+    """
+    SELECT session_id, tool_call_id AS id FROM (
+        SELECT c.session_id, c.tool_call_id, count(*) OVER (PARTITION BY c.workspace_id, c.idempotency_key) AS n
+        FROM tool_calls c WHERE {c}) x
+    WHERE n > 1""",
+)
+UNSAFE_TWICE = Question(
+    "unsafe tools asked more than once",
+    4,
+    "tool call",
+    "A tool that must not be repeated was sent one call more than once.",
+    """
+    SELECT c.session_id, c.tool_call_id AS id FROM tool_calls c JOIN tools l ON l.id = c.tool_id
+    WHERE {c} AND c.attempts > 1 AND l.effect = 'unsafe' AND l.updated_at <= c.created_at""",
+)
+RESULTS = Question(
+    "tool calls without exactly one result after them",
+    5,
+    "tool call",
+    "The log has a tool call with two results or with one before it, or its turn has ended and there is none.",
+    f"""
+    SELECT c.session_id, c.tool_call_id AS id FROM events c
+        LEFT JOIN events e ON e.session_id = c.session_id AND e.tool_call_id = c.tool_call_id AND e.kind = 'tool_result' AND {{e}}
+        LEFT JOIN turns t ON t.id = c.turn_id
+    WHERE {{c}} AND c.kind = 'tool_call' GROUP BY c.session_id, c.tool_call_id, c."offset", t.status
+    HAVING count(e.id) > 1 OR min(e."offset") <= c."offset" OR (count(e.id) = 0 AND coalesce(t.status, 'done') IN {SETTLED})""",
+)
+STRAY_RESULTS = Question(
+    "tool results that nobody asked for",
+    5,
+    "tool call",
+    "The log has the result of a tool call that it does not have.",
+    """
+    SELECT e.session_id, e.tool_call_id AS id FROM events e
+        LEFT JOIN events c ON c.session_id = e.session_id AND c.tool_call_id = e.tool_call_id AND c.kind = 'tool_call' AND {c}
+    WHERE {e} AND e.kind = 'tool_result' AND c.id IS NULL""",
+)
+UNBOOKED = Question(
+    "tool calls that only the log or only the books have",
+    5,
+    "tool call",
+    "A tool call stands in the log and has no row of its own, or the other way about.",
+    """
+    SELECT coalesce(e.session_id, c.session_id) AS session_id, coalesce(e.tool_call_id, c.tool_call_id) AS id
+    FROM (SELECT e.session_id, e.tool_call_id FROM events e WHERE {e} AND e.kind = 'tool_call') e
+        FULL JOIN (SELECT c.session_id, c.tool_call_id FROM tool_calls c WHERE {c}) c
+            ON c.session_id = e.session_id AND c.tool_call_id = e.tool_call_id
+    WHERE e.session_id IS NULL OR c.session_id IS NULL""",
+)
+COUNTERS = Question(
+    "counters that differ from a recount",
+    6,
+    "session",
+    "The session's counts of events and messages are not what its log comes to.",
+    """
+    SELECT s.id AS session_id, NULL AS id FROM sessions s
+        LEFT JOIN (SELECT e.session_id, count(*) AS n, count(*) FILTER (WHERE e.kind IN ('customer_message', 'agent_message')) AS m
+                   FROM events e WHERE {e} GROUP BY 1) e ON e.session_id = s.id
+    WHERE {s} AND (s.event_count, s.message_count) IS DISTINCT FROM (coalesce(e.n, 0)::integer, coalesce(e.m, 0)::integer)""",
+)
+COST = Question(
+    "cost and tokens that differ from the ledger",
+    6,
+    "session",
+    "The session's cost, tokens or numbers of unpriced and unknown calls are not what its model calls come to.",
+    """
+    SELECT s.id AS session_id, NULL AS id FROM sessions s
+        LEFT JOIN (SELECT m.session_id, sum(m.input_tokens) AS i, sum(m.cached_input_tokens) AS c, sum(m.cache_write_tokens) AS w,
+                       sum(m.output_tokens) AS o, sum(m.reasoning_tokens) AS r, coalesce(sum(m.cost_usd), 0) AS usd,
+                       count(*) FILTER (WHERE m.state = 'settled' AND m.cost_usd IS NULL) AS unpriced,
+                       count(*) FILTER (WHERE m.state = 'unknown') AS unknown
+                   FROM model_calls m WHERE {m} GROUP BY 1) l ON l.session_id = s.id
+    WHERE {s} AND (s.input_tokens, s.cached_input_tokens, s.cache_write_tokens, s.output_tokens, s.reasoning_tokens, s.tokens_used,
+            s.cost_usd, s.unpriced_calls, s.unknown_calls)
+        IS DISTINCT FROM (coalesce(l.i, 0), coalesce(l.c, 0), coalesce(l.w, 0), coalesce(l.o, 0), coalesce(l.r, 0),
+            coalesce(l.i + l.o, 0), coalesce(l.usd, 0), coalesce(l.unpriced, 0)::integer, coalesce(l.unknown, 0))""",
+)
+UNCARRIED = Question(
+    "turns that nobody carries",
+    7,
+    "turn",
+    "A turn could be worked on and is held by no worker, and has not been for a long while.",
+    f"""
+    SELECT t.session_id, t.id::text AS id FROM turns t JOIN sessions s ON s.id = t.session_id
+    WHERE {{t}} AND {{carried}} AND t.status IN ('queued', 'running') AND (s.lease_until IS NULL OR s.lease_until < now())
+        AND greatest(t.opened_at, t.claimed_at, t.not_before) < now() - make_interval(secs => {{uncarried_s}})
+        AND NOT EXISTS (SELECT 1 FROM turns f WHERE f.session_id = t.session_id AND f.status IN {OPEN}
+                        AND f.opened_at_offset < t.opened_at_offset)""",
+)
+LEASES = Question(
+    "leases without a turn",
+    7,
+    "session",
+    "The session's lease has run out, nobody gave it back, and there is no turn that a worker could take it up for.",
+    f"""
+    SELECT s.id AS session_id, NULL AS id FROM sessions s
+    WHERE {{s}} AND s.lease_owner IS NOT NULL AND s.lease_until < now()
+        AND NOT EXISTS (SELECT 1 FROM turns t WHERE t.session_id = s.id AND t.status IN {OPEN})""",
+)
+OPEN_CALLS = Question(
+    "calls left open by turns that have ended",
+    7,
+    "turn",
+    "A turn has ended, and a model call or tool call of it is still booked as under way.",
+    f"""
+    SELECT t.session_id, t.id::text AS id FROM turns t
+    WHERE {{t}} AND t.status IN {SETTLED}
+        AND (EXISTS (SELECT 1 FROM model_calls m WHERE m.turn_id = t.id AND m.state = 'reserved')
+            OR EXISTS (SELECT 1 FROM tool_calls c WHERE c.turn_id = t.id AND c.state IN ('requested', 'awaiting_approval', 'running')))""",
+)
+
+QUESTIONS = (
+    UNACCOUNTED,
+    ANSWERED_TWICE,
+    REPLIES,
+    UNTOLD,
+    ANSWERED_AND_DEAD,
+    NO_REASON,
+    OFFSETS,
+    EARLY_REPLIES,
+    ORDER,
+    FENCES,
+    FENCES_AHEAD,
+    KEYS,
+    UNSAFE_TWICE,
+    RESULTS,
+    STRAY_RESULTS,
+    UNBOOKED,
+    COUNTERS,
+    COST,
+    UNCARRIED,
+    LEASES,
+    OPEN_CALLS,
+)
