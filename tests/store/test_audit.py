@@ -1,0 +1,115 @@
+"""Each violation, planted in a real database, is found with its ids; and a sound database has none, at work or at rest."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from uuid_utils.compat import uuid7
+
+from store import audit
+from store.audit_questions import QUESTIONS
+from store.database import MAINTENANCE_ROLE, Database
+from tests.factories import tenant
+from tests.invariants import violations
+from tests.servers import Databases
+from tests.store.planted import AT_REST, MOVING, PLANTED, SOUND
+
+
+class Planter:
+    """A database of the test's own, changed as its superuser."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.ids: dict[str, Any] = {}
+
+    def change(self, statements: str) -> None:
+        with psycopg.connect(self.url) as db:
+            db.execute("SET session_replication_role = replica")  # what constraints would forbid, a fault may have done
+            for statement in filter(str.strip, statements.split(";")):
+                db.execute(statement, self.ids)  # type: ignore[arg-type]
+
+    def named(self, finding: audit.Finding) -> list[str | None]:
+        names = {str(value): key for key, value in self.ids.items() if key.startswith("t")}
+        dead = self.ids["dead"]
+        return sorted(
+            (what if what is None else names.get(what, f"dead:{what}" if session == dead else what) for session, what in finding.ids),
+            key=str,
+        )
+
+
+@pytest.fixture(scope="module")
+def url(databases: Databases) -> Iterator[str]:
+    made = databases.migrated()
+    yield made
+    databases.drop(made)
+
+
+@pytest.fixture
+async def maintenance(url: str) -> AsyncIterator[Database]:
+    made = Database(url, role=MAINTENANCE_ROLE, pool_size=2)
+    await made.open()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def planter(url: str) -> AsyncIterator[Planter]:
+    """Two sound sessions, alone in the database."""
+    found = Planter(url)
+    tables = "audits, model_calls, tool_calls, events, turns, sessions, agent_tools, tool_integrations, tools, agents, workspaces"
+    with psycopg.connect(url) as db:
+        db.execute(f"TRUNCATE {tables} CASCADE")  # type: ignore[arg-type]
+    database = Database(url, pool_size=2)
+    await database.open()
+    made = await tenant(database, sessions=2, tools=({"name": "refund", "effect": "unsafe"},))
+    await database.close()
+    found.ids = {"w": made.workspace_id, "s": made.session_ids[0], "dead": made.session_ids[1]} | {
+        name: uuid7() for name in ("t1", "t2", "t3", "t4")
+    }
+    found.change(SOUND)
+    return found
+
+
+@pytest.mark.parametrize("name", PLANTED)
+async def test_a_violation_is_found(planter: Planter, maintenance: Database, name: str):
+    statements, expected = PLANTED[name]
+    planter.change(statements)
+
+    report = await audit.run(maintenance)
+
+    assert {name: planter.named(finding) for name, finding in report.findings.items()} == expected
+    assert report.violations == sum(len(ids) for ids in expected.values())
+    (kept,) = await audit.latest(maintenance)
+    assert {name: found["count"] for name, found in kept["violations"].items()} == {name: len(ids) for name, ids in expected.items()}
+
+
+def test_every_question_has_been_answered_once():
+    """But for the one that takes a broken index, below."""
+    found = {question for _, expected in PLANTED.values() for question in expected}
+    assert {question.name for question in QUESTIONS} - found == {"idempotency keys used twice"}
+
+
+@pytest.mark.parametrize("name", ["nothing", *MOVING])
+async def test_a_sound_database_has_no_violation(planter: Planter, maintenance: Database, name: str):
+    planter.change(MOVING.get(name, ""))
+
+    report = await audit.run(maintenance)
+
+    assert report.findings == {}
+    assert report.complete
+    assert report.checked["sessions"] == 2
+    assert bool(violations(planter.url)) == (name not in ("nothing", *AT_REST))
+
+
+async def test_two_calls_under_one_key(planter: Planter, maintenance: Database):
+    """Which takes a broken index."""
+    index = "uq_tool_calls_workspace_id_idempotency_key"
+    planter.change(f"DROP INDEX {index}; CREATE TEMP TABLE c AS SELECT * FROM tool_calls; UPDATE c SET tool_call_id = 'c2';"
+                   " INSERT INTO tool_calls SELECT * FROM c; DROP TABLE c")  # fmt: skip
+    report = await audit.run(maintenance)
+    planter.change(f"DELETE FROM tool_calls; CREATE UNIQUE INDEX {index} ON tool_calls (workspace_id, idempotency_key)")
+
+    assert planter.named(report.findings["idempotency keys used twice"]) == ["c1", "c2"]
