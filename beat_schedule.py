@@ -8,4 +8,11 @@ from __future__ import annotations
 SCHEDULE: dict[str, dict[str, object]] = {
     # Rings turns that nobody carries. A missed run costs a delay of one cadence, never a reply.
     "sweep-turns": {"task": "turns.sweep", "schedule": 5.0, "options": {"queue": "maintenance", "expires": 15.0}},
+    # Once a day; asked for more often, so that a scheduler that was restarted meanwhile does not count its day from there.
+    "audit": {
+        "task": "usage.audit",
+        "schedule": 3600.0,
+        "kwargs": {"unless_within_s": 23.5 * 3600},
+        "options": {"queue": "maintenance", "expires": 3600.0},
+    },
 }

@@ -57,6 +57,10 @@ class Settings(BaseSettings):
     sweep_every_s: float = 5.0
     ring_stale_s: float = Field(10.0, description="A rung turn that nobody claimed for this long is rung again.")
 
+    # Looking after it
+    audit_max_s: float = Field(60.0, gt=0, le=240, description="How long one audit may look; the next one goes on where it stopped.")
+    watchdog_s: float = Field(60.0, ge=0, description="A worker without progress for this long, while there is work, exits. 0: never.")
+
     # The outside
     model_timeout_s: float = 120.0
     model_max_bytes: int = 8 * 1024 * 1024

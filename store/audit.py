@@ -51,7 +51,7 @@ _COUNTS = """SELECT (SELECT count(*) FROM turns WHERE session_id = ANY (:session
     (SELECT count(*) FROM model_calls WHERE session_id = ANY (:sessions)) AS model_calls,
     (SELECT count(*) FROM tool_calls WHERE session_id = ANY (:sessions)) AS tool_calls"""
 
-_BEFORE = """SELECT started_at, older_after,
+_BEFORE = """SELECT *,
     (checked->'left'->>'since')::timestamptz AS left_since, (checked->'left'->>'before')::uuid AS left_before
 FROM audits WHERE finished_at IS NOT NULL AND error IS NULL AND checked->>'scope' = 'recent' ORDER BY id DESC LIMIT 1"""
 _OPEN = "INSERT INTO audits (since) VALUES ($1) RETURNING id, started_at"
@@ -135,12 +135,12 @@ async def run(
 
     Raises psycopg.Error or DBAPIError where the database cannot be asked; the row then says so, if it can still be written.
     """
-    before = next(iter(await maintenance.rows(_BEFORE)), None)
+    before = await last_sound(maintenance)
     walks = [Walk(since or (before["started_at"] - OVERLAP if before else BEGINNING))]
     if since is None and before and before["left_since"]:
         walks.append(Walk(before["left_since"], before["left_before"]))
-    row = await maintenance.call(_OPEN, walks[0].since)
-    audit = _Audit(maintenance, Report(row["id"], row["started_at"], walks[0].since), max_s, uncarried_s, on_progress)
+    opened = await maintenance.call(_OPEN, walks[0].since)
+    audit = _Audit(maintenance, Report(opened["id"], opened["started_at"], walks[0].since), max_s, uncarried_s, on_progress)
     report, scope = audit.report, "recent" if since is None else "since"
     error: str | None = "it was stopped before its end"
     try:
@@ -160,6 +160,17 @@ async def run(
 async def latest(maintenance: Database, limit: int = 1) -> list[dict[str, Any]]:
     """The rows of the last `limit` audits, the newest first. `finished_at` is null for one that is running, or was killed."""
     return await maintenance.rows(_LAST, limit)
+
+
+async def last_sound(maintenance: Database) -> dict[str, Any] | None:
+    """The row of the last scheduled or plain audit that came to its end, or None."""
+    rows = await maintenance.rows(_BEFORE)
+    return rows[0] if rows else None
+
+
+async def row(maintenance: Database, audit_id: UUID) -> dict[str, Any]:
+    """One audit's row. Raises LookupError where there is none."""
+    return await maintenance.call("SELECT * FROM audits WHERE id = $1", audit_id)
 
 
 async def _close(maintenance: Database, report: Report, scope: str, error: str | None) -> None:

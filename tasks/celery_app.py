@@ -83,7 +83,13 @@ def make_app(settings: Settings) -> Celery:
         task_queues=[queue(name, settings.broker_url) for name in QUEUES],
         task_default_queue="turns",
         task_create_missing_queues=False,
-        task_routes={"turns.advance": "turns", "messages.*": "messages", "tools.*": "tools", "turns.sweep": "maintenance"},
+        task_routes={
+            "turns.advance": "turns",
+            "messages.*": "messages",
+            "tools.*": "tools",
+            "turns.sweep": "maintenance",
+            "usage.*": "maintenance",
+        },
         task_send_sent_event=True,
         worker_send_task_events=True,
         worker_prefetch_multiplier=1,
@@ -98,7 +104,7 @@ def make_app(settings: Settings) -> Celery:
         timezone="UTC",
         beat_schedule={name: {**entry} for name, entry in SCHEDULE.items()},
         beat_max_loop_interval=5,
-        include=["tasks.turns", "tasks.messages"],
+        include=["tasks.turns", "tasks.messages", "tasks.usage"],
     )
     app.steps["consumer"].add(DeclareDeadLetters)
     sweep = app.conf.beat_schedule["sweep-turns"]

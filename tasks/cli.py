@@ -220,6 +220,39 @@ def turn(turn_id: object) -> None:
     click.echo(show_turn(needed(broker=False), UUID(str(turn_id))))
 
 
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@click.option("--since", metavar="DURATION", help="Look at the sessions active in the last 90s, 15m, 2h, 7d … instead.")
+@click.option("--all", "everything", is_flag=True, help="Look at all sessions, as far as the time allows.")
+@click.option("--limit", type=click.IntRange(1, 20), default=10, show_default=True, help="Ids shown of each violation.")
+@click.option("--max-seconds", type=click.FloatRange(min=0), help="How long to look. Default: TURNLINE_AUDIT_MAX_S, 60.")
+@click.option("--last", is_flag=True, help="Show the last audit instead of making one.")
+def audit(as_json: bool, since: str | None, everything: bool, limit: int, max_seconds: float | None, last: bool) -> None:
+    """Check the books of a live database: nothing lost, nothing twice, every counter right.
+
+    Looks at the sessions active since the last audit and at a slice of the older ones; reads ids, states and counts, never what was said.
+    Exits 0 without violations, 1 with some, 2 if it could not be done.
+    """
+    from tasks import audit as audits
+
+    if bool(since) + everything + last > 1:
+        raise click.UsageError("Give one of --since, --all and --last.")
+    try:
+        from_when = audits.beginning(since, everything)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    try:
+        settings = needed(broker=False)
+        shown = sys.stderr.isatty() and not as_json
+        patience = settings.audit_max_s if max_seconds is None else max_seconds
+        row = audits.last(settings) if last else audits.run(settings, since=from_when, max_s=patience, show_progress=shown)
+    except (SetupError, pydantic.ValidationError) as error:
+        click.echo(f"Error: {wrong_settings(error) if isinstance(error, pydantic.ValidationError) else error}", err=True)
+        sys.exit(2)
+    click.echo(audits.as_json(row) if as_json else audits.as_text(row, limit))
+    sys.exit(audits.exit_code(row))
+
+
 def needed(*, database: bool = True, broker: bool = True) -> Settings:
     """The settings, completed by what `turnline up` made on this machine, with what the command cannot do without.
 

@@ -8,6 +8,7 @@ import contextlib
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from urllib.parse import urlsplit
 
 import psycopg
@@ -24,6 +25,11 @@ from tasks.home import Home
 
 ROLES = ("turnline_owner", "turnline_app", "turnline_maintenance")
 _PING_S = 2.0
+AUDIT_STALE = timedelta(days=2)
+_LAST_AUDIT = """
+SELECT now() - started_at, (SELECT coalesce(sum((found->>'count')::bigint), 0) FROM jsonb_each(violations) AS v (name, found))
+FROM audits WHERE finished_at IS NOT NULL AND error IS NULL ORDER BY id DESC LIMIT 1
+"""
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,10 @@ def _database(settings: Settings) -> Iterator[Finding]:
         yield Finding(False, f"The login {login} may not become turnline_app. Let an administrator run: GRANT turnline_app TO {login}.")
         return
     yield Finding(True, "The three roles exist, and the login may become turnline_app.")
-    yield _schema(url)
+    schema = _schema(url)
+    yield schema
+    if schema.ok:
+        yield _audit(settings.maintenance_database_url or url)
 
 
 def _schema(url: str) -> Finding:
@@ -95,6 +104,35 @@ def _schema(url: str) -> Finding:
     if current == head:
         return Finding(True, f"The schema is at the newest revision, {head}.")
     return Finding(False, f"The schema is at revision {current or 'none'}, the newest is {head}. Run `turnline migrate`.")
+
+
+def _audit(url: str) -> Finding:
+    try:
+        with psycopg.connect(url, connect_timeout=5, options="-c role=turnline_maintenance") as db:
+            first = db.execute("SELECT now() - opened_at FROM turns ORDER BY id LIMIT 1").fetchone()
+            last = db.execute(_LAST_AUDIT).fetchone()
+    except psycopg.Error as error:
+        return Finding(False, f"The audits cannot be read as turnline_maintenance: {str(error).strip()}")
+    if last is not None and last[1]:
+        return Finding(False, f"The last audit, {_ago(last[0])}, found violations ({last[1]}). `turnline audit --last` shows them.")
+    age: timedelta = (last or first or (timedelta(0),))[0]
+    if first is not None and age > AUDIT_STALE:
+        so_far = f"The last audit was {_ago(age)}" if last is not None else "There has been no audit"
+        return Finding(False, f"{so_far}; the scheduler makes one every day. Do beat and the maintenance worker run?")
+    if last is None:
+        return Finding(True, "There has been no audit yet; the scheduler makes one every day.")
+    return Finding(True, f"The last audit, {_ago(last[0])}, found no violations.")
+
+
+def _ago(age: timedelta) -> str:
+    hours = max(0, int(age.total_seconds() // 3600))
+    return (
+        f"{hours // 24} days ago"
+        if hours >= 48
+        else f"{hours} hours ago"
+        if hours >= 2
+        else f"{int(age.total_seconds() // 60)} minutes ago"
+    )
 
 
 def _broker(settings: Settings) -> Iterator[Finding]:

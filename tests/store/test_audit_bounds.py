@@ -1,0 +1,170 @@
+"""An audit ends in time, says how far it came, and the next one goes on from there."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+
+from store import audit
+from store.database import MAINTENANCE_ROLE, Database
+from tests.factories import Tenant, tenant
+from tests.servers import Databases
+
+WRONG = "counters that differ from a recount"
+
+
+@pytest.fixture
+def url(databases: Databases) -> Iterator[str]:
+    made = databases.migrated()
+    yield made
+    databases.drop(made)
+
+
+@pytest.fixture
+async def maintenance(url: str) -> AsyncIterator[Database]:
+    made = Database(url, role=MAINTENANCE_ROLE, pool_size=2)
+    await made.open()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def made(url: str) -> Tenant:
+    """A tenant with eleven sessions that are a day old; the first of them has a counter that is off."""
+    database = Database(url, pool_size=2)
+    await database.open()
+    found = await tenant(database, sessions=11)
+    await database.close()
+    change(url, "UPDATE sessions SET last_activity_at = now() - interval '1 day', message_count = (id = %s)::integer", found.session_id)
+    return found
+
+
+def change(url: str, statement: str, *values: object) -> None:
+    with psycopg.connect(url) as db:
+        db.execute(statement, values)  # type: ignore[arg-type]
+
+
+async def test_out_of_time_it_stops_and_the_next_goes_on(url: str, maintenance: Database, made: Tenant, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(audit, "BATCH_SESSIONS", 2)
+    monkeypatch.setattr(audit, "PAGE", 5)  # so that a page ends in the middle of a batch
+
+    first = await audit.run(maintenance, max_s=5, on_progress=lambda done, total: time.sleep(5 if done >= 4 else 0))
+
+    assert (first.complete, first.checked["sessions"], first.findings) == (False, 4, {})
+    assert first.left == audit.Walk(audit.BEGINNING, sorted(made.session_ids)[-4])
+
+    # Meanwhile one that was looked at is active again, and one that was not.
+    change(
+        url,
+        "UPDATE sessions SET last_activity_at = now(), message_count = 9 WHERE id = ANY (%s)",
+        [made.session_ids[-1], made.session_ids[3]],
+    )
+    told: list[tuple[int, int]] = []
+    second = await audit.run(maintenance, on_progress=lambda *progress: told.append(progress))
+
+    assert second.complete
+    assert second.checked["sessions"] == 2 + 7, "those active since, then those left over"
+    assert told[-1] == (9, 9)
+    expected = {made.session_ids[0], made.session_ids[3], made.session_ids[-1]}
+    assert {session for session, _ in second.findings[WRONG].ids} == expected
+
+
+async def test_older_sessions_are_gone_through_slice_by_slice(maintenance: Database, made: Tenant, monkeypatch: pytest.MonkeyPatch):
+    await audit.run(maintenance)
+    monkeypatch.setattr(audit, "OVERLAP", timedelta(0))
+    monkeypatch.setattr(audit, "OLDER_SESSIONS", 4)
+
+    slices = [await audit.run(maintenance) for _ in range(4)]
+
+    assert [report.checked["sessions"] for report in slices] == [0, 0, 0, 0]
+    assert [report.checked["older_sessions"] for report in slices] == [4, 4, 3, 4], "and from the first again"
+    assert [WRONG in report.findings for report in slices] == [True, False, False, True]
+
+
+async def test_a_time_given_is_looked_at_and_changes_nothing_for_the_next_plain_one(url: str, maintenance: Database, made: Tenant):
+    recent = await audit.run(maintenance, since=datetime.now(UTC) - timedelta(hours=1))
+    everything = await audit.run(maintenance, since=audit.BEGINNING)
+    plain = await audit.run(maintenance)
+
+    assert [report.checked["sessions"] for report in (recent, everything, plain)] == [0, 11, 11]
+
+
+async def test_sessions_with_open_work_are_looked_at_however_old(url: str, maintenance: Database, made: Tenant):
+    await audit.run(maintenance)
+    change(
+        url,
+        "INSERT INTO turns (workspace_id, session_id, opened_at_offset, opened_at) VALUES (%s, %s, 0, now() - interval '1 day')",
+        made.workspace_id,
+        made.session_ids[4],
+    )
+    report = await audit.run(maintenance, since=datetime.now(UTC))
+
+    assert report.checked["sessions"] == 1
+    assert [session for session, _ in report.findings["turns that nobody carries"].ids] == [made.session_ids[4]]
+
+
+async def test_a_session_that_takes_too_long_is_left_out_and_named(
+    url: str, maintenance: Database, made: Tenant, monkeypatch: pytest.MonkeyPatch
+):
+    """It is asked about in halves, so that the sessions beside it are looked at all the same."""
+    slow = made.session_ids[6]
+    change(
+        url,
+        'INSERT INTO events (workspace_id, session_id, "offset", kind, source, content) VALUES (%s, %s, 0, %s, %s, %s)',
+        *(made.workspace_id, slow, "customer_message", "customer", "{}"),
+    )
+    change(
+        url,
+        "CREATE FUNCTION dawdle() RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$ BEGIN PERFORM pg_sleep(60); RETURN true; END $$;"
+        "CREATE POLICY dawdle ON events AS RESTRICTIVE FOR SELECT TO turnline_maintenance USING (dawdle())",
+    )
+    monkeypatch.setattr(audit, "QUESTION_S", 1)
+
+    report = await audit.run(maintenance)
+
+    assert report.unasked == [slow]
+    assert report.complete
+    assert [session for session, _ in report.findings[WRONG].ids] == [made.session_id]
+    (row,) = await audit.latest(maintenance)
+    assert row["checked"]["unasked"] == [str(slow)]
+
+
+async def test_an_audit_that_cannot_ask_says_so_in_its_row(url: str, maintenance: Database, made: Tenant):
+    change(url, "REVOKE SELECT (cost_usd) ON model_calls FROM turnline_maintenance")
+    with pytest.raises(Exception, match="permission denied"):
+        await audit.run(maintenance)
+
+    (row,) = await audit.latest(maintenance)
+    assert row["error"] == "ProgrammingError: the database could not be asked everything"
+    assert row["finished_at"] is not None
+    change(url, "GRANT SELECT (cost_usd) ON model_calls TO turnline_maintenance")
+    assert (await audit.run(maintenance)).since == audit.BEGINNING, "an audit that failed counts for nothing"
+
+
+async def test_two_at_once_do_no_harm(maintenance: Database, made: Tenant):
+    reports = await asyncio.gather(audit.run(maintenance), audit.run(maintenance))
+
+    assert [report.violations for report in reports] == [1, 1]
+    assert len(await audit.latest(maintenance, 5)) == 2
+
+
+@pytest.mark.parametrize("column", ["events.content", "events.metadata", "model_calls.provider_request_id", "tool_calls.arguments",
+                                    "tool_calls.error", "turns.error_detail", "sessions.title", "tools.parameters"])  # fmt: skip
+async def test_what_was_said_is_out_of_reach(maintenance: Database, column: str):
+    table, name = column.split(".")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        await maintenance.rows(f"SELECT {name} FROM {table}")
+
+
+async def test_the_applications_role_has_no_right_to_the_operators_tables(url: str):
+    app = Database(url, pool_size=1)
+    await app.open()
+    for statement in ("SELECT 1 FROM audits", "SELECT 1 FROM workers", "DELETE FROM audits"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await app.rows(statement)
+    await app.close()
