@@ -28,7 +28,22 @@ def turnline(tmp_path):
 def test_help_names_every_command(turnline):
     done = turnline("--help")
     assert done.returncode == 0
-    for command in ("up", "demo", "migrate", "api", "worker", "beat", "flower", "sandbox", "doctor", "chat", "workspace", "turns", "turn", "audit"):
+    for command in (
+        "up",
+        "demo",
+        "migrate",
+        "api",
+        "worker",
+        "beat",
+        "flower",
+        "sandbox",
+        "doctor",
+        "chat",
+        "workspace",
+        "turns",
+        "turn",
+        "audit",
+    ):
         assert f"\n  {command} " in done.stdout
 
 
