@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help demo up test bench chaos lint fmt types imports lock clean run-env dev-env
+.PHONY: help demo up test bench chaos crashpoints lint fmt types imports lock clean run-env dev-env
 
 help:
 	@echo "make demo    send one real message through everything, on throw-away servers, and show what happened"
@@ -10,6 +10,7 @@ help:
 	@echo "make test    lint, types, import rules and the whole test suite, on servers it starts itself"
 	@echo "make bench   the benchmarks, beside their floor"
 	@echo "make chaos   a thousand messages while a worker is killed every three seconds"
+	@echo "make crashpoints   a process killed at every crash point, and at every ordered pair of them"
 	@echo "make lint    ruff, mypy, import rules"
 	@echo "make fmt     format the code"
 	@echo "make lock    pin the dependencies again (needs uv)"
@@ -45,6 +46,9 @@ bench: dev-env
 
 chaos: dev-env
 	$(PYTHON) -m benchmarks.chaos
+
+crashpoints: dev-env
+	$(PYTHON) -m benchmarks.crashpoints
 
 lock:
 	requirements/compile.sh

@@ -3,8 +3,8 @@
     TURNLINE_CRASH_TEST=this-process-may-be-killed TURNLINE_CRASH_AT=C7 turnline worker
 
 `TURNLINE_CRASH_AT` is POINT, or POINT:NTH (the NTH time it is reached, from 1), with an action after it: POINT:kill, POINT:2:stop.
-`kill` (the default) is SIGKILL; `late` is SIGKILL a moment later, while whatever follows is under way; `stop` is SIGSTOP, for a test to
-break something and send SIGCONT. Before the signal the process says on its standard error which point was reached.
+`kill` (the default) is SIGKILL; `stop` is SIGSTOP, for a test to break something and send SIGCONT; `say` is neither, for a test to
+kill the process while what follows is under way. First the process says on its standard error which point was reached.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import itertools
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, unique
@@ -21,7 +20,7 @@ from enum import Enum, unique
 AT = "TURNLINE_CRASH_AT"
 CONSENT = "TURNLINE_CRASH_TEST"
 CONSENTED = "this-process-may-be-killed"
-LATE_S = 0.3
+ACTIONS = ("kill", "stop", "say")
 NO_SUCH_PLACE = {"C22": "there are no webhooks yet"}
 
 
@@ -71,12 +70,10 @@ class Armed:
             return
         os.write(2, f"{said(self.point, self.nth, self.action)}\n".encode())
         match self.action:
-            case "late":
-                threading.Timer(LATE_S, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
             case "stop":
                 os.kill(os.getpid(), signal.SIGSTOP)
-            case _:
-                os.kill(os.getpid(), signal.SIGKILL)
 
 
 def said(point: Point, nth: int, action: str) -> str:
@@ -102,8 +99,8 @@ def armed(environ: Mapping[str, str]) -> Armed | None:
         raise NotArmed(f"{AT} names no crash point: {name[:20]!r}. There are {', '.join(Point.__members__)}.")
     nth = int(rest.pop(0)) if rest and rest[0].isdecimal() else 1
     action = rest.pop(0) if rest else "kill"
-    if rest or nth < 1 or action not in ("kill", "late", "stop"):
-        raise NotArmed(f"{AT} is POINT[:NTH][:kill|late|stop], NTH from 1; it is {asked[:40]!r}.")
+    if rest or nth < 1 or action not in ACTIONS:
+        raise NotArmed(f"{AT} is POINT[:NTH][:{'|'.join(ACTIONS)}], NTH from 1; it is {asked[:40]!r}.")
     return Armed(Point[name], nth, action)
 
 

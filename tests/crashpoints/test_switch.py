@@ -67,7 +67,7 @@ def test_what_cannot_be_asked_for(asked: str):
 
 
 @pytest.mark.parametrize(
-    ("asked", "nth", "action"), [("C7", 1, "kill"), ("C7:2", 2, "kill"), ("C7:stop", 1, "stop"), ("C7:3:late", 3, "late")]
+    ("asked", "nth", "action"), [("C7", 1, "kill"), ("C7:2", 2, "kill"), ("C7:stop", 1, "stop"), ("C7:3:say", 3, "say")]
 )
 def test_what_can_be_asked_for(asked: str, nth: int, action: str):
     found = armed({"TURNLINE_CRASH_AT": asked, **CONSENTING})
@@ -99,11 +99,16 @@ def test_a_process_is_killed_at_its_point_and_says_so():
     assert out == "0\n"
 
 
-def test_late_is_after_what_follows_has_begun():
-    out, err = (process := armed_process("C7:late")).communicate(timeout=20)
-    assert process.returncode == -signal.SIGKILL
-    assert err.splitlines() == [said(Point.C7, 1, "late")]
-    assert out == "0\n1\n2\n"
+def test_a_process_that_only_says_so_goes_on():
+    process = armed_process("C7:2:say")
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert [process.stdout.readline() for _ in range(3)] == ["0\n", "1\n", "2\n"]
+        assert process.stderr.readline() == said(Point.C7, 2, "say") + "\n"
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_a_stopped_process_goes_on_when_told_to():
