@@ -13,6 +13,7 @@ import itertools
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, unique
@@ -72,8 +73,8 @@ class Armed:
         match self.action:
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
-            case "stop":
-                os.kill(os.getpid(), signal.SIGSTOP)
+            case "stop":  # to this thread: sent to the process, another thread may take it while this one runs on
+                signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 
 def said(point: Point, nth: int, action: str) -> str:
