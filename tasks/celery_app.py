@@ -93,6 +93,7 @@ def make_app(settings: Settings) -> Celery:
         task_send_sent_event=True,
         worker_send_task_events=True,
         worker_prefetch_multiplier=1,
+        worker_consumer="tasks.consumer:Consumer",
         worker_concurrency=settings.worker_concurrency,
         # With remote control and gossip both off, a worker hit by a broker restart while busy stops consuming for ever.
         worker_enable_remote_control=True,

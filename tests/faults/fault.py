@@ -40,3 +40,7 @@ class Fault:
     def happened(self, rig: Rig) -> dict[str, int]:
         """What shows that it happened, by name; each must be above 0."""
         raise NotImplementedError
+
+    def wrong(self, rig: Rig) -> list[str]:
+        """What this fault in particular must not lead to, and did, in sentences."""
+        return []

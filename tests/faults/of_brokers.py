@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import signal
 
+import redis
+
+from tasks.celery_app import QUEUES
+from tests.faults import of_networks
 from tests.faults.fault import Fault
-from tests.faults.rig import Rig
+from tests.faults.proxy import Proxy
+from tests.faults.rig import READY_S, Rig
+from tests.servers import until
 
 
 class BrokerKilled(Fault):
@@ -25,3 +31,94 @@ class BrokerKilled(Fault):
 
     def happened(self, rig: Rig) -> dict[str, int]:
         return {"brokers killed": self.killed}
+
+
+class BrokerEmptied(Fault):
+    """FLUSHALL, or a purge of every queue, while rings wait in them. The workers sleep until some do."""
+
+    name = "broker emptied"
+    held_s = 0.0
+
+    def __init__(self) -> None:
+        self.emptied = 0
+
+    def inject(self, rig: Rig) -> None:
+        workers = [worker.process.popen for worker in rig.workers]
+        for worker in workers:
+            worker.send_signal(signal.SIGSTOP)
+        try:
+            until(lambda: rig.waiting() > 0)
+            self.emptied += empty(rig)
+        finally:
+            for worker in workers:
+                worker.send_signal(signal.SIGCONT)
+
+    def happened(self, rig: Rig) -> dict[str, int]:
+        return {"rings thrown away": self.emptied}
+
+
+def empty(rig: Rig) -> int:
+    """Throw everything in the broker away; returns how many messages waited in the queues."""
+    if rig.kind == "valkey":
+        waited = rig.waiting()
+        with redis.Redis.from_url(rig.broker.url) as client:
+            client.flushall()
+        return waited
+    with rig.app.connection_for_write(rig.broker.url) as connection:
+        return sum(connection.default_channel.queue_purge(name) for name in QUEUES)
+
+
+class _ToBroker(of_networks.OfTheWay):
+    leaves_unacknowledged = True  # what Valkey had sent into a connection that was lost
+
+    def proxy(self, rig: Rig) -> Proxy:
+        return rig.to_broker
+
+
+class BrokerStalled(_ToBroker, of_networks.Stalled):
+    name = "broker stalled"
+
+
+class BrokerBlackHoled(_ToBroker, of_networks.BlackHoled):
+    name = "broker black-holed"
+
+
+class BrokerRefusing(_ToBroker, of_networks.Refusing):
+    name = "broker refusing"
+
+
+class BrokerRepliesLost(_ToBroker, of_networks.RepliesLost):
+    name = "broker's replies lost"
+
+
+class ApiKilled(_ToBroker, of_networks.Refusing):
+    """The API accepts messages while the broker takes no rings, and is killed with the rings in its memory."""
+
+    name = "API killed before it rang"
+    exits = frozenset({-signal.SIGKILL})
+    held_s = 0.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unrung = self.killed = 0
+
+    def inject(self, rig: Rig) -> None:
+        super().inject(rig)
+        until(lambda: self._unrung(rig) > 0)
+        with rig.lock:
+            api = rig.named("api").process
+            api.kill()
+            self.unrung += self._unrung(rig)
+            self.killed += api.popen.returncode == -signal.SIGKILL
+
+    def heal(self, rig: Rig) -> None:
+        super().heal(rig)
+        until(rig.ready, READY_S)
+
+    @staticmethod
+    def _unrung(rig: Rig) -> int:
+        count: int = rig.stack.one("SELECT count(*) FROM turns WHERE status = 'queued' AND rung_at IS NULL AND rings = 0")
+        return count
+
+    def happened(self, rig: Rig) -> dict[str, int]:
+        return super().happened(rig) | {"APIs killed": self.killed, "turns accepted and never rung": self.unrung}

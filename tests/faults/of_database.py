@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import time
 
+import psycopg
+
+from tests.faults import of_networks
 from tests.faults.fault import Fault
+from tests.faults.proxy import Proxy
 from tests.faults.rig import Rig
+
+OURS = "starts_with(application_name, 'turnline')"
 
 
 class PostgresKilled(Fault):
     """SIGKILL to the postmaster; two seconds later it runs again on the same data."""
 
-    name = "postgres killed"
+    name = "Postgres killed"
 
     def __init__(self) -> None:
         self.killed = 0
@@ -24,3 +32,69 @@ class PostgresKilled(Fault):
 
     def happened(self, rig: Rig) -> dict[str, int]:
         return {"postmasters killed": self.killed}
+
+
+class BackendsTerminated(Fault):
+    """For two seconds, pg_terminate_backend at half of the product's connections, drawn anew five times a second."""
+
+    name = "backends terminated"
+    held_s = 0.0
+
+    def __init__(self) -> None:
+        self.terminated = 0
+
+    def inject(self, rig: Rig) -> None:
+        for _ in range(10):
+            self.terminated += rig.stack.one(
+                f"SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {OURS} AND random() < 0.5"
+            )
+            time.sleep(0.2)
+
+    def happened(self, rig: Rig) -> dict[str, int]:
+        return {"backends terminated": self.terminated}
+
+
+class ConnectionsExhausted(Fault):
+    """Others take every connection the server has, the product's own too."""
+
+    name = "connections exhausted"
+    held_s = 3.0
+
+    def __init__(self) -> None:
+        self.taken: list[psycopg.Connection[tuple[object, ...]]] = []
+        self.most = self.refused = 0
+
+    def inject(self, rig: Rig) -> None:
+        self._take_all(rig)
+        while rig.stack.one(f"SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {OURS}"):
+            self._take_all(rig)
+        self.most = max(self.most, len(self.taken))
+
+    def _take_all(self, rig: Rig) -> None:
+        with contextlib.suppress(psycopg.OperationalError):
+            while True:
+                self.taken.append(psycopg.connect(rig.postgres.login_url, application_name="somebody else"))
+        self.refused += 1
+
+    def heal(self, rig: Rig) -> None:
+        for connection in self.taken:
+            connection.close()
+        self.taken.clear()
+
+    def happened(self, rig: Rig) -> dict[str, int]:
+        return {"connections taken": self.most, "seen refused": self.refused}
+
+
+class _ToDatabase(of_networks.OfTheWay):
+    def proxy(self, rig: Rig) -> Proxy:
+        return rig.to_database
+
+
+class PostgresStalled(_ToDatabase, of_networks.Stalled):
+    name = "Postgres stalled"
+
+
+class PostgresRepliesLost(_ToDatabase, of_networks.RepliesLost):
+    """Commits whose outcome nobody heard."""
+
+    name = "Postgres's replies lost"

@@ -6,10 +6,10 @@ import contextlib
 import signal
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import IO, Any, Literal, Protocol
 
 import redis
 from celery import Celery
@@ -25,13 +25,19 @@ from tests.servers import free_port, until
 
 Kind = Literal["valkey", "rabbitmq"]
 READY_S = 60.0
+MAX_CONNECTIONS = 80
 
 
 class Broker(Protocol):
     """What a fault does to a broker."""
 
-    url: str
-    port: int
+    @property
+    def url(self) -> str:
+        """Where it is, for its operator."""
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
 
     def kill(self) -> int:
         """SIGKILL it; returns its exit code."""
@@ -49,7 +55,10 @@ class Valkey(EmbeddedValkey):
 
 
 class Postgres(EmbeddedPostgres):
-    """A Postgres that can be killed."""
+    """A Postgres that can be killed, with few connections, so that they can all be taken."""
+
+    def _popen(self, command: Sequence[str], **options: Any) -> IO[bytes] | None:
+        return super()._popen([*command, "-c", f"max_connections={MAX_CONNECTIONS}"], **options)
 
     def kill(self) -> int:
         """SIGKILL the postmaster; returns its exit code. `start` brings it back on the same data."""
@@ -147,7 +156,7 @@ class Rig:
         """How many messages wait in the broker's queues."""
         if self.kind == "valkey":
             with redis.Redis.from_url(self.broker.url) as client:
-                return sum(int(client.llen(name)) for name in QUEUES)  # type: ignore[arg-type]
+                return sum(int(client.llen(name)) for name in QUEUES)
         with self.app.connection_for_read(self.broker.url) as connection:
             return sum(int(connection.default_channel.queue_declare(name, passive=True).message_count) for name in QUEUES)
 
@@ -156,7 +165,7 @@ class Rig:
         if self.kind == "rabbitmq":
             return 0
         with redis.Redis.from_url(self.broker.url) as client:
-            return int(client.hlen("unacked"))  # type: ignore[arg-type]
+            return int(client.hlen("unacked"))
 
     def said(self, words: str, since: dict[Path, int]) -> int:
         """How often the product's logs say `words` beyond where `bookmarks()` was taken."""
@@ -196,7 +205,7 @@ def rig(kind: Kind, directory: Path, *, workers: int = 2, concurrency: int = 6, 
             "TURNLINE_API_PORT": "0",
         }
         processes = stack.enter_context(running(Stack(postgres.url, broker.url, directory / "logs", **(urls | settings))))
-        app = make_app(Settings(_env_file=None, DATABASE_URL=postgres.url, CELERY_BROKER_URL=broker.url))  # type: ignore[call-arg]
+        app = make_app(Settings(_env_file=None, DATABASE_URL=postgres.url, CELERY_BROKER_URL=broker.url))
         stack.callback(app.close)
         made = Rig(kind, processes, postgres, broker, to_database, to_broker, app, free_port())
         made.tend("api", lambda: processes.api(made.api_port, wait=False))

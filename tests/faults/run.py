@@ -62,17 +62,21 @@ def run(rig: Rig, fault: Fault, load: Load, *, rounds: int = 1, within_s: float 
     posting = _Posting(rig, tenancies, load)
     posting.start()
     spells = []
-    for _ in range(rounds):
-        until(lambda: rig.stack.one(RUNNING) >= 3 or posting.over, 20)
-        outcome.in_flight += rig.stack.one(RUNNING)
-        injected_at = datetime.now(UTC)
-        fault.inject(rig)
-        time.sleep(fault.held_s)
-        fault.heal(rig)
-        spells.append(Spell(injected_at, datetime.now(UTC)))
+    try:
+        for _ in range(rounds):
+            until(lambda: rig.stack.one(RUNNING) >= 3 or posting.over, 20)
+            outcome.in_flight += rig.stack.one(RUNNING)
+            injected_at = datetime.now(UTC)
+            try:
+                fault.inject(rig)
+                time.sleep(fault.held_s)
+            finally:
+                fault.heal(rig)
+            spells.append(Spell(injected_at, datetime.now(UTC)))
+    finally:  # whatever came of it, the next fault finds a rig at rest
+        posting.finish()
+        rig.stack.drained(within_s)
     outcome.injected = len(spells)
-    posting.finish()
-    rig.stack.drained(within_s)
     outcome.seconds = time.monotonic() - began
     outcome.happened = {"turns in flight": outcome.in_flight} | fault.happened(rig)
     fault.after(rig)
@@ -92,6 +96,7 @@ class _Before:
 
 def _check(rig: Rig, fault: Fault, outcome: Outcome, before: _Before) -> None:
     outcome.wrong += [f"it did not happen: {what}" for what, count in outcome.happened.items() if count <= 0]
+    outcome.wrong += fault.wrong(rig)
     outcome.wrong += [f"{name} ended by itself with {code}" for name, code in rig.exits if code not in fault.exits]
     if outcome.extra_model_calls and not fault.extra_model_calls:
         outcome.wrong.append(f"{outcome.extra_model_calls} model calls were made again, where none could be lost")

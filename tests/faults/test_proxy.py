@@ -187,6 +187,6 @@ def test_a_lost_reply_was_asked_for_and_never_heard(proxy: Proxy, echo: Echo, cl
 def test_a_server_that_is_not_there_is_counted(proxy: Proxy, echo: Echo):
     echo.shutdown()
     echo.server_close()
-    with connect(proxy) as client, contextlib.suppress(ConnectionResetError):
+    with contextlib.suppress(ConnectionResetError), connect(proxy) as client:
         assert client.recv(100) == b""
     until(lambda: proxy.counts.unreachable == 1)
