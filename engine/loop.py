@@ -45,8 +45,11 @@ class Perform(Protocol):
     async def call_model(self, request: ModelRequest) -> tuple[ModelReply, Cost]:
         """One request to a model provider. Raises what `engine.errors` names."""
 
-    async def call_tool(self, brief: Brief, call: ToolCall, idempotency_key: str) -> ToolOutcome:
-        """One tool call, retried within itself as the tool's effect allows. Raises nothing but cancellation."""
+    async def call_tool(self, brief: Brief, call: ToolCall, idempotency_key: str, *, begun: bool) -> ToolOutcome:
+        """One tool call, retried within itself as the tool's effect allows. Raises nothing but cancellation.
+
+        `begun`: a former worker had begun it, and whether it happened is not known.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,11 +179,12 @@ class _Course:
             limit = self.brief.limits.tool_calls
             return ToolOutcome(ToolStatus.DENIED, error=f"This turn has used up its {limit} tool calls.", requests=0)
         tool = self.brief.tool(call.tool_name)
-        if call.tool_call_id in self.start.begun and (tool is None or tool.effect in (Effect.UNSAFE, Effect.QUERYABLE)):
+        begun = call.tool_call_id in self.start.begun
+        if begun and (tool is None or tool.effect is Effect.UNSAFE):
             return ToolOutcome(
                 ToolStatus.UNKNOWN, error="It was started and nobody heard how it ended: it may or may not have happened.", requests=0
             )
-        return await self.perform.call_tool(self.brief, call, self.keys[call.tool_call_id])
+        return await self.perform.call_tool(self.brief, call, self.keys[call.tool_call_id], begun=begun)
 
     def _intending(self, change: Change) -> Change:
         """`change` with the intent of what follows it, in the same commit."""

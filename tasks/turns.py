@@ -138,9 +138,10 @@ class _Performing:
         )
         return reply, cost_of(request.model_provider, reply.model, reply.usage, datetime.now(UTC))
 
-    async def call_tool(self, brief: Brief, call: ToolCall, idempotency_key: str) -> ToolOutcome:
+    async def call_tool(self, brief: Brief, call: ToolCall, idempotency_key: str, *, begun: bool) -> ToolOutcome:
         names = tuple(tool.name for tool in brief.tools)
-        return await self._runtime.performer.call_tool(brief.tool(call.tool_name), call, idempotency_key, tool_names=names)
+        tool = brief.tool(call.tool_name)
+        return await self._runtime.performer.call_tool(tool, call, idempotency_key, tool_names=names, begun=begun)
 
 
 @app.task(name="turns.sweep", queue="maintenance", ignore_result=True)

@@ -93,6 +93,7 @@ class Script:
         self._tools = tools or {}
         self.requests: list[ModelRequest] = []
         self.tool_keys: list[tuple[str, str]] = []
+        self.begun: list[str] = []
 
     async def call_model(self, request: ModelRequest) -> tuple[ModelReply, Cost]:
         self.requests.append(request)
@@ -101,6 +102,7 @@ class Script:
             raise reply
         return reply, Cost(None, None)
 
-    async def call_tool(self, brief: Brief, call: ToolCall, idempotency_key: str) -> ToolOutcome:
+    async def call_tool(self, brief: Brief, call: ToolCall, idempotency_key: str, *, begun: bool) -> ToolOutcome:
         self.tool_keys.append((call.tool_call_id, idempotency_key))
+        self.begun += [call.tool_call_id] if begun else []
         return self._tools[call.tool_call_id]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -88,15 +89,18 @@ async def test_a_message_that_arrives_during_a_step_is_read_by_the_next_and_stan
     assert log.events[-1].metadata["read_through"] == 2
 
 
-async def test_a_resumed_turn_repeats_a_keyed_tool_with_the_same_key_and_asks_the_model_nothing_again():
+@pytest.mark.parametrize("effect", [Effect.PURE, Effect.IDEMPOTENT, Effect.QUERYABLE])
+async def test_a_resumed_turn_repeats_a_keyed_tool_with_the_same_key_and_asks_the_model_nothing_again(effect: Effect):
     called = Event(EventKind.TOOL_CALL, Source.AI_AGENT, {"tool_call_id": "c1", "tool_name": "orders_lookup", "arguments": {}},
                    {"step": 0, "read_through": 0, "position": 0, "raw_arguments": "{}"}, TURN, 1)  # fmt: skip
     log = ListLog(customer("Is it paid?", 0), called)
     world = Script(says("Yes."), tools={"c1": ToolOutcome(ToolStatus.SUCCEEDED, {})})
 
-    await advance(log, world, brief(LOOKUP), start(*log.events, reserved=None, begun={"c1": "the key of its row"}))
+    what = replace(LOOKUP, effect=effect)
+    await advance(log, world, brief(what), start(*log.events, reserved=None, begun={"c1": "the key of its row"}))
 
     assert world.tool_keys == [("c1", "the key of its row")]
+    assert world.begun == ["c1"], "what a former worker began is said to be begun"
     assert len(world.requests) == 1
 
 
