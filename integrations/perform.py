@@ -112,7 +112,7 @@ async def _once_more(tool: ToolSpec, ways: list[Attempts]) -> ToolOutcome:
         case _:
             # Unsafe; or idempotent, and only one of its integrations knows the key, nobody knows which.
             return _unheard()
-    return await _first_time(tool, ways[:1])
+    return await _first_time(tool, ways)
 
 
 def _no_such_tool(call: ToolCall, tool_names: tuple[str, ...]) -> ToolOutcome:

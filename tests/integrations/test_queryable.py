@@ -161,6 +161,14 @@ async def test_an_effect_that_shows_a_little_later_is_not_repeated(performer: Pe
     assert (outcome.status, len(server.requests), len(ledger.requests)) == (ToolStatus.SUCCEEDED, 1, 3)
 
 
+@pytest.mark.parametrize("code", [202, 409, 423])
+async def test_a_call_that_is_still_under_way_is_asked_for_again(performer: Performer, code: int):
+    async with serve(lost) as server, serve(answering(response("{}", code), DONE)) as ledger:
+        outcome = await call(performer, tool(server, Effect.QUERYABLE, status=status_of(ledger.url)))
+
+    assert (outcome.status, len(server.requests), len(ledger.requests)) == (ToolStatus.SUCCEEDED, 1, 2)
+
+
 async def test_a_no_is_believed_after_a_second_of_asking(performer: Performer):
     clock = asyncio.get_running_loop().time
     asked_at: list[float] = []
