@@ -4,7 +4,7 @@
 
 Each case is two messages in one session, each answered with three model calls, an idempotent tool and an unsafe one. It ends with both
 messages answered once, every invariant held, the idempotent effects done once and no unsafe tool asked twice; or the program exits 1 and
-says what is wrong. `--only` takes the names of the table; a name stands for its variants too (C10: also "C10 unsafe").
+says what is wrong. Ctrl-C ends it early, with the table so far. `--only` takes the names of the table; a name stands for its variants too (C10: also "C10 unsafe").
 """
 
 from __future__ import annotations
@@ -55,11 +55,14 @@ def run(cases: Cases, lanes: int, console: Console) -> tuple[list[Outcome], list
     ):
         names = {future: " then ".join(crash.name for crash in crashes) for future, crashes in zip(futures, cases, strict=True)}
         began = time.monotonic()
-        for number, future in enumerate(as_completed(futures), 1):
-            console.print(f"{number:4} of {len(cases)}  {time.monotonic() - began:6.0f} s  {names[future]:40} {_verdict(future)}")
-        outcomes = [future.result() for future in futures if future.exception() is None]
-        failed = [f"{names[future]}: {future.exception()}" for future in futures if future.exception() is not None]
-        return outcomes, failed
+        try:
+            for number, future in enumerate(as_completed(futures), 1):
+                console.print(f"{number:4} of {len(cases)}  {time.monotonic() - began:6.0f} s  {names[future]:40} {_verdict(future)}")
+        except KeyboardInterrupt:
+            console.print("interrupted; these are the cases that were done")
+        done = [future for future in futures if future.done()]
+        failed = [f"{names[future]}: {future.exception()}" for future in done if future.exception() is not None]
+        return [future.result() for future in done if future.exception() is None], failed
 
 
 def _verdict(future: Future[Outcome]) -> str:

@@ -26,12 +26,17 @@ from store import workspaces
 from store.database import Database
 from tasks.celery_app import make_app
 from tests.crashpoints.crashes import Crash, Where
+from tests.crashpoints.nursery import Nursery
 from tests.factories import Tenant, tenant
 from tests.pipeline.stack import Process, Stack, answers
 from tests.servers import EmbeddedValkey, free_port, until
 
 BEAT_S = 0.25
 QUEUES = ("turns", "messages", "tools", "maintenance")
+WORKER = (
+    *("-m", "celery", "-A", "tasks", "worker", "--pool", "custom", "-c", "50"),
+    *("-n", "armed@test", "-Q", ",".join(QUEUES), "--without-mingle"),
+)
 _OBJECT = {"type": "object"}
 
 
@@ -76,8 +81,9 @@ class Lane:
     """One lane. The API rings on the broker that armed workers listen to; the clean worker has another, so that it gets work only when
     the case says so. There is no beat: `sweep` is sent instead, to whichever worker shall find what is due."""
 
-    def __init__(self, database_url: str, sandbox_url: str, directory: Path) -> None:
+    def __init__(self, database_url: str, sandbox_url: str, directory: Path, nursery: Nursery) -> None:
         directory.mkdir()
+        self._nursery = nursery
         self.database_url, self.sandbox_url, self.directory = database_url, sandbox_url, directory
         self.valkey = EmbeddedValkey(None)
         self._numbers = 0
@@ -118,9 +124,9 @@ class Lane:
         """Start the process that `crash` is for; returns it and, where it is an API, its address."""
         stack = self.stack(broker_url or self.armed_broker, **{AT: crash.at, CONSENT: CONSENTED}, **env)
         if crash.where is Where.WORKER:
-            return Armed(crash, stack, stack.worker(concurrency=50, wait=False)), ""
+            return Armed(crash, stack, self._nursery.start(stack, *WORKER)), ""
         port = free_port()
-        process = stack.start("-m", "uvicorn", "api.app:app", "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning")
+        process = self._nursery.start(stack, "-m", "uvicorn", "api.app:app", "--port", str(port), "--log-level", "warning")
         until(lambda: process.said("") and answers(f"http://127.0.0.1:{port}/healthz"), 60)
         return Armed(crash, stack, process), f"http://127.0.0.1:{port}"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.crashpoints.case import Case, Outcome
 from tests.crashpoints.crashes import Crash
 from tests.crashpoints.lane import Lane
+from tests.crashpoints.nursery import Nursery
 from tests.pipeline.stack import Stack, running
 from tests.servers import Databases
 
@@ -28,10 +29,10 @@ def under_way(databases: Databases, directory: Path, cases: Cases, lanes: int) -
     for crashes in cases:
         futures.append(Future())
         waiting.put((crashes, futures[-1]))
-    with running(sandbox):
+    with running(sandbox), Nursery() as nursery:
         urls = [databases.migrated() for _ in range(min(lanes, len(cases)))]
         threads = [
-            threading.Thread(target=_run, args=(Lane(url, sandbox.sandbox_url, directory / f"lane-{number}"), waiting))
+            threading.Thread(target=_run, args=(Lane(url, sandbox.sandbox_url, directory / f"lane-{number}", nursery), waiting))
             for number, url in enumerate(urls)
         ]
         for thread in threads:

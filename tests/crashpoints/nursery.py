@@ -1,0 +1,99 @@
+"""Starts many workers and APIs sooner: has them forked by `tests.crashpoints.forks`, which has loaded the libraries already."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import Self
+
+from tests.pipeline.stack import Process, Stack
+from tests.servers import ROOT, process_env
+
+
+class Nursery:
+    """A process that forks others. Ends them all when it ends."""
+
+    def __enter__(self) -> Self:
+        self._lock = threading.Lock()
+        self._codes: dict[int, int] = {}
+        self._told = threading.Condition(self._lock)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.crashpoints.forks"],
+            cwd=ROOT,
+            env=process_env(CELERY_CUSTOM_WORKER_POOL="tasks.pool:TaskPool"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self._born: list[int] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._reader.join()
+
+    def start(self, stack: Stack, *argv: str) -> Process:
+        """As `stack.start`."""
+        process = Process.__new__(Process)
+        process.log = stack.directory / f"nursed-{argv[1]}.log"
+        order = {"argv": argv, "env": stack.env, "log": str(process.log)}
+        process.log.touch()
+        assert self._process.stdin is not None
+        with self._told:
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.flush()
+            assert self._told.wait_for(lambda: self._born, 60), "the nursery does not answer"
+            process.popen = Child(self, self._born.pop())  # type: ignore[assignment]
+        stack._processes.append(process)
+        return process
+
+    def code(self, pid: int, within_s: float | None = 0) -> int | None:
+        """How `pid` ended; None where it has not within that time."""
+        with self._told:
+            self._told.wait_for(lambda: pid in self._codes, within_s)
+            return self._codes.get(pid)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            told = json.loads(line)
+            with self._told:
+                if "code" in told:
+                    self._codes[told["pid"]] = told["code"]
+                else:
+                    self._born.append(told["pid"])
+                self._told.notify_all()
+
+
+class Child:
+    """As much of `subprocess.Popen` as the tests use."""
+
+    def __init__(self, nursery: Nursery, pid: int) -> None:
+        self._nursery, self.pid, self.args = nursery, pid, f"nursed {pid}"
+
+    @property
+    def returncode(self) -> int | None:
+        return self._nursery.code(self.pid)
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        code = self._nursery.code(self.pid, timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
