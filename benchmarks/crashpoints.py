@@ -4,7 +4,8 @@
 
 Each case is two messages in one session, each answered with three model calls, an idempotent tool and an unsafe one. It ends with both
 messages answered once, every invariant held, the idempotent effects done once and no unsafe tool asked twice; or the program exits 1 and
-says what is wrong. Ctrl-C ends it early, with the table so far. `--only` takes the names of the table; a name stands for its variants too (C10: also "C10 unsafe").
+says what is wrong. `--only` takes the names of the table; a name stands for its variants too (C10: also "C10 unsafe"). Ctrl-C ends it
+early, with the table so far.
 """
 
 from __future__ import annotations

@@ -140,6 +140,8 @@ class Case:
                 assert self.lane.request("PATCH", f"/v1/agents/{self.agent_id}", change, self.api_key), "no answer"
             case Event.ASLEEP:
                 self.sleepers.append(self._reach(crash, self.lane.armed_broker))
+            case Event.WOKEN_EARLY:
+                self._wake_early(crash)
             case Event.CONNECTIONS_ENDED:
                 armed = self._reach(crash, self.lane.armed_broker)
                 self._end_connections(armed)
@@ -171,6 +173,18 @@ class Case:
             )
             assert ended, "there was no connection to end"
         until(lambda: "sending it again" in armed.process.log.read_text())
+
+    def _wake_early(self, crash: Crash) -> None:
+        """The sleeper's write comes while the turn is running in other hands, and before its heartbeat: only the fence can refuse it."""
+        sleeper = self._reach(crash, self.lane.armed_broker, TURNLINE_TURN_HEARTBEAT_S="60")
+        other = self._reach(crash, self.lane.armed_broker)
+        before = self._snapshot()
+        sleeper.go_on()
+        until(lambda: "taken over" in sleeper.process.log.read_text(), 15)
+        if self._snapshot() != before:
+            self.outcome.wrong.append("a worker that had slept past its lease wrote into a turn that another was carrying")
+        other.process.kill()
+        assert sleeper.process.stop() == 0
 
     def _lose_reply(self, crash: Crash) -> None:
         where = urlsplit(self.lane.database_url)
