@@ -65,10 +65,16 @@ class ConnectionsExhausted(Fault):
         self.most = self.refused = 0
 
     def inject(self, rig: Rig) -> None:
-        self._take_all(rig)
-        while rig.stack.one(f"SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {OURS}"):
+        with psycopg.connect(rig.postgres.url, autocommit=True) as operator:  # opened while there is room for one
             self._take_all(rig)
+            while self._end_ours(operator):
+                self._take_all(rig)
         self.most = max(self.most, len(self.taken))
+
+    @staticmethod
+    def _end_ours(operator: psycopg.Connection[tuple[int]]) -> int:
+        row = operator.execute(f"SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {OURS}").fetchone()
+        return row[0] if row else 0
 
     def _take_all(self, rig: Rig) -> None:
         with contextlib.suppress(psycopg.OperationalError):

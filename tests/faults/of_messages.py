@@ -13,7 +13,7 @@ from kombu.connection import Connection
 
 from tasks.ring import publish
 from tests.faults.fault import Fault
-from tests.faults.rig import Rig
+from tests.faults.rig import READY_S, Rig
 from tests.servers import until
 
 TIMES = 5
@@ -125,7 +125,9 @@ class ThreeBeats(Fault):
     def inject(self, rig: Rig) -> None:
         beats = [one.process for one in rig.tended if one.name.startswith("beat")]
         had = [beat.log.stat().st_size for beat in beats]
-        until(lambda: all(b"Sending due task sweep-turns" in beat.log.read_bytes()[at:] for beat, at in zip(beats, had, strict=True)), 20)
+        until(
+            lambda: all(b"Sending due task sweep-turns" in beat.log.read_bytes()[at:] for beat, at in zip(beats, had, strict=True)), READY_S
+        )
         self.beats = len(beats) - 1
 
     def after(self, rig: Rig) -> None:

@@ -188,14 +188,14 @@ def _watch(rig: Rig, over: threading.Event) -> None:
 
 
 @contextlib.contextmanager
-def rig(kind: Kind, directory: Path, *, workers: int = 2, concurrency: int = 6, **settings: str) -> Iterator[Rig]:
-    """A rig with `workers` workers of `concurrency` turns each: few enough for rings to wait in the queue."""
+def rig(kind: Kind, directory: Path, *, workers: int = 2, concurrency: int = 6, fast: bool = True, **settings: str) -> Iterator[Rig]:
+    """A rig with `workers` workers of `concurrency` turns each: few enough for rings to wait. `fast`: Postgres without fsync."""
     (directory / "logs").mkdir()
     with contextlib.ExitStack() as stack:
         server: Valkey | RabbitMQ = Valkey(directory / "valkey") if kind == "valkey" else RabbitMQ()
         stack.enter_context(server)
         broker: Broker = server
-        postgres = stack.enter_context(Postgres(directory / "postgres", fast=True))
+        postgres = stack.enter_context(Postgres(directory / "postgres", fast=fast))
         migrate.upgrade(postgres.url)
         postgres.make_login()
         to_database, to_broker = stack.enter_context(Proxy(postgres.port)), stack.enter_context(Proxy(broker.port))

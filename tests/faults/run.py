@@ -16,7 +16,7 @@ from tests.faults.load import Load, Tenancy, post_all, prepare, reset_counts
 from tests.faults.rig import READY_S, Rig
 from tests.servers import until
 
-OPEN = "SELECT count(*) FROM turns WHERE status IN ('queued', 'running')"
+DROPPED = b"a ring for something that is no turn id was dropped"
 RUNNING = "SELECT count(*) FROM turns WHERE status = 'running'"
 
 
@@ -61,10 +61,12 @@ def run(rig: Rig, fault: Fault, load: Load, *, rounds: int = 1, within_s: float 
     began = time.monotonic()
     posting = _Posting(rig, tenancies, load)
     posting.start()
-    spells = []
+    spells: list[Spell] = []
     try:
         for _ in range(rounds):
             until(lambda: rig.stack.one(RUNNING) >= 3 or posting.over, 20)
+            if spells and posting.over and not rig.stack.one(RUNNING):
+                break  # a fault that meets nothing shows nothing
             outcome.in_flight += rig.stack.one(RUNNING)
             injected_at = datetime.now(UTC)
             try:
@@ -104,9 +106,23 @@ def _check(rig: Rig, fault: Fault, outcome: Outcome, before: _Before) -> None:
         outcome.wrong.append(f"{left} messages are left waiting in the broker")
     if not fault.leaves_unacknowledged and (left := _left(lambda: rig.unacknowledged() - before.unacknowledged)) > 0:
         outcome.wrong.append(f"{left} messages are left unacknowledged in the broker")
+    outcome.wrong += [f"{name} takes no more work" for name in idle_workers(rig)]
     bugs = rig.said("a bug stopped a turn", before.logs)
     if bugs:
         outcome.wrong.append(f"{bugs} turns met a bug, by the logs")
+
+
+def idle_workers(rig: Rig, within_s: float = 20.0) -> list[str]:
+    """The workers that take nothing while there is something to take: rings for no turn, which each worker drops with a word."""
+    since = {one.name: len(one.process.log.read_bytes()) for one in rig.workers}
+    deadline = time.monotonic() + within_s
+    while True:
+        for _ in range(4 * len(since)):
+            rig.app.send_task("turns.advance", args=("no turn",), queue="turns", ignore_result=True)
+        time.sleep(0.2)
+        idle = [one.name for one in rig.workers if DROPPED not in one.process.log.read_bytes()[since[one.name] :]]
+        if not idle or time.monotonic() > deadline:
+            return idle
 
 
 def _left(count: Callable[[], int], within_s: float = 10.0) -> int:

@@ -1,0 +1,118 @@
+"""Every fault under a full-size load, on both brokers; the books are checked after each.
+
+    python -m benchmarks.faults [--messages 500] [--broker valkey|rabbitmq|both] [--fault NAME ...] [--rounds 3] [--lease 2]
+
+A turn is three model calls and, between them, two calls of a keyed tool. A fault is injected up to `--rounds` times while turns are in
+flight. It prints one table and exits 1 if anything was lost, doubled, repeated or left behind, or if a fault did not happen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import get_args
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.rig import percentile
+from tasks.unprivileged import scratch_directory
+from tests.faults.faults import FAULTS
+from tests.faults.load import Load
+from tests.faults.rig import Kind, Rig, rig
+from tests.faults.run import Outcome, run
+
+MINUTE_S = 60.0  # that no beat runs
+ONCE = {"rolling restart", "three beats", "no beat"}  # these last as long as the load does
+console = Console(width=max(150, Console().width))
+
+
+def one(on: Rig, name: str, load: Load, rounds: int) -> Outcome:
+    """Run one fault; an exception becomes what is wrong."""
+    fault = FAULTS[name]()
+    if name == "no beat":
+        load = replace(load, over_s=MINUTE_S)
+    began = time.monotonic()
+    try:
+        return run(on, fault, load, rounds=1 if name in ONCE else rounds, within_s=180)
+    except Exception as error:  # noqa: BLE001 - it is reported, and the other faults are still tried
+        wrong = [f"{type(error).__name__}: {str(error)[:2000]}"]
+        return Outcome(name, on.kind, load.messages, seconds=time.monotonic() - began, wrong=wrong)
+
+
+def on_broker(kind: Kind, names: list[str], load: Load, rounds: int, lease_s: float) -> Iterator[Outcome]:
+    """Run the faults on one rig after the other; one that could not be finished costs its rig."""
+    left = list(names)
+    while left:
+        with (
+            scratch_directory("turnline-faults-") as directory,
+            rig(
+                kind,
+                directory,
+                concurrency=max(6, load.sessions // 4),
+                fast=False,
+                TURNLINE_TURN_LEASE_S=str(lease_s),
+                TURNLINE_TURN_HEARTBEAT_S=str(lease_s / 4),
+            ) as made,
+        ):
+            while left:
+                name = left.pop(0)
+                with console.status(f"{name} on {kind}, {load.messages} messages …"):
+                    outcome = one(made, name, load, rounds)
+                console.print(f"{name} on {kind}: {outcome.seconds:.0f} s, " + ("; ".join(outcome.wrong) or "nothing wrong"))
+                yield outcome
+                if outcome.wrong:
+                    break
+
+
+def report(outcomes: list[Outcome]) -> None:
+    """Print the table, what showed that the faults happened, and what is wrong."""
+    headings = ("fault", "broker", "turns", "injected", "in flight", "lost", "doubled", "effects", "extra calls", "p50", "p95", "max", "s")
+    table = Table(title="Faults: nothing lost, nothing twice")
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if place < 2 else "right")
+    for one in outcomes:
+        figures = (one.answered, one.injected, one.in_flight, one.lost, one.doubled, one.effects_repeated, one.extra_model_calls)
+        recovery = (f"{percentile(one.recovery_s, part):.1f}" for part in (0.5, 0.95, 1.0))
+        table.add_row(one.fault, one.broker, *(str(figure) for figure in figures), *recovery, f"{one.seconds:.0f}")
+    console.print(table)
+    console.print(
+        "turns: answered, each once. in flight: running turns when the fault hit. effects: keyed tool effects repeated. extra calls:\n"
+        "ledger rows beyond three a turn. p50, p95, max: seconds from healing until the turns open during the fault had settled."
+    )
+    for one in outcomes:
+        console.print(f"{one.fault} on {one.broker}: " + ", ".join(f"{what}: {count}" for what, count in one.happened.items()), style="dim")
+        for line in one.wrong:
+            console.print(f"[red]wrong:[/red] {one.fault} on {one.broker}: {line}")
+
+
+def main() -> None:
+    """Run it and exit 0 when all is well."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--messages", type=int, default=500)
+    arguments.add_argument("--sessions", type=int, default=100)
+    arguments.add_argument("--workspaces", type=int, default=10)
+    arguments.add_argument("--over", type=float, default=10.0, metavar="SECONDS", help="how long the messages take to come")
+    arguments.add_argument("--broker", choices=(*get_args(Kind), "both"), default="both")
+    arguments.add_argument("--fault", action="append", choices=sorted(FAULTS), metavar="NAME", help=", ".join(FAULTS))
+    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--lease", type=float, default=2.0, metavar="SECONDS")
+    given = arguments.parse_args()
+    load = Load(given.messages, given.sessions, given.workspaces, given.over)
+    kinds: tuple[Kind, ...] = get_args(Kind) if given.broker == "both" else (given.broker,)
+    outcomes = [
+        outcome
+        for kind in kinds
+        for outcome in on_broker(
+            kind, [name for name in given.fault or FAULTS if kind not in FAULTS[name].absent], load, given.rounds, given.lease
+        )
+    ]
+    report(outcomes)
+    sys.exit(1 if any(outcome.wrong for outcome in outcomes) else 0)
+
+
+if __name__ == "__main__":
+    main()
