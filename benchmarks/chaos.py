@@ -1,60 +1,63 @@
-"""Messages through the API while a worker is killed every few seconds; then the books are checked.
+"""Messages through the API while a worker is killed every few seconds and the broker is emptied once; then the books are checked.
 
-    python -m benchmarks.chaos [--messages 1000] [--sessions 200] [--workers 2] [--kill-every 3] [--lease 30]
+    python -m benchmarks.chaos [--messages 2000] [--sessions 200] [--workspaces 10] [--broker valkey|rabbitmq]
+                               [--workers 2] [--kill-every 3] [--lease 30]
 
-Each message's answer takes two model calls and a keyed tool. It ends with every message answered once, offsets dense, counters equal to a
-recount, keyed tool effects done once, and no row left open; or it exits 1 and says what is wrong.
+A turn is three model calls and, between them, two calls of a keyed tool. It ends with every message answered once, offsets dense,
+counters equal to a recount, keyed tool effects done once, and no row left open; or it exits 1 and says what is wrong.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
+import contextlib
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from uuid import UUID
 
-import httpx
-from httpx_aiohttp import HttpxAiohttpClient
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.rig import percentile, rig
-from store import workspaces
-from store.database import Database
-from tests.factories import Tenant, tenant
-from tests.invariants import violations
-from tests.pipeline.stack import TOOL, Process, Stack
+from benchmarks.rig import percentile
+from store import migrate
+from tasks.embedded import EmbeddedPostgres, EmbeddedValkey
+from tasks.unprivileged import scratch_directory
+from tests.faults.account import Books, settle_accounts
+from tests.faults.load import Load, post_all, prepare, reset_counts
+from tests.faults.queues import Queues
+from tests.pipeline.stack import Process, Stack, running
+from tests.rabbitmq import RabbitMQ
 from tests.servers import free_port, until
 
-IN_FLIGHT = 50
+STATE = """SELECT count(*) FILTER (WHERE status = 'done'), count(*) FILTER (WHERE status IN ('queued', 'running')), count(*) FROM turns
+           WHERE workspace_id = ANY(%s)"""
+console = Console(width=max(100, Console().width))
 
 
 @dataclass
-class Outcome:
-    """What a run came to."""
+class Outcome(Books):
+    """What a run came to. `recovery_s`: from the kill that cut a turn to its end."""
 
-    messages: int
-    seconds: float
-    kills: int
+    seconds: float = 0.0
+    kills: int = 0
+    thrown_away: int = 0
     turns: int = 0
     taken_over: int = 0
-    model_calls: int = 0
     unknown_calls: int = 0
     tool_requests: int = 0
     tool_effects: int = 0
-    latency_p50_s: float = 0.0
-    latency_p95_s: float = 0.0
-    latency_max_s: float = 0.0
-    wrong: list[str] = field(default_factory=list)
+    latency_s: list[float] = field(default_factory=list)
+    recovery_s: list[float] = field(default_factory=list)
 
 
 class Killer(threading.Thread):
-    """Kills the workers with SIGKILL, one after the other, one every `every_s`, and starts another in its place."""
+    """Kills workers that carry turns with SIGKILL, the oldest first, one every `every_s`, and starts another in its place."""
 
     def __init__(self, stack: Stack, workers: list[Process], every_s: float) -> None:
         super().__init__(daemon=True)
@@ -63,78 +66,95 @@ class Killer(threading.Thread):
         self._stopped = threading.Event()
 
     def run(self) -> None:
-        for place in itertools.cycle(range(len(self.workers))):
-            if self._stopped.wait(self.every_s):
-                return
-            self.workers[place].kill()
-            self.kills.append(datetime.now(UTC))
-            self.workers[place] = self.stack.worker(concurrency=500, queues="turns,messages,tools", wait=False)
+        wait_s = self.every_s
+        while not self._stopped.wait(wait_s):
+            doomed = next((worker for worker in self.workers if self._carried(worker)), None)  # the oldest: they take turns
+            wait_s = self.every_s if doomed else 0.1  # on a slow machine, not one of them is up again yet
+            if doomed:
+                doomed.kill()
+                self.kills.append(datetime.now(UTC))
+                self.workers.remove(doomed)
+                self.workers.append(self.stack.worker(concurrency=500, queues="turns,messages,tools", wait=False))
+
+    def _carried(self, worker: Process) -> int:
+        count: int = self.stack.one("SELECT count(*) FROM sessions WHERE lease_owner LIKE %s", f"%:{worker.popen.pid}:%")
+        return count
 
     def stop(self) -> None:
         self._stopped.set()
         self.join()
 
 
-async def _post_all(url: str, api_key: str, made: Tenant, count: int, latency_ms: int) -> None:
-    """Post `count` messages, a few at a time; one whose answer is lost is posted again with the same key."""
-    gate = asyncio.Semaphore(IN_FLIGHT)
-
-    async with HttpxAiohttpClient(base_url=url, headers={"Authorization": f"Bearer {api_key}"}, timeout=20) as client:
-
-        async def post(number: int) -> None:
-            session_id = made.session_ids[number % len(made.session_ids)]
-            body = {"text": f"Is order {number} paid? [[latency {latency_ms}]]", "message_key": f"message-{number}"}
-            async with gate:
-                for _ in range(10):
-                    try:
-                        reply = await client.post(f"/v1/sessions/{session_id}/messages", json=body)
-                    except httpx.TransportError:
-                        continue
-                    if reply.status_code == 202:
-                        return
-                    await asyncio.sleep(0.5)
-            raise RuntimeError(f"message {number} was never accepted")
-
-        await asyncio.gather(*(post(number) for number in range(count)))
-
-
-async def _prepare(stack: Stack, sessions: int) -> tuple[Tenant, str]:
-    database = Database(stack.database_url, pool_size=4)
-    await database.open()
-    created = await workspaces.create(database, "Chaos")
-    integration = {"configuration": {"url": f"{stack.sandbox_url}/tools/orders_lookup"}}
-    made = await tenant(
-        database, workspace_id=created.workspace_id, sessions=sessions, strategy="enqueue", tools=({**TOOL, "integration": integration},)
-    )
-    await database.close()
-    return made, created.api_key
-
-
 def run(
-    stack: Stack, *, messages: int, sessions: int, workers: int, kill_every_s: float, within_s: float, latency_ms: int = 150
+    stack: Stack,
+    *,
+    messages: int,
+    sessions: int,
+    workers: int,
+    kill_every_s: float,
+    within_s: float,
+    workspaces: int = 2,
+    latency_ms: int = 150,
+    empty_broker: bool = False,
+    report_every_s: float = 0.0,
 ) -> Outcome:
     """Run it on a stack whose sandbox is up, and return what came of it; `wrong` is empty when all is well.
 
-    `latency_ms` is the model's, for each of a turn's two calls.
+    `latency_ms` is the model's, for each of a turn's three calls. The broker is emptied when a third of the turns have been answered.
     """
-    made, api_key = asyncio.run(_prepare(stack, sessions))
+    load = Load(messages, sessions, workspaces, over_s=0.0, latency_ms=latency_ms)
+    tenancies = asyncio.run(prepare(stack, load))
+    reset_counts(stack)
+    made = [one.workspace_id for one in tenancies]
     port = free_port()
     stack.api(port)
     stack.beat()
     stack.worker(queues="maintenance", concurrency=4, wait=False)
     carrying = [stack.worker(concurrency=500, queues="turns,messages,tools", wait=False) for _ in range(workers)]
     until(lambda: connected(stack) >= workers, 60)
+    outcome = Outcome(messages)
     killer = Killer(stack, carrying, kill_every_s)
+    watcher = Watcher(stack, made, messages, outcome, empty_broker, report_every_s)
     began = time.monotonic()
     killer.start()
+    watcher.start()
     try:
-        asyncio.run(_post_all(f"http://127.0.0.1:{port}", api_key, made, messages, latency_ms))
+        asyncio.run(post_all(f"http://127.0.0.1:{port}", tenancies, load))
         stack.drained(within_s)
     finally:
         killer.stop()
-    outcome = Outcome(messages, time.monotonic() - began, len(killer.kills))
-    _account(stack, made.workspace_id, outcome)
+        watcher.stop()
+    outcome.seconds, outcome.kills = time.monotonic() - began, len(killer.kills)
+    _account(stack, made, outcome, killer.kills)
+    if empty_broker and not outcome.thrown_away:
+        outcome.wrong.append("the broker held nothing when it was emptied")
     return outcome
+
+
+class Watcher(threading.Thread):
+    """Says how far it is, and empties the broker once, when rings wait in it."""
+
+    def __init__(self, stack: Stack, made: list[UUID], messages: int, outcome: Outcome, empty_broker: bool, report_every_s: float) -> None:
+        super().__init__(daemon=True)
+        self.stack, self.made, self.messages, self.outcome = stack, made, messages, outcome
+        self.to_empty, self.report_every_s = empty_broker, report_every_s
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        began = said = time.monotonic()
+        with contextlib.closing(Queues(self.stack.broker_url)) as queues:
+            while not self._stopped.wait(0.05):
+                done, open_, turns = self.stack.rows(STATE, self.made)[0]
+                if self.to_empty and done >= self.messages / 3 and queues.waiting():
+                    self.outcome.thrown_away = queues.empty()
+                    self.to_empty = not self.outcome.thrown_away
+                if self.report_every_s and time.monotonic() - said >= self.report_every_s:
+                    said = time.monotonic()
+                    console.print(f"{said - began:.0f} s: {done} answered, {open_} open, {self.messages - turns} to come", style="dim")
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.join()
 
 
 def connected(stack: Stack) -> int:
@@ -143,58 +163,44 @@ def connected(stack: Stack) -> int:
     return count
 
 
-def _account(stack: Stack, workspace_id: UUID, outcome: Outcome) -> None:
+def _account(stack: Stack, workspaces: list[UUID], outcome: Outcome, kills: list[datetime]) -> None:
     """Fill in the figures and everything that is wrong."""
-    rows = stack.rows(
-        "SELECT status, attempts, extract(epoch FROM settled_at - opened_at) FROM turns WHERE workspace_id = %s", workspace_id
-    )
+    settle_accounts(stack, workspaces, outcome)
+    rows = stack.rows("SELECT attempts, opened_at, started_at, settled_at FROM turns WHERE workspace_id = ANY(%s)", workspaces)
     outcome.turns = len(rows)
-    outcome.taken_over = sum(attempts > 1 for _, attempts, _ in rows)
-    took = [float(seconds) for _, _, seconds in rows]
-    outcome.latency_p50_s, outcome.latency_p95_s = percentile(took, 0.5), percentile(took, 0.95)
-    outcome.latency_max_s = max(took)
-    outcome.model_calls, outcome.unknown_calls = stack.rows(
-        "SELECT count(*), count(*) FILTER (WHERE state = 'unknown') FROM model_calls WHERE workspace_id = %s", workspace_id
-    )[0]
-    counts = stack.counts()
-    keys = counts["tools"]["orders_lookup"]["by_key"]
+    outcome.latency_s = [(settled - opened).total_seconds() for _, opened, _, settled in rows]
+    for attempts, _, started, settled in rows:
+        if attempts > 1:
+            outcome.taken_over += 1
+            cut = next((kill for kill in kills if started <= kill <= settled), None)
+            if cut is not None:
+                outcome.recovery_s.append((settled - cut).total_seconds())
+    outcome.unknown_calls = stack.one("SELECT count(*) FROM model_calls WHERE state = 'unknown' AND workspace_id = ANY(%s)", workspaces)
+    keys = stack.counts()["tools"]["orders_lookup"]["by_key"]
     outcome.tool_requests = sum(one["requests"] for one in keys.values())
     outcome.tool_effects = sum(one["effects"] for one in keys.values())
 
-    wrong = [f"{name}: {ids}" for name, ids in violations(stack.database_url).items()]
-    answered = sum(status == "done" for status, _, _ in rows)
-    if answered != outcome.messages or outcome.turns != outcome.messages:
-        wrong.append(f"{outcome.messages} messages, {outcome.turns} turns, {answered} of them answered")
-    accepted = stack.one(
-        "SELECT count(DISTINCT message_key) FROM events WHERE workspace_id = %s AND kind = 'customer_message'", workspace_id
-    )
-    if accepted != outcome.messages:
-        wrong.append(f"{accepted} of {outcome.messages} messages are in the log")
-    repeated = sum(one["effects"] > 1 for one in keys.values())
-    if repeated or len(keys) != outcome.messages:
-        wrong.append(f"{repeated} tool effects repeated; {len(keys)} keys for {outcome.messages} tool calls")
-    if counts["model"]["requests"] > outcome.model_calls:
-        wrong.append(f"the provider saw {counts['model']['requests']} requests, the ledger holds {outcome.model_calls}")
-    if counts["bad_requests"]:
-        wrong.append(f"the provider refused requests: {counts['bad_requests'][:3]}")
-    outcome.wrong = wrong
+
+def _spread(seconds: list[float]) -> str:
+    return ", ".join(f"{percentile(seconds, part):.1f}" for part in (0.5, 0.95, 1.0))
 
 
 def report(outcome: Outcome) -> None:
     """Print the table, and what is wrong."""
-    console = Console(width=max(100, Console().width))
     table = Table(title=f"{outcome.messages} messages, a worker killed {outcome.kills} times", show_header=False)
     for name, value in (
         ("seconds in all", f"{outcome.seconds:.1f}"),
-        ("turns answered", outcome.turns),
+        ("rings thrown away with the broker's contents", outcome.thrown_away),
+        ("turns answered", outcome.answered),
+        ("lost, doubled", f"{outcome.lost}, {outcome.doubled}"),
         ("turns taken over from a dead worker", outcome.taken_over),
         ("model calls in the ledger", outcome.model_calls),
         ("of them unknown (asked, never heard)", outcome.unknown_calls),
+        ("of them extra (beyond three a turn)", outcome.extra_model_calls),
         ("tool requests, effects", f"{outcome.tool_requests}, {outcome.tool_effects}"),
-        (
-            "accepted to answered: p50, p95, max (s)",
-            f"{outcome.latency_p50_s:.1f}, {outcome.latency_p95_s:.1f}, {outcome.latency_max_s:.1f}",
-        ),
+        ("tool effects repeated", outcome.effects_repeated),
+        ("recovery, from the kill to the cut turn's end: p50, p95, max (s)", _spread(outcome.recovery_s)),
+        ("accepted to answered: p50, p95, max (s)", _spread(outcome.latency_s)),
     ):
         table.add_row(name, str(value))
     console.print(table)
@@ -204,11 +210,26 @@ def report(outcome: Outcome) -> None:
         console.print("every message answered once; offsets dense; counters equal to a recount; tool effects once; nothing left open")
 
 
+@contextlib.contextmanager
+def servers(broker: str, **settings: str) -> Iterator[Stack]:
+    """Postgres as it is run in earnest (fsync and synchronous commits on), the broker with its data kept, the sandbox."""
+    with scratch_directory("turnline-chaos-") as directory, contextlib.ExitStack() as stack:
+        postgres = stack.enter_context(EmbeddedPostgres(directory / "postgres"))
+        server = RabbitMQ() if broker == "rabbitmq" else EmbeddedValkey(directory / "valkey")
+        stack.enter_context(server)
+        logs = Path(directory) / "logs"
+        logs.mkdir()
+        migrate.upgrade(postgres.url)
+        yield stack.enter_context(running(Stack(postgres.url, server.url, logs, **settings)))
+
+
 def main() -> None:
     """Run it and exit 0 when all is well."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--messages", type=int, default=1000)
+    arguments.add_argument("--messages", type=int, default=2000)
     arguments.add_argument("--sessions", type=int, default=200)
+    arguments.add_argument("--workspaces", type=int, default=10)
+    arguments.add_argument("--broker", choices=("valkey", "rabbitmq"), default="valkey")
     arguments.add_argument("--workers", type=int, default=2)
     arguments.add_argument("--kill-every", type=float, default=3.0, metavar="SECONDS")
     arguments.add_argument("--lease", type=float, default=30.0, metavar="SECONDS")
@@ -220,9 +241,17 @@ def main() -> None:
         "TURNLINE_RING_STALE_S": "10",
         "TURNLINE_LOG_LEVEL": "WARNING",
     }
-    with rig(**settings) as (stack, _, _):
+    with servers(given.broker, **settings) as stack:
         outcome = run(
-            stack, messages=given.messages, sessions=given.sessions, workers=given.workers, kill_every_s=given.kill_every, within_s=600
+            stack,
+            messages=given.messages,
+            sessions=given.sessions,
+            workspaces=given.workspaces,
+            workers=given.workers,
+            kill_every_s=given.kill_every,
+            within_s=900,
+            empty_broker=True,
+            report_every_s=10,
         )
     report(outcome)
     sys.exit(1 if outcome.wrong else 0)

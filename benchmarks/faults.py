@@ -40,7 +40,7 @@ def one(on: Rig, name: str, load: Load, rounds: int) -> Outcome:
         return run(on, fault, load, rounds=1 if name in ONCE else rounds, within_s=180)
     except Exception as error:  # noqa: BLE001 - it is reported, and the other faults are still tried
         wrong = [f"{type(error).__name__}: {str(error)[:2000]}"]
-        return Outcome(name, on.kind, load.messages, seconds=time.monotonic() - began, wrong=wrong)
+        return Outcome(load.messages, fault=name, broker=on.kind, seconds=time.monotonic() - began, wrong=wrong)
 
 
 def on_broker(kind: Kind, names: list[str], load: Load, rounds: int, lease_s: float) -> Iterator[Outcome]:

@@ -14,12 +14,12 @@ from httpx_aiohttp import HttpxAiohttpClient
 from store import workspaces
 from store.database import Database
 from tests.factories import tenant
-from tests.faults.rig import Rig
-from tests.pipeline.stack import TOOL
+from tests.pipeline.stack import TOOL, Stack
 
 MODEL_CALLS = 3  # model, tool, model, tool, model
 TOOL_CALLS = 2
 ACCEPTED_WITHIN_S = 90.0
+IN_FLIGHT = 100
 OVERDUE_S = 5.0  # a client that has had no answer for this long asks again
 
 
@@ -43,15 +43,15 @@ class Tenancy:
     session_ids: tuple[UUID, ...]
 
 
-async def prepare(rig: Rig, load: Load) -> list[Tenancy]:
+async def prepare(stack: Stack, load: Load) -> list[Tenancy]:
     """Make the workspaces, agents, tools and sessions, past the proxies."""
-    database = Database(rig.postgres.url, pool_size=4)
+    database = Database(stack.database_url, pool_size=4)
     await database.open()
     made = []
     try:
         for number in range(load.workspaces):
             created = await workspaces.create(database, f"Load {number}")
-            integration = {"configuration": {"url": f"{rig.stack.sandbox_url}/tools/orders_lookup"}}
+            integration = {"configuration": {"url": f"{stack.sandbox_url}/tools/orders_lookup"}}
             filled = await tenant(
                 database,
                 workspace_id=created.workspace_id,
@@ -71,11 +71,11 @@ def text(number: int, latency_ms: int) -> str:
     return f"Are these paid? [[call orders_lookup {first}]] [[then orders_lookup {second}]] [[latency {latency_ms}]]"
 
 
-async def post_all(rig: Rig, tenancies: list[Tenancy], load: Load) -> None:
+async def post_all(api_url: str, tenancies: list[Tenancy], load: Load) -> None:
     """Post every message, evenly over `load.over_s`; one that gets no 202 is posted again with the same key until it does."""
     began = time.monotonic()
-    # A connection of its own for each try: a client that meets a dead one tries again.
-    async with HttpxAiohttpClient(base_url=rig.api_url, timeout=OVERDUE_S) as client:
+    gate = asyncio.Semaphore(IN_FLIGHT)
+    async with HttpxAiohttpClient(base_url=api_url, timeout=OVERDUE_S) as client:
 
         async def post(number: int) -> None:
             await asyncio.sleep(load.over_s * number / load.messages)
@@ -86,7 +86,8 @@ async def post_all(rig: Rig, tenancies: list[Tenancy], load: Load) -> None:
             last = "nothing"
             while time.monotonic() < began + load.over_s + ACCEPTED_WITHIN_S:
                 try:
-                    reply = await client.post(f"/v1/sessions/{session_id}/messages", json=body, headers=headers)
+                    async with gate:
+                        reply = await client.post(f"/v1/sessions/{session_id}/messages", json=body, headers=headers)
                 except httpx.TransportError as error:
                     last = type(error).__name__
                 else:
@@ -100,7 +101,7 @@ async def post_all(rig: Rig, tenancies: list[Tenancy], load: Load) -> None:
         await asyncio.gather(*(post(number) for number in range(load.messages)))
 
 
-def reset_counts(rig: Rig) -> None:
+def reset_counts(stack: Stack) -> None:
     """Let the stand-in vendor count from nothing."""
-    with urllib.request.urlopen(urllib.request.Request(f"{rig.stack.sandbox_url}/_sandbox/reset", method="POST"), timeout=10):
+    with urllib.request.urlopen(urllib.request.Request(f"{stack.sandbox_url}/_sandbox/reset", method="POST"), timeout=10):
         pass

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import signal
 
-import redis
-
-from tasks.celery_app import QUEUES
 from tests.faults import of_networks
 from tests.faults.fault import Fault
 from tests.faults.proxy import Proxy
@@ -47,25 +44,14 @@ class BrokerEmptied(Fault):
         for worker in workers:
             worker.send_signal(signal.SIGSTOP)
         try:
-            until(lambda: rig.waiting() > 0)
-            self.emptied += empty(rig)
+            until(lambda: rig.queues.waiting() > 0)
+            self.emptied += rig.queues.empty()
         finally:
             for worker in workers:
                 worker.send_signal(signal.SIGCONT)
 
     def happened(self, rig: Rig) -> dict[str, int]:
         return {"rings thrown away": self.emptied}
-
-
-def empty(rig: Rig) -> int:
-    """Throw everything in the broker away; returns how many messages waited in the queues."""
-    if rig.kind == "valkey":
-        waited = rig.waiting()
-        with redis.Redis.from_url(rig.broker.url) as client:
-            client.flushall()
-        return waited
-    with rig.app.connection_for_write(rig.broker.url) as connection:
-        return sum(connection.default_channel.queue_purge(name) for name in QUEUES)
 
 
 class _ToBroker(of_networks.OfTheWay):

@@ -11,14 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
-import redis
-from celery import Celery
-
-from settings import Settings
 from store import migrate
-from tasks.celery_app import QUEUES, make_app
 from tasks.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.faults.proxy import Proxy
+from tests.faults.queues import Queues
 from tests.pipeline.stack import Process, Stack, running
 from tests.rabbitmq import RabbitMQ
 from tests.servers import free_port, until
@@ -93,7 +89,7 @@ class Rig:
     broker: Broker
     to_database: Proxy
     to_broker: Proxy
-    app: Celery
+    queues: Queues
     api_port: int
     tended: list[Tended] = field(default_factory=list)
     exits: list[tuple[str, int]] = field(default_factory=list)
@@ -152,21 +148,6 @@ class Rig:
         count: int = self.stack.one("SELECT count(*) FROM sessions WHERE lease_owner LIKE %s", f"%:{process.popen.pid}:%")
         return count
 
-    def waiting(self) -> int:
-        """How many messages wait in the broker's queues."""
-        if self.kind == "valkey":
-            with redis.Redis.from_url(self.broker.url) as client:
-                return sum(int(client.llen(name)) for name in QUEUES)
-        with self.app.connection_for_read(self.broker.url) as connection:
-            return sum(int(connection.default_channel.queue_declare(name, passive=True).message_count) for name in QUEUES)
-
-    def unacknowledged(self) -> int:
-        """How many messages Valkey keeps for workers that have not acknowledged them; RabbitMQ tells nobody who is not its operator."""
-        if self.kind == "rabbitmq":
-            return 0
-        with redis.Redis.from_url(self.broker.url) as client:
-            return int(client.hlen("unacked"))
-
     def said(self, words: str, since: dict[Path, int]) -> int:
         """How often the product's logs say `words` beyond where `bookmarks()` was taken."""
         return sum(log.read_bytes()[since.get(log, 0) :].count(words.encode()) for log in self.stack.directory.glob("*.log"))
@@ -205,9 +186,9 @@ def rig(kind: Kind, directory: Path, *, workers: int = 2, concurrency: int = 6, 
             "TURNLINE_API_PORT": "0",
         }
         processes = stack.enter_context(running(Stack(postgres.url, broker.url, directory / "logs", **(urls | settings))))
-        app = make_app(Settings(_env_file=None, DATABASE_URL=postgres.url, CELERY_BROKER_URL=broker.url))
-        stack.callback(app.close)
-        made = Rig(kind, processes, postgres, broker, to_database, to_broker, app, free_port())
+        queues = Queues(broker.url)
+        stack.callback(queues.close)
+        made = Rig(kind, processes, postgres, broker, to_database, to_broker, queues, free_port())
         made.tend("api", lambda: processes.api(made.api_port, wait=False))
         made.tend("beat", processes.beat)
         for number in range(workers):

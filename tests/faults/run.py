@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import UUID
 
-from tests.faults.account import settle_accounts
+from tests.faults.account import Books, settle_accounts
 from tests.faults.fault import Fault
 from tests.faults.load import Load, Tenancy, post_all, prepare, reset_counts
 from tests.faults.rig import READY_S, Rig
+from tests.pipeline.stack import Stack
 from tests.servers import until
 
 DROPPED = b"a ring for something that is no turn id was dropped"
@@ -21,25 +23,16 @@ RUNNING = "SELECT count(*) FROM turns WHERE status = 'running'"
 
 
 @dataclass
-class Outcome:
+class Outcome(Books):
     """What a run came to. Seconds of `recovery_s`: from each healing until each turn that was open during the fault had settled."""
 
-    fault: str
-    broker: str
-    messages: int
+    fault: str = ""
+    broker: str = ""
     injected: int = 0
     in_flight: int = 0
-    answered: int = 0
-    ended_otherwise: int = 0
-    lost: int = 0
-    doubled: int = 0
-    effects_repeated: int = 0
-    model_calls: int = 0
-    extra_model_calls: int = 0
     seconds: float = 0.0
     recovery_s: list[float] = field(default_factory=list)
     happened: dict[str, int] = field(default_factory=dict)
-    wrong: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -52,11 +45,11 @@ class Spell:
 
 def run(rig: Rig, fault: Fault, load: Load, *, rounds: int = 1, within_s: float = 60.0) -> Outcome:
     """Run `load` on a healthy `rig` with `fault` injected `rounds` times while turns are in flight; `wrong` is empty when all is well."""
-    outcome = Outcome(fault.name, rig.kind, load.messages)
-    tenancies = asyncio.run(prepare(rig, load))
-    reset_counts(rig)
+    outcome = Outcome(load.messages, fault=fault.name, broker=rig.kind)
+    tenancies = asyncio.run(prepare(rig.stack, load))
+    reset_counts(rig.stack)
     rig.exits.clear()
-    before = _Before(rig.bookmarks(), rig.unacknowledged())
+    before = _Before(rig.bookmarks(), rig.queues.unacknowledged())
     fault.before(rig)
     began = time.monotonic()
     posting = _Posting(rig, tenancies, load)
@@ -83,9 +76,21 @@ def run(rig: Rig, fault: Fault, load: Load, *, rounds: int = 1, within_s: float 
     outcome.happened = {"turns in flight": outcome.in_flight} | fault.happened(rig)
     fault.after(rig)
     until(rig.ready, READY_S)
-    settle_accounts(rig, [one.workspace_id for one in tenancies], outcome, [(one.injected_at, one.healed_at) for one in spells])
+    workspaces = [one.workspace_id for one in tenancies]
+    settle_accounts(rig.stack, workspaces, outcome)
+    outcome.recovery_s = recovery(rig.stack, workspaces, spells)
     _check(rig, fault, outcome, before)
     return outcome
+
+
+def recovery(stack: Stack, workspaces: list[UUID], spells: list[Spell]) -> list[float]:
+    """Seconds from the healing of the first fault that a turn was open in until the turn had settled; 0 where it settled before."""
+    seconds = []
+    for opened_at, settled_at in stack.rows("SELECT opened_at, settled_at FROM turns WHERE workspace_id = ANY(%s)", workspaces):
+        healed = next((spell.healed_at for spell in spells if opened_at < spell.healed_at and settled_at > spell.injected_at), None)
+        if healed is not None:
+            seconds.append(max(0.0, (settled_at - healed).total_seconds()))
+    return seconds
 
 
 @dataclass
@@ -102,9 +107,9 @@ def _check(rig: Rig, fault: Fault, outcome: Outcome, before: _Before) -> None:
     outcome.wrong += [f"{name} ended by itself with {code}" for name, code in rig.exits if code not in fault.exits]
     if outcome.extra_model_calls and not fault.extra_model_calls:
         outcome.wrong.append(f"{outcome.extra_model_calls} model calls were made again, where none could be lost")
-    if left := _left(rig.waiting):
+    if left := _left(rig.queues.waiting):
         outcome.wrong.append(f"{left} messages are left waiting in the broker")
-    if not fault.leaves_unacknowledged and (left := _left(lambda: rig.unacknowledged() - before.unacknowledged)) > 0:
+    if not fault.leaves_unacknowledged and (left := _left(lambda: rig.queues.unacknowledged() - before.unacknowledged)) > 0:
         outcome.wrong.append(f"{left} messages are left unacknowledged in the broker")
     outcome.wrong += [f"{name} takes no more work" for name in idle_workers(rig)]
     bugs = rig.said("a bug stopped a turn", before.logs)
@@ -118,7 +123,7 @@ def idle_workers(rig: Rig, within_s: float = 20.0) -> list[str]:
     deadline = time.monotonic() + within_s
     while True:
         for _ in range(4 * len(since)):
-            rig.app.send_task("turns.advance", args=("no turn",), queue="turns", ignore_result=True)
+            rig.queues.app.send_task("turns.advance", args=("no turn",), queue="turns", ignore_result=True)
         time.sleep(0.2)
         idle = [one.name for one in rig.workers if DROPPED not in one.process.log.read_bytes()[since[one.name] :]]
         if not idle or time.monotonic() > deadline:
@@ -148,7 +153,7 @@ class _Posting(threading.Thread):
 
     def run(self) -> None:
         try:
-            asyncio.run(post_all(self.rig, self.tenancies, self.load))
+            asyncio.run(post_all(self.rig.api_url, self.tenancies, self.load))
         except BaseException as error:
             self.error = error
 

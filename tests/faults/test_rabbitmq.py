@@ -29,5 +29,5 @@ def test_nothing_is_lost_and_nothing_done_twice(rig: Rig, name: str):
 def test_workers_leave_in_order_after_all_that_and_hold_nothing_back(rig: Rig):
     assert [rig.dismiss(worker) for worker in rig.workers] == [0, 0]
 
-    left = rig.waiting()  # on RabbitMQ, what a worker had not acknowledged comes back to its queue when the worker goes
+    left = rig.queues.waiting()  # on RabbitMQ, what a worker had not acknowledged comes back to its queue when the worker goes
     assert left <= 2, "at most the sweeps that beat has sent since"
