@@ -2,14 +2,15 @@
 PYTHON := .venv/bin/python
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help demo up test bench chaos crashpoints lint fmt types imports lock clean run-env dev-env
+.PHONY: help demo up test bench chaos faults crashpoints lint fmt types imports lock clean run-env dev-env
 
 help:
 	@echo "make demo    send one real message through everything, on throw-away servers, and show what happened"
 	@echo "make up      run everything on this machine and keep it running (data in .turnline)"
 	@echo "make test    lint, types, import rules and the whole test suite, on servers it starts itself"
 	@echo "make bench   the benchmarks, beside their floor"
-	@echo "make chaos   a thousand messages while a worker is killed every three seconds"
+	@echo "make chaos   two thousand messages while a worker is killed every three seconds and the broker is emptied"
+	@echo "make faults  500 messages under each of 19 faults, on Valkey and on RabbitMQ (takes a quarter of an hour)"
 	@echo "make crashpoints   a process killed at every crash point, and at every ordered pair of them"
 	@echo "make lint    ruff, mypy, import rules"
 	@echo "make fmt     format the code"
@@ -46,6 +47,9 @@ bench: dev-env
 
 chaos: dev-env
 	$(PYTHON) -m benchmarks.chaos
+
+faults: dev-env
+	$(PYTHON) -m benchmarks.faults
 
 crashpoints: dev-env
 	$(PYTHON) -m benchmarks.crashpoints
