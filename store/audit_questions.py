@@ -16,7 +16,8 @@ OPEN = "('queued', 'running', 'waiting')"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`sql` returns (session_id, id) of each violation; `{e}`, `{t}`, `{m}`, `{c}`, `{s}` in it limit that table to the sessions in view.
+    """`sql` returns (session_id, id) of each violation; `{e}`, `{t}`, `{s}` and so on in it limit the table of that alias to the sessions
+    in view.
 
     `id` is a turn's where `of` is "turn", a tool call's, an event's offset, or null where the session itself is meant.
     """
@@ -32,7 +33,7 @@ class Question:
 
         `quarantine`: whether sessions.quarantined_at can be seen.
         """
-        column = {"e": "e.session_id", "t": "t.session_id", "m": "m.session_id", "c": "c.session_id", "s": "s.id"}
+        column = {"e": "e.session_id", "u": "u.session_id", "t": "t.session_id", "m": "m.session_id", "c": "c.session_id", "s": "s.id"}
         scope: Mapping[str, str] = {key: f"{name} = ANY ({sessions})" if sessions else "true" for key, name in column.items()}
         carried = "s.mode = 'auto'" + (" AND s.quarantined_at IS NULL" if quarantine else "")
         return self.sql.format(**scope, carried=carried, uncarried_s=float(uncarried_s))
@@ -129,8 +130,8 @@ ORDER = Question(
         SELECT t.session_id, t.id::text AS id,
             e."offset" - lag(e."offset") OVER (PARTITION BY t.session_id ORDER BY t.opened_at_offset) AS step
         FROM turns t JOIN events e ON e.session_id = t.session_id AND e.turn_id = t.id AND e.kind = 'agent_message' AND {e}
-        WHERE {t} AND t.status = 'done' AND NOT EXISTS (
-            SELECT 1 FROM events u WHERE u.session_id = t.session_id AND u.turn_id = t.id AND u.kind = 'status_update')) x
+        WHERE {t} AND t.status = 'done'
+            AND t.id NOT IN (SELECT u.turn_id FROM events u WHERE {u} AND u.kind = 'status_update' AND u.turn_id IS NOT NULL)) x
     WHERE step < 0""",
 )
 FENCES = Question(

@@ -26,6 +26,7 @@ from tasks.home import Home
 ROLES = ("turnline_owner", "turnline_app", "turnline_maintenance")
 _PING_S = 2.0
 AUDIT_STALE = timedelta(days=2)
+_STALLED = "SELECT name, stalls, now() - stalled_at FROM workers WHERE stalled_at > now() - interval '1 day' ORDER BY name"
 _LAST_AUDIT = """
 SELECT now() - started_at, (SELECT coalesce(sum((found->>'count')::bigint), 0) FROM jsonb_each(violations) AS v (name, found))
 FROM audits WHERE finished_at IS NOT NULL AND error IS NULL ORDER BY id DESC LIMIT 1
@@ -96,6 +97,7 @@ def _database(settings: Settings) -> Iterator[Finding]:
     yield schema
     if schema.ok:
         yield _audit(settings.maintenance_database_url or url)
+        yield from _stalls(settings.maintenance_database_url or url)
 
 
 def _schema(url: str) -> Finding:
@@ -122,6 +124,13 @@ def _audit(url: str) -> Finding:
     if last is None:
         return Finding(True, "There has been no audit yet; the scheduler makes one every day.")
     return Finding(True, f"The last audit, {_ago(last[0])}, found no violations.")
+
+
+def _stalls(url: str) -> Iterator[Finding]:
+    with psycopg.connect(url, connect_timeout=5, options="-c role=turnline_maintenance") as db:
+        for name, stalls, age in db.execute(_STALLED).fetchall():
+            times = f"{stalls} times so far, the last one" if stalls > 1 else "once,"
+            yield Finding(False, f"The worker {name} hung and its watchdog ended it ({times} {_ago(age)}). Its log says what it was doing.")
 
 
 def _ago(age: timedelta) -> str:

@@ -182,6 +182,11 @@ class TaskPool(BasePool):
         """What Celery reckons prefetch and autoscaling by."""
         return self.limit
 
+    @property
+    def loop_lag_s(self) -> float:
+        """How late the tasks' loop is now, in seconds. May be asked from any thread."""
+        return self._thread.lag_s()[0] if self._thread else 0.0
+
     def _get_info(self) -> dict[str, Any]:
         lag_s, worst_lag_s = self._thread.lag_s() if self._thread else (0.0, 0.0)
         return {

@@ -41,6 +41,12 @@ class Message(virtual.Message):
             raise NoMessage("it cannot be acknowledged")
 
 
+class Heard:
+    """What the broker has said to this process: how often it answered a request for the next message, with one or with "none yet"."""
+
+    replies = 0
+
+
 class Channel(redis.Channel):
     """A channel that can be closed when its connection is broken already, and makes one client, not one per command."""
 
@@ -60,13 +66,19 @@ class Channel(redis.Channel):
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
-            return super()._brpop_read(**options)
+            taken = super()._brpop_read(**options)
+        except Empty:
+            Heard.replies += 1
+            raise
         except NOTHING_READABLE as error:
+            Heard.replies += 1
             raise self._dropped(error) from None
         except self.connection_errors as error:
             if not self._closing:
                 raise
             raise Empty from error  # a broken socket has nothing to say; go on closing
+        Heard.replies += 1
+        return taken
 
     def _receive(self) -> Any:
         try:

@@ -9,6 +9,7 @@ import pytest
 from tasks.parts import Command, http_ok, log_says
 from tasks.processes import SetupError
 from tasks.supervisor import Stopped, Supervisor
+from tasks.watchdog import EXIT_CODE
 from tests.servers import ROOT, free_port, process_env, until
 
 READY = log_says("ready")
@@ -85,6 +86,27 @@ def test_what_died_is_started_again_and_that_is_said(tmp_path, lines):
             supervisor.stop()
     assert lines[0].startswith("worker was killed by SIGKILL; starting it again in 0.5 s.")
     assert [line.split()[0] for line in lines] == ["worker", "worker", "Stopping."]
+
+
+def test_one_that_ended_itself_is_started_again(tmp_path, lines):
+    """As a worker's watchdog does: with an exit code of its own."""
+
+    def say(line):
+        lines.append(line)
+        if "runs again" in line:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    supervisor = Supervisor(say)
+    first_time = "import pathlib, sys, time\nran = pathlib.Path('ran'); first = not ran.exists(); ran.touch(); print('ready', flush=True)\n"
+    found = part(tmp_path, "worker", first_time + f"time.sleep(0.5 if first else 60); sys.exit({EXIT_CODE})")
+    with supervisor.signals():
+        try:
+            supervisor.start(found)
+            supervisor.watch()
+            assert found.alive
+        finally:
+            supervisor.stop()
+    assert lines[0].startswith(f"worker exited with {EXIT_CODE}; starting it again in 0.5 s.")
 
 
 def test_a_stop_during_a_start_is_heeded(tmp_path, supervisor):
