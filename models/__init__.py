@@ -1,9 +1,11 @@
 """What is kept: one table per noun, no queries. Importing this package registers every table on `Base.metadata`."""
 
 from models.access import ApiKeyRow, PermissionRow, UserRow, WorkspaceRow
-from models.agent import AgentRow
+from models.agent import AgentRow, AgentSnapshotRow
+from models.approval import ApprovalRow
 from models.audit import AuditRow, WorkerRow
 from models.base import Base
+from models.budget import BudgetHoldRow, BudgetRow
 from models.event import EventRow
 from models.ledger import ModelCallRow
 from models.session import SessionRow
@@ -13,10 +15,14 @@ from models.turn import TurnRow
 
 __all__ = [
     "AgentRow",
+    "AgentSnapshotRow",
     "AgentToolRow",
     "ApiKeyRow",
+    "ApprovalRow",
     "AuditRow",
     "Base",
+    "BudgetHoldRow",
+    "BudgetRow",
     "EventRow",
     "ModelCallRow",
     "PermissionRow",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, BigCount, Count, CreatedAt, Id, UpdatedAt, one_of
@@ -56,3 +57,17 @@ class AgentRow(Base):
         CheckConstraint("max_tokens BETWEEN 1 AND 100000", "max_tokens"),
         CheckConstraint("data_retention_days BETWEEN 1 AND 365", "data_retention_days"),
     )
+
+
+class AgentSnapshotRow(Base):
+    """An agent and its tools as they were when a turn began, under the SHA-256 of what they were; the same thing is kept once."""
+
+    __tablename__ = "agent_snapshots"
+    agent_id: Mapped[UUID] = mapped_column(primary_key=True)
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    workspace_id: Mapped[UUID]
+    version: Mapped[int]
+    snapshot: Mapped[dict[str, Any]]
+    created_at: Mapped[CreatedAt]
+
+    __table_args__ = (ForeignKeyConstraint(["workspace_id", "agent_id"], ["agents.workspace_id", "agents.id"]),)

@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKeyConstraint, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, Count, CreatedAt, one_of
@@ -17,6 +17,7 @@ class ModelCallRow(Base):
     or `unknown` (it may have been, and may be billed).
 
     `cost_usd` is in US dollars, priced when it was made; null in a settled row means that no price is known.
+    `estimated`: the call was cut off, and its tokens are counted from what had been sent and heard. `reserved_*`: what was held against budgets.
     `cached_input_tokens` and `cache_write_tokens` are inside `input_tokens`, `reasoning_tokens` inside `output_tokens`.
     """
 
@@ -37,6 +38,8 @@ class ModelCallRow(Base):
     cost_usd: Mapped[Decimal | None]
     price_source: Mapped[str | None]
     reserved_usd: Mapped[Decimal | None]
+    reserved_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    estimated: Mapped[bool] = mapped_column(server_default=text("false"))
     ttft_ms: Mapped[int | None]
     latency_ms: Mapped[int | None]
     provider_request_id: Mapped[str | None]

@@ -17,6 +17,7 @@ class SessionRow(Base):
     """A session. Its row is the lock under which its log grows: offsets come from `next_offset`, held until commit.
 
     `lease_*`: who may write the session's turn, until when (the database's clock), proven by which number.
+    `dead_in_row` counts dead turns since the last reply; with the third the session is quarantined until an operator lets it go on.
     The counters equal a recount of the log and the ledger, in every committed state.
     """
 
@@ -45,6 +46,8 @@ class SessionRow(Base):
     lease_fence: Mapped[BigCount]
     lease_owner: Mapped[str | None]
     lease_until: Mapped[datetime | None]
+    quarantined_at: Mapped[datetime | None]
+    dead_in_row: Mapped[Count]
 
     event_count: Mapped[Count]
     message_count: Mapped[Count]

@@ -28,6 +28,7 @@ class ToolCallRow(Base):
     tool_id: Mapped[UUID | None]
     integration_id: Mapped[UUID | None]
     tool_name: Mapped[str]
+    effect: Mapped[str | None]
     state: Mapped[str]
     arguments: Mapped[dict[str, Any] | None]
     arguments_hash: Mapped[str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKeyConstraint, Index, UniqueConstraint, text
+from sqlalchemy import BigInteger, CheckConstraint, Double, ForeignKeyConstraint, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, Count, CreatedAt, Id, UpdatedAt, one_of
@@ -18,7 +18,9 @@ class TurnRow(Base):
     greatest `opened_at_offset` not above its own offset, and is answered by it once `read_through_offset` has reached it.
 
     `writes` numbers the commits of a claim, so that one whose reply was lost is recognised when it is sent again.
-    `rings` counts how often the sweep has rung it since it was last claimed.
+    `rings` counts how often the sweep has rung it since it was last claimed; `place` is where it stands in being rung at all:
+    behind another turn of its session, waiting for room in its workspace's window, or granted. `carried_s` is the time workers
+    have spent on it, waits not counted. `agent_digest` names the snapshot of the agent it runs with.
     """
 
     __tablename__ = "turns"
@@ -36,7 +38,13 @@ class TurnRow(Base):
     not_before: Mapped[datetime | None]
     rung_at: Mapped[datetime | None]
     rings: Mapped[Count]
+    place: Mapped[str] = mapped_column(server_default=text("'waiting'"))
     cancel_requested_at: Mapped[datetime | None]
+    cancel_reason: Mapped[str | None]
+    cancelled_by: Mapped[str | None]
+    agent_digest: Mapped[str | None]
+    carried_s: Mapped[float] = mapped_column(Double, server_default=text("0"))
+    redrives: Mapped[Count]
     error_class: Mapped[str | None]
     error_detail: Mapped[str | None]
     opened_at: Mapped[CreatedAt]
@@ -52,6 +60,10 @@ class TurnRow(Base):
         UniqueConstraint("session_id", "opened_at_offset"),
         Index("uq_turns_one_live", "session_id", unique=True, postgresql_where=text("status IN ('running', 'waiting')")),
         Index("ix_turns_open", "session_id", "opened_at_offset", postgresql_where=text(OPEN)),
+        Index("ix_turns_open_by_workspace", "workspace_id", "opened_at", postgresql_where=text(OPEN)),
+        Index("ix_turns_granted", "workspace_id", postgresql_where=text("place = 'granted' AND status IN ('queued', 'running')")),
+        Index("ix_turns_unrung", "workspace_id", "opened_at", postgresql_where=text("place = 'waiting' AND status = 'queued'")),
+        Index("ix_turns_cancelling", "session_id", postgresql_where=text("status = 'running' AND cancel_requested_at IS NOT NULL")),
         CheckConstraint(one_of("status", "queued", "running", "waiting", "done", "failed", "dead", "cancelled"), "status"),
         CheckConstraint(one_of("strategy", "coalesce", "enqueue", "reject", "interrupt", "rollback"), "strategy"),
         {"postgresql_with": {"fillfactor": "80"}},
