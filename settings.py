@@ -51,8 +51,13 @@ class Settings(BaseSettings):
     turn_lease_s: float = Field(30.0, gt=0, description="How long a claim holds without a heartbeat.")
     turn_heartbeat_s: float = Field(10.0, gt=0)
     turn_max_attempts: int = Field(5, ge=1)
-    turn_model_calls: int = 8
-    turn_tool_calls: int = 16
+    turn_model_calls: int = Field(8, ge=1, description="Answered model calls of one turn.")
+    turn_tool_calls: int = Field(16, ge=0, description="Tool calls of one turn.")
+    turn_steps: int = Field(24, ge=1, description="Model calls and tool calls of one turn together.")
+    turn_wall_clock_s: float = Field(600.0, gt=0, description="Seconds that workers may spend on one turn; waits do not count.")
+    approval_s: float = Field(86_400.0, gt=0, description="How long an approval may be decided before it expires.")
+    stop_look_s: float = Field(0.4, gt=0, description="How often a worker asks which of its turns shall stop.")
+    workspace_in_flight: int = Field(200, ge=1, description="How many turns of one workspace may be rung or running at a time.")
     history_events: int = Field(400, ge=10, description="How many of a session's latest events a turn's context is read from.")
     sweep_every_s: float = 5.0
     ring_stale_s: float = Field(10.0, description="A rung turn that nobody claimed for this long is rung again.")

@@ -52,12 +52,13 @@ async def post_message(
         message_key=body.message_key if body.message_key is not None else idempotency_key,
         metadata=body.metadata,
         strategy=body.strategy,
+        window=front.settings.workspace_in_flight,
     )
     reached(Point.C2)
     if not accepted.repeated:
         front.wake.news(session_id, accepted.offset)
-    if accepted.ring and accepted.turn_id is not None:
-        front.ringer.ring(accepted.turn_id)
+    if accepted.ring is not None:
+        front.ringer.ring(accepted.ring)
     reached(Point.C3)
     event = (
         await _first_event(front, caller.workspace_id, session_id, accepted) if accepted.repeated else _event(session_id, body, accepted)

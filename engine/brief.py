@@ -36,7 +36,10 @@ class IntegrationSpec:
 
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
-    """A tool as the model sees it (`name`, `description`, `parameters`), and what it is mapped to."""
+    """A tool as the model sees it (`name`, `description`, `parameters`), and what it is mapped to.
+
+    `approval`: a person must approve each call of it.
+    """
 
     id: UUID
     name: str
@@ -45,20 +48,26 @@ class ToolSpec:
     return_schema: dict[str, Any] | None = None
     usage_guidelines: str | None = None
     effect: Effect = Effect.UNSAFE
+    approval: bool = False
     integrations: tuple[IntegrationSpec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one turn may use."""
+    """What one turn may use: answered model calls, tool calls, both together (`steps`), and seconds of being carried, waits not counted."""
 
     model_calls: int = 8
     tool_calls: int = 16
+    steps: int = 24
+    wall_clock_s: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Brief:
-    """Everything a turn needs besides the log."""
+    """Everything a turn needs besides the log.
+
+    `opened_at_offset` is where its stretch of the log begins. `budgeted`: its model calls count against budgets.
+    """
 
     turn_id: UUID
     session_id: UUID
@@ -72,6 +81,8 @@ class Brief:
     instructions: str
     tools: tuple[ToolSpec, ...] = ()
     limits: Limits = field(default_factory=Limits)
+    opened_at_offset: int = 2**31 - 1
+    budgeted: bool = False
 
     def tool(self, name: str) -> ToolSpec | None:
         """The agent's tool of that name, or None."""
@@ -117,6 +128,14 @@ class ModelRequest:
     tools: tuple[ToolSpec, ...]
     temperature: int
     max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The most a model call can use: tokens, and US dollars, or None where no price is known."""
+
+    tokens: int
+    usd: Decimal | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from engine.brief import Cost
+from engine.brief import Bound, Cost
 from engine.events import Event, ModelReply, ToolOutcome
 
 
@@ -30,7 +29,7 @@ class CallState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SettledCall:
-    """The outcome of a reserved model call, for its ledger row."""
+    """The outcome of a reserved model call, for its ledger row. `estimated`: its tokens are our count, the provider told none."""
 
     call: Reserved
     state: CallState
@@ -38,11 +37,15 @@ class SettledCall:
     cost: Cost = field(default_factory=lambda: Cost(None, None))
     error_class: str | None = None
     latency_ms: int | None = None
+    estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ToolIntent:
-    """A tool call about to be made. `idempotency_key` is sent with every attempt of it."""
+    """A tool call about to be made. `idempotency_key` is sent with every attempt of it.
+
+    With an `approval_hash` it is not made before a person has approved what hashes to it.
+    """
 
     tool_call_id: str
     step: int
@@ -52,6 +55,16 @@ class ToolIntent:
     arguments: dict[str, Any] | None
     arguments_hash: str
     idempotency_key: str
+    effect: str | None = None
+    approval_hash: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolStart:
+    """A tool call of an earlier commit that is begun now. `approval_hash`: of what is run, where it took an approval."""
+
+    tool_call_id: str
+    approval_hash: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +77,17 @@ class ToolSettled:
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """The intent of a model call: its ledger row, before the request. `heard`: the last customer message known so far, by offset."""
+    """The intent of a model call: its ledger row, before the request. `heard`: the last customer message known so far, by offset.
+
+    `bound` is held against budgets. `again`: the row exists, and its hold becomes this.
+    """
 
     call: Reserved
     provider: str
     model: str
     heard: int = -1
-    reserved_usd: Decimal | None = None
+    bound: Bound | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +101,16 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """The turn rests for `wait_s` seconds and holds no worker. `refund`: this claim shall not count as an attempt."""
+    """The turn rests for `wait_s` seconds and holds no worker. `refund`: this claim shall not count as an attempt.
+
+    `for_approval`: it rests until somebody has decided about one of its tool calls, or the first approval expires.
+    """
 
     wait_s: float
     refund: bool = False
     error_class: str | None = None
     error_detail: str | None = None
+    for_approval: bool = False
 
 
 Rest = Finish | Park
@@ -103,6 +124,7 @@ class Change:
     model_call: SettledCall | None = None
     tool_results: tuple[ToolSettled, ...] = ()
     tool_calls: tuple[ToolIntent, ...] = ()
+    starts: tuple[ToolStart, ...] = ()
     reserve: Reserve | None = None
     rest: Rest | None = None
 
@@ -111,8 +133,11 @@ class Change:
 class Written:
     """What a commit brought back: with `reserve`, the customer's messages that arrived meanwhile and must be read by that call.
 
-    `read_through` is the offset of the last customer message that the reserved call reads.
+    `read_through` is the offset of the last customer message that the reserved call reads. `stop` says why the turn must not go on
+    (see `Stop`); nothing that the change intended was begun then. `refused` says which budget has no room for the reserved call.
     """
 
     news: tuple[Event, ...] = ()
     read_through: int | None = None
+    stop: str | None = None
+    refused: str | None = None

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
-from engine.brief import Brief
+from engine.brief import Brief, ToolSpec
 from engine.change import Finish, ToolIntent
 from engine.events import ToolCall
+from engine.schemas import validate
 from engine.turn import TurnState
 
 
@@ -37,15 +39,21 @@ def decide(state: TurnState, brief: Brief) -> Decision:
         return Finish("done")
     pending = state.pending
     if pending:
-        allowed = max(0, brief.limits.tool_calls - (state.tool_calls - len(pending)))
-        return CallTools(pending, frozenset(call.tool_call_id for call in pending[allowed:]))
-    if state.step >= brief.limits.model_calls:
-        return Finish("failed", "BudgetSpent", f"no reply after {state.step} model calls, the limit of one turn")
+        over = state.calls[len(state.calls) - state.tool_calls :][brief.limits.tool_calls :]
+        return CallTools(pending, frozenset(call.tool_call_id for call in over))
+    replies, limits = state.step - state.base_step, brief.limits
+    if replies >= limits.model_calls:
+        return Finish("failed", "BudgetSpent", f"no reply after {replies} model calls, the limit of one turn")
+    if replies + state.tool_calls >= limits.steps:
+        return Finish("failed", "BudgetSpent", f"no reply after {limits.steps} steps (model calls and tool calls), the limit of one turn")
     return CallModel(state.step)
 
 
-def tool_intents(calls: tuple[ToolCall, ...], brief: Brief, step: int) -> tuple[ToolIntent, ...]:
-    """The rows of `calls`, asked for by the model reply of step `step`."""
+def tool_intents(calls: tuple[ToolCall, ...], brief: Brief, step: int, refused: frozenset[str] = frozenset()) -> tuple[ToolIntent, ...]:
+    """The rows of `calls`, asked for by the model reply of step `step`.
+
+    A person is asked to approve a call only where it could be carried out: not one in `refused`, nor one whose arguments do not fit.
+    """
     return tuple(
         ToolIntent(
             tool_call_id=call.tool_call_id,
@@ -56,9 +64,27 @@ def tool_intents(calls: tuple[ToolCall, ...], brief: Brief, step: int) -> tuple[
             arguments=call.arguments,
             arguments_hash=arguments_hash(call),
             idempotency_key=idempotency_key(brief.workspace_id, brief.turn_id, step, position),
+            effect=str(tool.effect) if tool else None,
+            approval_hash=approval_hash(brief, call) if tool and call.tool_call_id not in refused and _asks(tool, call) else None,
         )
         for position, call in enumerate(calls)
     )
+
+
+def _asks(tool: ToolSpec, call: ToolCall) -> bool:
+    return tool.approval and call.arguments is not None and not validate(tool.parameters, call.arguments)
+
+
+def approval_hash(brief: Brief, call: ToolCall) -> str:
+    """What an approval of `call` is bound to; see `hash_to_approve`."""
+    tool = brief.tool(call.tool_name)
+    return hash_to_approve(brief.session_id, tool.id if tool else None, call.tool_call_id, call.tool_name, call.arguments)
+
+
+def hash_to_approve(session_id: UUID, tool_id: UUID | None, tool_call_id: str, tool_name: str, arguments: dict[str, Any] | None) -> str:
+    """SHA-256 (hex) of a session, a tool, one call of it and the arguments: an approval is good for exactly that."""
+    given = json.dumps(arguments, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(f"{session_id}\0{tool_id}\0{tool_call_id}\0{tool_name}\0{given}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def idempotency_key(workspace_id: UUID, turn_id: UUID, step: int, position: int) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from json import dumps
 from typing import Any
 from uuid import UUID
 
 from engine.brief import PromptMessage, PromptToolCall, Role
 from engine.events import Event, EventKind, Source, ToolCall
+
+NOWHERE = 2**31 - 1  # beyond every offset
+CUT_OFF = "[The reply was cut off here.]"
+YOUR_TURN = "[The customer is waiting for your reply.]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,19 +22,31 @@ class TurnState:
 
     `history` is in an order every provider accepts: messages stand before the reply that read them, whenever they arrived,
     and tool results right after their calls. `unread` are customer messages no model call of the log has read yet.
-    `calls` are this turn's tool calls, `answered` the ids of all calls with a result. `step` counts this turn's model replies in the log.
+    `calls` are this turn's tool calls, `answered` the ids of all calls with a result. `step` counts this turn's model replies in the log,
+    `base_step` those of them that came before it was redriven, which count against no limit; so does `tool_calls`.
     `heard` is the offset of the last customer message known: what a model call made now has read.
+    `dropped` says of which turns what was said before which offset is out of the model's sight: they were rolled back, or redriven from
+    scratch. Messages from `opened_at_offset` on are this turn's to read, whatever others have said after them.
     """
 
     turn_id: UUID
+    opened_at_offset: int = NOWHERE
+    dropped: Mapping[UUID, int] = field(default_factory=dict)
     history: tuple[PromptMessage, ...] = ()
     unread: tuple[tuple[int, str], ...] = ()
     calls: tuple[ToolCall, ...] = ()
     answered: frozenset[str] = frozenset()
     step: int = 0
+    base_step: int = 0
     tool_calls: int = 0
     reply: str | None = None
     heard: int = -1
+
+    @classmethod
+    def of(cls, turn_id: UUID, opened_at_offset: int, events: Iterable[Event]) -> TurnState:
+        """The state of a turn that finds `events` in the log."""
+        log = tuple(events)
+        return cls(turn_id, opened_at_offset, _dropped(log)).then(log)
 
     @property
     def pending(self) -> tuple[ToolCall, ...]:
@@ -38,8 +54,12 @@ class TurnState:
         return tuple(call for call in self.calls if call.tool_call_id not in self.answered)
 
     def prompt(self) -> tuple[PromptMessage, ...]:
-        """The history followed by what the customer said since, each call with exactly one result."""
-        return (*_closed(self.history), *(PromptMessage(Role.USER, text) for _, text in self.unread))
+        """The history followed by what the customer said since, each call with exactly one result, and the last word not the model's."""
+        closed = _closed(self.history)
+        said = [PromptMessage(Role.USER, text) for _, text in self.unread]
+        if not said and closed and closed[-1].role is Role.ASSISTANT:
+            said = [PromptMessage(Role.USER, YOUR_TURN)]
+        return (*closed, *said)
 
     def then(self, events: Iterable[Event]) -> TurnState:
         """The state after `events`, which follow those folded so far. A customer message that was folded before changes nothing."""
@@ -55,17 +75,32 @@ class TurnState:
                     return self
                 return replace(self, heard=event.offset, unread=(*self.unread, (event.offset, str(event.content.get("text", "")))))
             case EventKind.TOOL_CALL:
+                if self._out_of_sight(event):
+                    return self._numbered(event)
                 return self._read(event)._called(event)
             case EventKind.TOOL_RESULT:
-                return self._resulted(event)
+                return self if self._out_of_sight(event) else self._resulted(event)
             case EventKind.AGENT_MESSAGE:
-                return self._read(event)._replied(event)
+                return self if self._out_of_sight(event) else self._read(event)._replied(event)
+            case EventKind.STATUS_UPDATE:
+                return self._status(event)
             case _:
                 return self
+
+    def _out_of_sight(self, event: Event) -> bool:
+        return event.turn_id is not None and 0 <= event.offset < self.dropped.get(event.turn_id, 0)
+
+    def _numbered(self, event: Event) -> TurnState:
+        """A call out of sight: what this turn does next is numbered after it, so that no key of it is used again."""
+        if event.turn_id != self.turn_id:
+            return self
+        return replace(self, step=event.metadata.get("step", self.step) + 1)
 
     def _read(self, event: Event) -> TurnState:
         """Move the messages that the author of `event` had read into the history, before it."""
         through = event.metadata.get("read_through", event.offset)
+        if event.turn_id != self.turn_id:
+            through = min(through, self.opened_at_offset - 1)
         read = [text for offset, text in self.unread if offset <= through]
         if not read:
             return self
@@ -102,12 +137,40 @@ class TurnState:
         mine = event.turn_id == self.turn_id and event.source is Source.AI_AGENT
         return replace(self, history=(*self.history, PromptMessage(Role.ASSISTANT, text)), reply=text if mine else self.reply)
 
+    def _status(self, event: Event) -> TurnState:
+        """A reply that was cut off is kept, and marked as such; a turn that is redriven begins to count anew."""
+        content = event.content
+        if event.turn_id == self.turn_id and content.get("status") == "redriven":
+            return replace(self, base_step=self.step, tool_calls=0)
+        partial = content.get("partial_text")
+        if not partial or content.get("rolled_back"):
+            return self
+        state = self._read(event)
+        return replace(state, history=(*state.history, PromptMessage(Role.ASSISTANT, f"{partial} {CUT_OFF}")))
+
 
 def tool_result_text(content: Mapping[str, Any]) -> str:
-    """What the model reads of a tool result: the result as JSON, or its status and what went wrong."""
+    """What the model reads of a tool result: the result as JSON, or its status and what went wrong.
+
+    Where a person had changed the arguments, they are told as well.
+    """
     if content.get("status") == "succeeded":
-        return dumps(content.get("result"), ensure_ascii=False, separators=(",", ":"))
-    return dumps({"status": content.get("status"), "error": content.get("error")}, ensure_ascii=False, separators=(",", ":"))
+        said: Any = content.get("result")
+        if "edited_arguments" in content:
+            said = {"arguments_were_changed_to": content["edited_arguments"], "result": said}
+    else:
+        said = {"status": content.get("status"), "error": content.get("error")}
+    return dumps(said, ensure_ascii=False, separators=(",", ":"))
+
+
+def _dropped(log: tuple[Event, ...]) -> dict[UUID, int]:
+    return {
+        event.turn_id: event.offset
+        for event in log
+        if event.kind is EventKind.STATUS_UPDATE
+        and event.turn_id is not None
+        and (event.content.get("rolled_back") or (event.content.get("status") == "redriven" and event.content.get("from_scratch")))
+    }
 
 
 def _closed(history: tuple[PromptMessage, ...]) -> list[PromptMessage]:

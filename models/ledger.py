@@ -17,7 +17,8 @@ class ModelCallRow(Base):
     or `unknown` (it may have been, and may be billed).
 
     `cost_usd` is in US dollars, priced when it was made; null in a settled row means that no price is known.
-    `estimated`: the call was cut off, and its tokens are counted from what had been sent and heard. `reserved_*`: what was held against budgets.
+    `estimated`: the call was cut off, and its tokens are counted from what had been sent and heard.
+    `reserved_*`: what was held against budgets.
     `cached_input_tokens` and `cache_write_tokens` are inside `input_tokens`, `reasoning_tokens` inside `output_tokens`.
     """
 

@@ -18,16 +18,16 @@ from store.database import Database, dumps
 TEXT_MAX_BYTES = 64 * 1024
 KEY_MAX_LENGTH = 200
 METADATA_MAX_BYTES = 64 * 1024
-STRATEGIES = ("coalesce", "enqueue")
+STRATEGIES = ("coalesce", "enqueue", "reject", "interrupt", "rollback")
 
-ACCEPT = "SELECT * FROM accept_message($1, $2, $3, $4, $5, $6)"
+ACCEPT = "SELECT * FROM accept_message($1, $2, $3, $4, $5, $6, $7)"
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """A customer's message that is in the log. `turn_id` is None where a person answers (mode manual).
 
-    `repeated`: its `message_key` had been accepted before; everything here is the first one's. `ring`: its turn wants ringing.
+    `repeated`: its `message_key` had been accepted before; everything here is the first one's. `ring`: the turn that wants ringing.
     """
 
     event_id: UUID
@@ -36,7 +36,7 @@ class Accepted:
     turn_id: UUID | None
     turn_status: str | None
     repeated: bool
-    ring: bool
+    ring: UUID | None
 
 
 async def accept(
@@ -48,18 +48,20 @@ async def accept(
     message_key: str | None = None,
     metadata: dict[str, Any] | None = None,
     strategy: str | None = None,
+    window: int = 200,
 ) -> Accepted:
     """Append a customer's message and open a turn for it, or join the open one; one transaction.
 
-    Safe to repeat with the same `message_key`.
+    Safe to repeat with the same `message_key`. `window`: how many turns of the workspace may be rung or running at a time.
 
     Raises:
         Rejected: the text is blank, longer than 64 KiB or not storable; the key, metadata or strategy is not what it must be.
         NotFound: no such session in this workspace.
-        Conflict: the key was used with another text; the session has ended; its agent does not answer any more.
+        Conflict: the key was used with another text; the session has ended; its agent does not answer any more; a turn is open, and
+            the strategy is reject, or is rollback and an unsafe tool has run.
     """
     _check(text, message_key, metadata, strategy)
-    row = await database.call(ACCEPT, workspace_id, session_id, Jsonb({"text": text}), Jsonb(metadata or {}), message_key, strategy)
+    row = await database.call(ACCEPT, workspace_id, session_id, Jsonb({"text": text}), Jsonb(metadata or {}), message_key, strategy, window)
     match row["o_outcome"]:
         case "accepted" | "repeated":
             return Accepted(
@@ -75,6 +77,10 @@ async def accept(
             raise Conflict("message_key was used before in this session, with another text")
         case "session_ended":
             raise Conflict("the session has ended; start a new one")
+        case "busy":
+            raise Conflict("a turn is under way, and the strategy is reject; send the message again when it has settled")
+        case "unsafe_ran":
+            raise Conflict("an unsafe tool has run in the turn under way, so it cannot be rolled back; interrupt it instead")
         case "agent_inactive":
             raise Conflict("the session's agent is not active")
         case _:

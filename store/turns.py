@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
@@ -19,7 +19,8 @@ from engine.brief import Brief, Effect, IntegrationSpec, Limits, ToolSpec
 from engine.change import Change, Finish, Park, Reserved, SettledCall, Written
 from engine.errors import LeaseLost, Rejected
 from engine.events import Event, EventKind, Source
-from engine.loop import Start
+from engine.pending import Approval, Decision, Pending, PendingState
+from engine.ports import Start
 from engine.prompt import instructions
 from store.database import Database
 
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 CLAIM = "SELECT * FROM claim_turn($1, $2, $3, $4, $5)"
 WRITE = "SELECT * FROM write_turn($1, $2, $3, $4, $5, $6)"
 RENEW = "SELECT * FROM renew_leases($1, $2, $3)"
+STOPS = "SELECT session_id, reason FROM stops_of($1)"
 LEASE_LOST = "TL001"
 
 # A connection that breaks in the middle of a call leaves open whether it was committed; both calls may be sent again,
@@ -40,7 +42,7 @@ Secrets = Callable[[UUID, UUID, Mapping[str, str]], dict[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class NotClaimed:
-    """Why a turn was not claimed: settled, busy, early, paused, not_next, no_turn, dead. `next_turn`: one to ring instead."""
+    """Why a turn was not claimed: settled, busy, early, paused, quarantined, not_next, no_turn, dead. `next_turn`: one to ring instead."""
 
     why: str
     next_turn: UUID | None = None
@@ -49,8 +51,11 @@ class NotClaimed:
 class Claim:
     """The right to write one turn, and what it starts with. Every write proves it with the fence."""
 
-    def __init__(self, database: Database, turn_id: UUID, owner: str, row: Mapping[str, Any], *, limits: Limits, secrets: Secrets) -> None:
+    def __init__(
+        self, database: Database, turn_id: UUID, owner: str, row: Mapping[str, Any], *, limits: Limits, secrets: Secrets, approval_s: float
+    ) -> None:
         self.database = database
+        self.approval_s = approval_s
         self.turn_id = turn_id
         self.owner = owner
         self.workspace_id: UUID = row["o_workspace"]
@@ -65,8 +70,9 @@ class Claim:
         self.start = Start(
             events=tuple(_event(item) for item in row["o_events"] or ()),
             reserved=self.outstanding,
-            begun={item["tool_call_id"]: item["idempotency_key"] for item in row["o_pending"] or ()},
+            pending={item["tool_call_id"]: _pending(item) for item in row["o_pending"] or ()},
             elapsed_s=row["o_elapsed_s"],
+            carried_s=row["o_carried_s"],
             attempts=row["o_attempts"],
         )
 
@@ -77,7 +83,7 @@ class Claim:
             LeaseLost: another claim holds the session; nothing was written.
             psycopg.Error: the database refuses it, or was gone for too long.
         """
-        payload = Jsonb(_payload(change))
+        payload = Jsonb(_payload(change, self.approval_s))
         _about_to_commit(change)
         row = await _insisting(
             lambda: self.database.call(WRITE, self.workspace_id, self.session_id, self.turn_id, self.fence, self._writes, payload)
@@ -86,8 +92,12 @@ class Claim:
         self._writes += 1
         self.last_offset = row["o_last_offset"]
         self.next_turn = row["o_next_turn"]
-        self.outstanding = change.reserve.call if change.reserve else None
-        return Written(tuple(_event(item) for item in row["o_news"] or ()), row["o_read_through"])
+        if change.reserve is not None:
+            begun = change.reserve.again or (row["o_stop"] is None and row["o_refused"] is None)
+            self.outstanding = change.reserve.call if begun else None
+        elif change.model_call is not None:
+            self.outstanding = None
+        return Written(tuple(_event(item) for item in row["o_news"] or ()), row["o_read_through"], row["o_stop"], row["o_refused"])
 
 
 async def claim(
@@ -100,23 +110,29 @@ async def claim(
     window: int,
     limits: Limits,
     secrets: Secrets,
+    approval_s: float = 86_400.0,
 ) -> Claim | NotClaimed:
     """Claim a turn for `owner` (a name used by this one execution only): lease, fence and brief, in one transaction.
 
     `window` is how many of the session's latest events the turn's context is read from. A turn that was claimed `max_attempts` times
-    without coming to a rest is ended as dead here.
+    without coming to a rest is ended as dead here. Approvals that the turn asks for expire after `approval_s`.
     """
     row = await _insisting(lambda: database.call(CLAIM, turn_id, owner, lease_s, max_attempts, window))
     if row["o_outcome"] != "claimed":
         return NotClaimed(row["o_outcome"], row["o_next_turn"])
     reached(Point.C6)
-    return Claim(database, turn_id, owner, row, limits=limits, secrets=secrets)
+    return Claim(database, turn_id, owner, row, limits=limits, secrets=secrets, approval_s=approval_s)
 
 
 async def renew(database: Database, held: Mapping[UUID, int], *, lease_s: float) -> set[UUID]:
     """Renew the leases of a process, session -> fence, in one statement; returns the sessions it still holds."""
     rows = await database.rows(RENEW, list(held), list(held.values()), lease_s)
     return {row["renew_leases"] for row in rows}
+
+
+async def stops(database: Database, sessions: Collection[UUID]) -> dict[UUID, str]:
+    """Why the turns carried in these sessions are to be stopped, by session; of those that are."""
+    return {row["session_id"]: row["reason"] for row in await database.rows(STOPS, list(sessions))}
 
 
 async def _insisting(send: Callable[[], Any], *, tries: int = 6) -> dict[str, Any]:
@@ -140,7 +156,10 @@ async def _insisting(send: Callable[[], Any], *, tries: int = 6) -> dict[str, An
 
 
 def _brief(claim: Claim, row: Mapping[str, Any], limits: Limits, secrets: Secrets) -> Brief:
-    agent = row["o_agent"]
+    agent = row["o_agent"]["agent"]
+    connected: dict[str, list[Mapping[str, Any]]] = {}
+    for item in row["o_integrations"] or ():
+        connected.setdefault(item["tool_id"], []).append(item)
     return Brief(
         turn_id=claim.turn_id,
         session_id=claim.session_id,
@@ -152,12 +171,14 @@ def _brief(claim: Claim, row: Mapping[str, Any], limits: Limits, secrets: Secret
         temperature=agent["temperature"],
         max_tokens=agent["max_tokens"],
         instructions=instructions(agent["name"], agent["system_prompt"], agent["conversation_style"]),
-        tools=tuple(_tool(item, claim.workspace_id, secrets) for item in row["o_tools"] or ()),
+        tools=tuple(_tool(item, connected.get(item["id"], []), claim.workspace_id, secrets) for item in row["o_agent"]["tools"]),
         limits=limits,
+        opened_at_offset=row["o_opened_at_offset"],
+        budgeted=row["o_budgeted"],
     )
 
 
-def _tool(item: Mapping[str, Any], workspace_id: UUID, secrets: Secrets) -> ToolSpec:
+def _tool(item: Mapping[str, Any], connected: Sequence[Mapping[str, Any]], workspace_id: UUID, secrets: Secrets) -> ToolSpec:
     return ToolSpec(
         id=UUID(item["id"]),
         name=item["name"],
@@ -166,7 +187,8 @@ def _tool(item: Mapping[str, Any], workspace_id: UUID, secrets: Secrets) -> Tool
         return_schema=item["return_schema"],
         usage_guidelines=item["usage_guidelines"],
         effect=Effect(item["effect"]),
-        integrations=tuple(filter(None, (_integration(one, workspace_id, secrets) for one in item["integrations"] or ()))),
+        approval=item["approval"] == "required",
+        integrations=tuple(filter(None, (_integration(one, workspace_id, secrets) for one in connected))),
     )
 
 
@@ -188,6 +210,14 @@ def _integration(item: Mapping[str, Any], workspace_id: UUID, secrets: Secrets) 
     )
 
 
+def _pending(item: Mapping[str, Any]) -> Pending:
+    approval = None
+    if item["approval"] is not None:
+        decision = Decision(item["approval"])
+        approval = Approval(decision, item["arguments_hash"], item["reason"], item["edited_arguments"], item["used"])
+    return Pending(item["idempotency_key"], PendingState(item["state"]), approval)
+
+
 def _event(item: Mapping[str, Any]) -> Event:
     return Event(
         kind=EventKind(item["kind"]),
@@ -199,7 +229,7 @@ def _event(item: Mapping[str, Any]) -> Event:
     )
 
 
-def _payload(change: Change) -> dict[str, Any]:
+def _payload(change: Change, approval_s: float) -> dict[str, Any]:
     """`change` as write_turn reads it; parts that are empty are left out."""
     payload: dict[str, Any] = {}
     if change.events:
@@ -224,22 +254,27 @@ def _payload(change: Change) -> dict[str, Any]:
         payload["tool_calls"] = [
             {**asdict(intent), "tool_id": str(intent.tool_id) if intent.tool_id else None} for intent in change.tool_calls
         ]
+        payload["approval_s"] = approval_s
+    if change.starts:
+        payload["starts"] = [asdict(start) for start in change.starts]
     if change.reserve:
-        usd = change.reserve.reserved_usd
+        bound = change.reserve.bound
         payload["reserve"] = {
             "step": change.reserve.call.step,
             "attempt": change.reserve.call.attempt,
             "provider": change.reserve.provider,
             "model": change.reserve.model,
             "heard": change.reserve.heard,
-            "reserved_usd": None if usd is None else str(usd),
+            "again": change.reserve.again,
+            "reserved_tokens": bound.tokens if bound else None,
+            "reserved_usd": None if bound is None or bound.usd is None else str(bound.usd),
         }
     match change.rest:
         case Finish(status, error_class, error_detail):
             payload["rest"] = {"status": status, "error_class": error_class, "error_detail": _bounded(error_detail)}
-        case Park(wait_s, refund, error_class, error_detail):
+        case Park(wait_s, refund, error_class, error_detail, for_approval):
             payload["rest"] = {
-                "status": "queued",
+                "status": "waiting" if for_approval else "queued",
                 "wait_s": wait_s,
                 "refund": refund,
                 "error_class": error_class,
@@ -255,13 +290,14 @@ def _settled(settled: SettledCall) -> dict[str, Any]:
         "state": settled.state,
         "error_class": settled.error_class,
         "latency_ms": settled.latency_ms,
+        "estimated": settled.estimated,
     }
     reply = settled.reply
     if reply is not None:
         row |= {
             "model": reply.model,
             "ttft_ms": reply.ttft_ms,
-            "latency_ms": reply.latency_ms,
+            "latency_ms": settled.latency_ms if settled.estimated else reply.latency_ms,
             "provider_request_id": reply.provider_request_id,
             "cost_usd": None if settled.cost.cost_usd is None else str(settled.cost.cost_usd),
             "price_source": settled.cost.price_source,

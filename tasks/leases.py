@@ -13,6 +13,7 @@ import psycopg
 from psycopg_pool import PoolTimeout
 
 from engine.errors import LeaseLost
+from engine.stop import Stop, StopReason
 from store import turns
 from store.database import Database
 
@@ -20,41 +21,45 @@ log = logging.getLogger(__name__)
 
 
 class Lease:
-    """A held lease. `lost` once another worker may have taken the session over."""
+    """A held lease. `lost` once another worker may have taken the session over; `stop` is asked where somebody wants its turn to stop."""
 
     def __init__(self, fence: int, task: asyncio.Task[object], renewed_at: float) -> None:
         self.fence = fence
         self.task = task
         self.renewed_at = renewed_at
         self.lost = False
+        self.stop = Stop()
 
 
 class Leases:
-    """The leases this process holds, renewed every `every_s` for `lease_s`.
+    """The leases this process holds, renewed every `every_s` for `lease_s`; every `look_s` it is asked which of their turns shall stop.
 
     The heartbeat runs on the loop that runs the turns: a stuck loop loses its leases, as it must.
     """
 
-    def __init__(self, database: Database, *, lease_s: float, every_s: float) -> None:
+    def __init__(self, database: Database, *, lease_s: float, every_s: float, look_s: float = 0.4) -> None:
         self._database = database
         self._lease_s = lease_s
         self._every_s = every_s
+        self._look_s = look_s
         self._held: dict[UUID, Lease] = {}
-        self._beating: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     def __len__(self) -> int:
         return len(self._held)
 
     def start(self) -> None:
-        """Start beating, on the running loop."""
-        self._beating = asyncio.get_running_loop().create_task(self._beat(), name="lease heartbeat")
+        """Start beating and looking, on the running loop."""
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._beat(), name="lease heartbeat"), loop.create_task(self._look(), name="stops")]
 
     async def stop(self) -> None:
         """Stop beating. Leases still held run out by themselves."""
-        if self._beating is not None:
-            self._beating.cancel()
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
             with contextlib.suppress(asyncio.CancelledError):
-                await self._beating
+                await task
 
     @asynccontextmanager
     async def hold(self, session_id: UUID, fence: int) -> AsyncIterator[Lease]:
@@ -103,6 +108,22 @@ class Leases:
             for session, lease in held.items():
                 if session not in kept and self._held.get(session) is lease:
                     _lose(lease)
+
+    async def _look(self) -> None:
+        """Tell turns that somebody wants them to stop. A look that fails is followed by another; the settling commit looks as well."""
+        while True:
+            await asyncio.sleep(self._look_s)
+            held = dict(self._held)
+            if not held:
+                continue
+            try:
+                async with asyncio.timeout(self._every_s):
+                    wanted = await turns.stops(self._database, held)
+            except (psycopg.Error, PoolTimeout, TimeoutError) as error:
+                log.warning("it could not be asked which turns shall stop: %s", type(error).__name__)
+                continue
+            for session_id, reason in wanted.items():
+                held[session_id].stop.ask(StopReason(reason))
 
 
 def _lose(lease: Lease) -> None:

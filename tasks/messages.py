@@ -49,7 +49,14 @@ async def receive(
         reached(Point.C1)
         try:
             accepted = await messages.accept(
-                runtime.database, workspace_id, session, text, message_key=message_key, metadata=metadata, strategy=strategy
+                runtime.database,
+                workspace_id,
+                session,
+                text,
+                message_key=message_key,
+                metadata=metadata,
+                strategy=strategy,
+                window=runtime.settings.workspace_in_flight,
             )
         except (Conflict, Rejected, NotFound) as error:
             log.warning("a message was refused", extra={"session_id": str(session), "error_class": error.error_class})
@@ -58,6 +65,6 @@ async def receive(
             return
         reached(Point.C2)
         runtime.wake.news(session, accepted.offset)
-        if accepted.ring and accepted.turn_id is not None:
-            runtime.ringer.ring(accepted.turn_id)
+        if accepted.ring is not None:
+            runtime.ringer.ring(accepted.ring)
         reached(Point.C3)

@@ -36,8 +36,13 @@ class Runtime:
         self.performer = Performer(settings, self.outside)
         self.wake = Wake(settings.wake_url)
         self.ringer = Ringer(app, settings.database_url)
-        self.leases = Leases(self.database, lease_s=settings.turn_lease_s, every_s=settings.turn_heartbeat_s)
-        self.limits = Limits(model_calls=settings.turn_model_calls, tool_calls=settings.turn_tool_calls)
+        self.leases = Leases(self.database, lease_s=settings.turn_lease_s, every_s=settings.turn_heartbeat_s, look_s=settings.stop_look_s)
+        self.limits = Limits(
+            model_calls=settings.turn_model_calls,
+            tool_calls=settings.turn_tool_calls,
+            steps=settings.turn_steps,
+            wall_clock_s=settings.turn_wall_clock_s,
+        )
         self._box = SecretBox(settings.secret_keys.get_secret_value())
         self._process = f"{socket.gethostname()}:{os.getpid()}"
 

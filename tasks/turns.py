@@ -13,12 +13,14 @@ import psycopg
 from structlog.contextvars import bound_contextvars
 
 from crashpoints import Point, reached
-from engine.brief import Brief, Cost, ModelRequest
+from engine.brief import Bound, Brief, Cost, ModelRequest
 from engine.change import CallState, Change, Park, Rest, SettledCall, Written
 from engine.errors import LeaseLost
-from engine.events import ModelReply, ToolCall, ToolOutcome
+from engine.events import ModelReply, ToolCall, ToolOutcome, Usage
 from engine.loop import advance
-from integrations.pricing import cost_of
+from engine.stop import Stop
+from engine.tokens import bound_tokens, estimated_usage
+from integrations.pricing import cost_of, max_cost_of
 from settings import get_settings
 from store import sweep, turns
 from store.database import MAINTENANCE_ROLE, Database
@@ -59,6 +61,7 @@ async def carry(runtime: Runtime, turn_id: UUID) -> Rest | None:
         window=settings.history_events,
         limits=runtime.limits,
         secrets=runtime.secrets,
+        approval_s=settings.approval_s,
     )
     if isinstance(claim, turns.NotClaimed):  # settled already, or in other hands
         if claim.next_turn is not None:
@@ -66,8 +69,8 @@ async def carry(runtime: Runtime, turn_id: UUID) -> Rest | None:
         return None
     rest: Rest | None = None
     try:
-        async with runtime.leases.hold(claim.session_id, claim.fence):
-            rest = await _advance(runtime, claim)
+        async with runtime.leases.hold(claim.session_id, claim.fence) as lease:
+            rest = await _advance(runtime, claim, lease.stop)
     except LeaseLost:
         log.info("the session was taken over by another worker", extra={"session_id": str(claim.session_id), "fence": claim.fence})
     if claim.next_turn is not None:
@@ -75,11 +78,11 @@ async def carry(runtime: Runtime, turn_id: UUID) -> Rest | None:
     return rest
 
 
-async def _advance(runtime: Runtime, claim: turns.Claim) -> Rest | None:
+async def _advance(runtime: Runtime, claim: turns.Claim, stop: Stop) -> Rest | None:
     """Run the turn; whatever ends it early gives the lease back at once instead of letting it run out."""
     turn_log = _NewsLog(runtime, claim)
     try:
-        return await advance(turn_log, _Performing(runtime, claim), claim.brief, claim.start)
+        return await advance(turn_log, _Performing(runtime, claim), claim.brief, claim.start, stop)
     except LeaseLost:
         raise
     except asyncio.CancelledError:
@@ -130,18 +133,28 @@ class _Performing:
     def __init__(self, runtime: Runtime, claim: turns.Claim) -> None:
         self._runtime, self._claim = runtime, claim
 
-    async def call_model(self, request: ModelRequest) -> tuple[ModelReply, Cost]:
+    async def call_model(self, request: ModelRequest, heard: list[str]) -> tuple[ModelReply, Cost]:
         claim, wake = self._claim, self._runtime.wake
-        reply = await self._runtime.performer.call_model(
-            request,
-            on_delta=lambda text: wake.delta(claim.session_id, claim.turn_id, claim.attempts, text),
-        )
+
+        def hear(text: str) -> None:
+            heard.append(text)
+            wake.delta(claim.session_id, claim.turn_id, claim.attempts, text)
+
+        reply = await self._runtime.performer.call_model(request, on_delta=hear)
         return reply, cost_of(request.model_provider, reply.model, reply.usage, datetime.now(UTC))
 
     async def call_tool(self, brief: Brief, call: ToolCall, idempotency_key: str, *, begun: bool) -> ToolOutcome:
         names = tuple(tool.name for tool in brief.tools)
         tool = brief.tool(call.tool_name)
         return await self._runtime.performer.call_tool(tool, call, idempotency_key, tool_names=names, begun=begun)
+
+    def bound(self, request: ModelRequest) -> Bound:
+        given = bound_tokens(request)
+        return Bound(given + request.max_tokens, max_cost_of(request.model_provider, request.model_name, given, request.max_tokens))
+
+    def estimate(self, request: ModelRequest, heard: str) -> tuple[Usage, Cost]:
+        usage = estimated_usage(request, heard)
+        return usage, cost_of(request.model_provider, request.model_name, usage, datetime.now(UTC))
 
 
 @app.task(name="turns.sweep", queue="maintenance", ignore_result=True)
@@ -159,7 +172,7 @@ async def ring_what_is_due() -> None:
     )
     await maintenance.open()
     try:
-        due = await sweep.due(maintenance, stale_s=settings.ring_stale_s)
+        due = await sweep.due(maintenance, stale_s=settings.ring_stale_s, window=settings.workspace_in_flight)
         if due:
             await asyncio.to_thread(publish, app, due)
             log.info("rang turns that nobody carried", extra={"turns": len(due)})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from uuid import UUID
 
-from engine.brief import Brief, Cost, ModelRequest, ToolSpec
+from engine.brief import Bound, Brief, Cost, ModelRequest, ToolSpec
 from engine.change import Change, Written
 from engine.errors import LeaseLost
 from engine.events import (
@@ -19,6 +21,7 @@ from engine.events import (
     ToolOutcome,
     Usage,
 )
+from engine.tokens import bound_tokens, estimated_usage
 
 TURN, OTHER_TURN, SESSION, WORKSPACE, AGENT = (UUID(int=number) for number in range(1, 6))
 
@@ -85,24 +88,50 @@ class ListLog:
         return [str(event.kind) for event in self.events]
 
 
+@dataclass
+class Hanging:
+    """An answer that never comes to its end; `hangs` is set once it is waited for."""
+
+    says: tuple[str, ...] = ()
+    hangs: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class Script:
     """A world that answers from a script: model replies (or errors) in order, tool outcomes by tool call id."""
 
-    def __init__(self, *replies: ModelReply | Exception, tools: dict[str, ToolOutcome] | None = None) -> None:
+    def __init__(self, *replies: ModelReply | Exception | Hanging, tools: dict[str, ToolOutcome | Hanging] | None = None) -> None:
         self._replies = list(replies)
         self._tools = tools or {}
         self.requests: list[ModelRequest] = []
         self.tool_keys: list[tuple[str, str]] = []
+        self.made: list[ToolCall] = []
         self.begun: list[str] = []
 
-    async def call_model(self, request: ModelRequest) -> tuple[ModelReply, Cost]:
+    async def call_model(self, request: ModelRequest, heard: list[str]) -> tuple[ModelReply, Cost]:
         self.requests.append(request)
         reply = self._replies.pop(0)
         if isinstance(reply, Exception):
             raise reply
+        if isinstance(reply, Hanging):
+            heard.extend(reply.says)
+            reply.hangs.set()
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
         return reply, Cost(None, None)
 
     async def call_tool(self, brief: Brief, call: ToolCall, idempotency_key: str, *, begun: bool) -> ToolOutcome:
         self.tool_keys.append((call.tool_call_id, idempotency_key))
+        self.made.append(call)
         self.begun += [call.tool_call_id] if begun else []
-        return self._tools[call.tool_call_id]
+        outcome = self._tools[call.tool_call_id]
+        if isinstance(outcome, Hanging):
+            outcome.hangs.set()
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
+        return outcome
+
+    def bound(self, request: ModelRequest) -> Bound:
+        return Bound(bound_tokens(request) + request.max_tokens, Decimal("0.01"))
+
+    def estimate(self, request: ModelRequest, heard: str) -> tuple[Usage, Cost]:
+        return estimated_usage(request, heard), Cost(Decimal("0.001"), "estimate")

@@ -457,6 +457,9 @@ BEGIN
         END IF;
         IF v_status = 'cancelled' THEN
             v_rest := jsonb_build_object('error_class', coalesce(o_stop, v_rest->>'error_class'));
+            IF t.cancelled_by IS NOT NULL THEN
+                v_events := jsonb_set(v_events, '{-1,content,by}', to_jsonb(t.cancelled_by));
+            END IF;
             UPDATE approvals SET status = 'cancelled', decided_at = now() WHERE turn_id = p_turn AND status = 'pending';
         END IF;
         IF p_change ? 'tool_calls' THEN

@@ -7,12 +7,14 @@ from uuid import UUID
 
 import pytest
 
-from engine import loop
+from engine import course
 from engine.brief import Effect, Limits, Role, ToolSpec
 from engine.change import CallState, Finish, Park, Reserved
 from engine.errors import LeaseLost, ProviderDown, RateLimited, Rejected, ReplyLost, TimedOut, Unreachable
 from engine.events import Event, EventKind, FinishReason, ModelReply, Source, ToolCall, ToolOutcome, ToolStatus
-from engine.loop import Start, advance
+from engine.loop import advance
+from engine.pending import Pending, PendingState
+from engine.ports import Start
 from tests.fakes import TURN, ListLog, Script, brief, calls, customer, says
 
 LOOKUP = ToolSpec(UUID(int=9), "orders_lookup", "", {"type": "object"}, effect=Effect.IDEMPOTENT)
@@ -23,11 +25,11 @@ FIRST = Reserved(0, 0)
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Backing off between tries is not what these tests are about."""
-    monkeypatch.setattr(loop.random, "uniform", lambda low, high: 0.0 if low < 1 else low)
+    monkeypatch.setattr(course.random, "uniform", lambda low, high: 0.0 if low < 1 else low)
 
 
 def start(*events: Event, **fields: object) -> Start:
-    return Start(**({"events": events, "reserved": FIRST, "begun": {}} | fields))  # type: ignore[arg-type]
+    return Start(**({"events": events, "reserved": FIRST} | fields))  # type: ignore[arg-type]
 
 
 async def test_a_message_is_answered_in_one_commit():
@@ -96,8 +98,9 @@ async def test_a_resumed_turn_repeats_a_keyed_tool_with_the_same_key_and_asks_th
     log = ListLog(customer("Is it paid?", 0), called)
     world = Script(says("Yes."), tools={"c1": ToolOutcome(ToolStatus.SUCCEEDED, {})})
 
-    what = replace(LOOKUP, effect=effect)
-    await advance(log, world, brief(what), start(*log.events, reserved=None, begun={"c1": "the key of its row"}))
+    await advance(
+        log, world, brief(LOOKUP), start(*log.events, reserved=None, pending={"c1": Pending("the key of its row", PendingState.RUNNING)})
+    )
 
     assert world.tool_keys == [("c1", "the key of its row")]
     assert world.begun == ["c1"], "what a former worker began is said to be begun"
@@ -109,7 +112,7 @@ async def test_a_resumed_unsafe_call_is_unknown_and_not_made_again():
                    {"step": 0, "read_through": 0, "position": 0, "raw_arguments": "{}"}, TURN, 1)  # fmt: skip
     log, world = ListLog(customer("Refund me", 0), called), Script(says("I am not sure."))
 
-    await advance(log, world, brief(REFUND), start(*log.events, reserved=None, begun={"c1": "key"}))
+    await advance(log, world, brief(REFUND), start(*log.events, reserved=None, pending={"c1": Pending("key", PendingState.RUNNING)}))
 
     assert world.tool_keys == []
     assert log.events[2].content["status"] == "unknown"

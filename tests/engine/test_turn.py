@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from engine.brief import PromptMessage, Role
 from engine.events import Event, EventKind, Source
-from engine.turn import TurnState
+from engine.turn import YOUR_TURN, TurnState
 from tests.fakes import OTHER_TURN, TURN, customer
 
 
@@ -107,8 +107,9 @@ def test_the_prompt_is_valid_for_any_log_and_window(log: list[Event]):
     state = TurnState(TURN).then(log)
 
     assert accepted_by_every_provider(list(state.prompt()))
+    assert not state.prompt() or state.prompt()[-1].role is not Role.ASSISTANT
     said = [event.content["text"] for event in log if event.kind is EventKind.CUSTOMER_MESSAGE]
-    shown_to_model = [message.text for message in state.prompt() if message.role is Role.USER]
+    shown_to_model = [message.text for message in state.prompt() if message.role is Role.USER and message.text != YOUR_TURN]
     assert sorted(shown_to_model) == sorted(said), "every message of the window is shown once"
 
 

@@ -24,7 +24,14 @@ async def filled(database: Database) -> Tenant:
     """A tenant with at least one row in each of its tables."""
     made = await tenant(database, tools=({"name": "orders_lookup", "integration": {}},))
     accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
-    ids: dict[str, Any] = {"w": made.workspace_id, "s": made.session_id, "t": accepted.turn_id, "u": uuid7(), "key": uuid7().bytes}
+    ids: dict[str, Any] = {
+        "w": made.workspace_id,
+        "s": made.session_id,
+        "a": made.agent_id,
+        "t": accepted.turn_id,
+        "u": uuid7(),
+        "key": uuid7().bytes,
+    }
     async with database.transaction(made.workspace_id) as db:
         for statement in (
             "INSERT INTO model_calls (workspace_id, session_id, turn_id, step, attempt, provider, model, state)"
@@ -34,6 +41,11 @@ async def filled(database: Database) -> Tenant:
             "INSERT INTO users (id, name, email) VALUES (:u, 'Ada', CAST(:u AS text) || '@example.org')",
             "INSERT INTO permissions (workspace_id, user_id, entity_id, permission_type) VALUES (:w, :u, :w, 'admin')",
             "INSERT INTO api_keys (workspace_id, prefix, secret_sha256, role) VALUES (:w, 'p', :key, 'admin')",
+            "INSERT INTO agent_snapshots (workspace_id, agent_id, digest, version, snapshot) VALUES (:w, :a, 'd', 1, '{}')",
+            "INSERT INTO approvals (workspace_id, session_id, turn_id, tool_call_id, tool_name, arguments_hash, expires_at)"
+            " VALUES (:w, :s, :t, 'c', 'x', '', now())",
+            "INSERT INTO budgets (id, workspace_id, scope, scope_id, unit, period, cap) VALUES (:u, :w, 'workspace', :w, 'usd', 'day', 1)",
+            "INSERT INTO budget_holds (workspace_id, turn_id, step, attempt, budget_id, amount, day) VALUES (:w, :t, 0, 0, :u, 1, now())",
         ):
             await db.execute(sql(statement), ids)
     return made
@@ -89,7 +101,11 @@ async def test_another_workspace_sees_and_changes_nothing(database: Database, fi
         assert await tried(workspace, f"DELETE FROM {table}{where}") in (0, "denied")
     # The right workspace may change what its role may change at all: not the log, and not who is who.
     changed = await tried(filled.workspace_id, f"UPDATE {table} SET {column} = {column}{where}")
-    assert changed == "denied" if table in ("events", "permissions", "users", "workspaces") else changed not in (0, "denied")
+    assert (
+        changed == "denied"
+        if table in ("agent_snapshots", "events", "permissions", "users", "workspaces")
+        else changed not in (0, "denied")
+    )
 
 
 @pytest.mark.parametrize("verb", ["UPDATE events SET kind = 'x'", "DELETE FROM events"])

@@ -15,6 +15,7 @@ from engine.brief import Cost, Limits
 from engine.change import CallState, Change, Finish, Park, Reserve, Reserved, SettledCall, ToolIntent, ToolSettled
 from engine.errors import Conflict, LeaseLost, NotFound, Rejected
 from engine.events import Event, EventKind, FinishReason, ModelReply, Source, ToolOutcome, ToolStatus, Usage
+from engine.pending import Pending, PendingState
 from store import messages, sweep, turns
 from store.database import Database
 from tests.factories import Tenant, tenant
@@ -52,8 +53,8 @@ async def test_a_message_opens_a_turn_and_the_next_joins_it(database: Database):
     first = await messages.accept(database, made.workspace_id, made.session_id, "one")
     second = await messages.accept(database, made.workspace_id, made.session_id, "two")
 
-    assert (first.offset, first.turn_status, first.ring) == (0, "queued", True)
-    assert (second.offset, second.turn_id, second.ring) == (1, first.turn_id, False)
+    assert (first.offset, first.turn_status, first.ring) == (0, "queued", first.turn_id)
+    assert (second.offset, second.turn_id, second.ring) == (1, first.turn_id, None)
 
 
 async def test_enqueue_opens_a_turn_for_each_message_and_rings_the_first(database: Database):
@@ -62,7 +63,7 @@ async def test_enqueue_opens_a_turn_for_each_message_and_rings_the_first(databas
     accepted = [await messages.accept(database, made.workspace_id, made.session_id, text) for text in ("one", "two")]
 
     assert len({one.turn_id for one in accepted}) == 2
-    assert [one.ring for one in accepted] == [True, False]
+    assert [one.ring for one in accepted] == [accepted[0].turn_id, None]
 
 
 async def test_a_key_is_good_for_one_text(database: Database):
@@ -71,7 +72,7 @@ async def test_a_key_is_good_for_one_text(database: Database):
 
     again = await messages.accept(database, made.workspace_id, made.session_id, "one", message_key="k")
 
-    assert (again.event_id, again.turn_id, again.repeated, again.ring) == (first.event_id, first.turn_id, True, False)
+    assert (again.event_id, again.turn_id, again.repeated, again.ring) == (first.event_id, first.turn_id, True, None)
     with pytest.raises(Conflict, match="another text"):
         await messages.accept(database, made.workspace_id, made.session_id, "two", message_key="k")
     assert len(await rows(database, made, "SELECT 1 FROM events")) == 1
@@ -311,7 +312,8 @@ async def test_a_turn_taken_up_in_the_middle_knows_which_calls_were_begun(databa
 
     again = await claim(database, accepted.turn_id, "other")
 
-    assert (again.start.begun, again.start.reserved, again.attempts) == ({"c1": "key-1"}, None, 2)
+    assert (again.start.reserved, again.attempts) == (None, 2)
+    assert again.start.pending == {"c1": Pending("key-1", PendingState.RUNNING)}
     assert [event.kind for event in again.start.events] == [EventKind.CUSTOMER_MESSAGE, EventKind.TOOL_CALL]
 
 

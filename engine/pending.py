@@ -1,0 +1,116 @@
+"""Tool calls that a claim finds without a result: how far a former claim came with them, and what a person has decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from json import dumps
+from typing import Any
+
+from engine.brief import Brief
+from engine.change import ToolStart
+from engine.decide import approval_hash
+from engine.events import ToolCall, ToolOutcome, ToolStatus
+
+
+class PendingState(StrEnum):
+    """How far a tool call without a result is.
+
+    running: it was begun, and whether it happened is not known. requested: it was put off, and is still to be begun.
+    awaiting_approval: a person must decide about it first.
+    """
+
+    RUNNING = "running"
+    REQUESTED = "requested"
+    AWAITING_APPROVAL = "awaiting_approval"
+
+
+class Decision(StrEnum):
+    """What became of an approval."""
+
+    PENDING = "pending"
+    APPROVED = "approved"
+    DENIED = "denied"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """What a person has decided about one tool call, bound to `arguments_hash`. `edited_arguments` take the place of the model's."""
+
+    decision: Decision
+    arguments_hash: str
+    reason: str | None = None
+    edited_arguments: dict[str, Any] | None = None
+    used: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A tool call that has a row and no result."""
+
+    idempotency_key: str
+    state: PendingState
+    approval: Approval | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sorted:
+    """The pending calls of a turn: to be begun (by a commit first), to be made now, to be answered without being made, to wait for."""
+
+    starts: tuple[ToolStart, ...] = ()
+    ready: tuple[ToolCall, ...] = ()
+    answers: Mapping[str, ToolOutcome] = field(default_factory=dict)
+    waiting: tuple[ToolCall, ...] = ()
+
+
+def sort(calls: tuple[ToolCall, ...], rows: Mapping[str, Pending], brief: Brief) -> Sorted:
+    """Say of each pending call what is to be done with it next. A call without a row is ready."""
+    starts: list[ToolStart] = []
+    ready: list[ToolCall] = []
+    waiting: list[ToolCall] = []
+    answers: dict[str, ToolOutcome] = {}
+    for call in calls:
+        row = rows.get(call.tool_call_id)
+        match row.state if row else PendingState.RUNNING:
+            case PendingState.RUNNING:
+                ready.append(as_approved(call, row))
+            case PendingState.REQUESTED:
+                starts.append(ToolStart(call.tool_call_id))
+            case PendingState.AWAITING_APPROVAL:
+                approval = row.approval if row else None
+                if approval is None or approval.decision is Decision.PENDING:
+                    waiting.append(call)
+                elif approval.decision is Decision.APPROVED and not approval.used:
+                    hashed = approval_hash(brief, as_approved(call, row))
+                    if hashed == approval.arguments_hash:
+                        starts.append(ToolStart(call.tool_call_id, hashed))
+                    else:
+                        answers[call.tool_call_id] = _denied("What was approved is not what would be run, so it was not run.")
+                else:
+                    answers[call.tool_call_id] = _denied(_why(approval))
+    return Sorted(tuple(starts), tuple(ready), answers, tuple(waiting))
+
+
+def as_approved(call: ToolCall, row: Pending | None) -> ToolCall:
+    """The call with the arguments that a person has put in place of the model's, where they did."""
+    edited = row.approval.edited_arguments if row and row.approval else None
+    if edited is None:
+        return call
+    return replace(call, arguments=edited, raw_arguments=dumps(edited, ensure_ascii=False, separators=(",", ":")))
+
+
+def _why(approval: Approval) -> str:
+    match approval.decision:
+        case Decision.DENIED:
+            return f"A person decided against it{f': {approval.reason}' if approval.reason else '.'}"
+        case Decision.EXPIRED:
+            return "Nobody approved it in time, so it was not made."
+        case _:
+            return "Its approval was used or withdrawn before, so it was not made."
+
+
+def _denied(sentence: str) -> ToolOutcome:
+    return ToolOutcome(ToolStatus.DENIED, error=sentence, requests=0)
