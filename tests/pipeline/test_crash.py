@@ -26,6 +26,7 @@ def tool(stack: Stack, effect: str) -> dict[str, Any]:
         **TOOL,
         "effect": effect,
         "parameters": LOOSE,
+        "configuration": {"approval": "never"},
         "integration": {"configuration": {"url": f"{stack.sandbox_url}/tools/orders_lookup"}},
     }
 

@@ -25,7 +25,8 @@ def worker(stack: Stack) -> Process:
 
 def tool(stack: Stack, **fields: Any) -> dict[str, Any]:
     """A tool mapped to the sandbox's server."""
-    return {**TOOL, "integration": {"configuration": {"url": f"{stack.sandbox_url}/tools/orders_lookup"}}, **fields}
+    connected = {"integration": {"configuration": {"url": f"{stack.sandbox_url}/tools/orders_lookup"}}}
+    return {**TOOL, **connected, "configuration": {"approval": "never"}, **fields}
 
 
 async def test_a_message_whose_answer_needs_the_tool(stack: Stack, database: Database, ringer: Ringer):
