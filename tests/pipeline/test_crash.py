@@ -31,14 +31,17 @@ def tool(stack: Stack, effect: str) -> dict[str, Any]:
     }
 
 
-async def killed_while(stack: Stack, database: Database, ringer: Ringer, text: str, point: str, effect: str = "idempotent") -> Any:
-    """Send `text`, kill the worker when `point` (a query that counts) has come, let another finish; returns the turn's id."""
+async def killed_while(
+    stack: Stack, database: Database, ringer: Ringer, text: str, *, model: int, tool_requests: int = 0, effect: str = "idempotent"
+) -> Any:
+    """Send `text`, kill the worker once that many requests are with the model and the tool, let another finish; returns the turn's id."""
     made = await tenant(database, tools=(tool(stack, effect),))
     doomed = stack.worker()
+    before = tool_asked(stack)
     accepted = await messages.accept(database, made.workspace_id, made.session_id, text)
     assert accepted.turn_id is not None
     ringer.ring(accepted.turn_id)
-    until(lambda: stack.one(point, accepted.turn_id), 10)
+    until(lambda: asked(stack, text) >= model and tool_asked(stack) >= before + tool_requests, 20)
     doomed.kill()
     assert stack.status(accepted.turn_id) == "running", "the kill came too late to prove anything"
 
@@ -54,6 +57,11 @@ async def killed_while(stack: Stack, database: Database, ringer: Ringer, text: s
     return accepted.turn_id
 
 
+def tool_asked(stack: Stack) -> int:
+    count: int = stack.counts()["tools"].get("orders_lookup", {}).get("requests", 0)
+    return count
+
+
 def asked(stack: Stack, text: str) -> int:
     count: int = stack.counts()["by_text"].get(text, 0)
     return count
@@ -66,9 +74,7 @@ async def states(stack: Stack, turn_id: Any) -> list[str]:
 async def test_after_the_claim(stack: Stack, database: Database, ringer: Ringer):
     """The model was asked and nobody heard the answer (C7, C8): asked again, and the first call is in the books as unknown."""
     text = "[[fault hang]] after the claim"
-    turn_id = await killed_while(
-        stack, database, ringer, text, "SELECT count(*) FROM model_calls WHERE turn_id = %s AND created_at < now() - interval '0.3 s'"
-    )
+    turn_id = await killed_while(stack, database, ringer, text, model=1)
 
     assert asked(stack, text) == 2
     assert await states(stack, turn_id) == ["unknown", "settled"]
@@ -77,9 +83,7 @@ async def test_after_the_claim(stack: Stack, database: Database, ringer: Ringer)
 async def test_after_the_first_model_reply(stack: Stack, database: Database, ringer: Ringer):
     """The reply that asked for the tool is in the log, the tool was not reached (C9, C10): the model is not asked for it again."""
     text = '[[call orders_lookup {"order": 41, "fault": "hang"}]] first reply'
-    turn_id = await killed_while(
-        stack, database, ringer, text, "SELECT count(*) FROM tool_calls WHERE turn_id = %s AND created_at < now() - interval '0.3 s'"
-    )
+    turn_id = await killed_while(stack, database, ringer, text, model=1, tool_requests=1)
 
     assert asked(stack, text) == 2, "one request for each of the two steps"
     assert await states(stack, turn_id) == ["settled", "settled"]
@@ -89,10 +93,7 @@ async def test_after_the_first_model_reply(stack: Stack, database: Database, rin
 async def test_after_the_tools_effect(stack: Stack, database: Database, ringer: Ringer, effect: str, status: str, effects: int):
     """The tool ran and nobody heard (C11): a keyed tool is asked again under its key, an unsafe one is not, and the model is told."""
     text = f'[[call orders_lookup {{"order": 41, "fault": "effect-then-timeout"}}]] {effect} effect'
-    turn_id = await killed_while(
-        stack, database, ringer, text,
-        "SELECT count(*) FROM tool_calls WHERE turn_id = %s AND created_at < now() - interval '0.5 s'", effect,
-    )  # fmt: skip
+    turn_id = await killed_while(stack, database, ringer, text, model=1, tool_requests=1, effect=effect)
 
     key = stack.one("SELECT idempotency_key FROM tool_calls WHERE turn_id = %s", turn_id)
     done = stack.counts()["tools"]["orders_lookup"]["by_key"][key]
@@ -105,10 +106,7 @@ async def test_after_the_tools_effect(stack: Stack, database: Database, ringer: 
 async def test_before_the_settling_commit(stack: Stack, database: Database, ringer: Ringer):
     """Everything but the last answer is in the log (C12, C13): only the call in flight is made again."""
     text = '[[call orders_lookup {"order": 41}]] [[fault hang after 1]] before settling'
-    turn_id = await killed_while(
-        stack, database, ringer, text,
-        "SELECT count(*) FROM model_calls WHERE turn_id = %s AND step = 1 AND created_at < now() - interval '0.3 s'",
-    )  # fmt: skip
+    turn_id = await killed_while(stack, database, ringer, text, model=2, tool_requests=1)
 
     assert asked(stack, text) == 3
     assert await states(stack, turn_id) == ["settled", "unknown", "settled"]

@@ -100,7 +100,7 @@ async def test_within_one_worker_and_when_the_first_integration_is_down(stack: S
     worker = stack.worker()
     lost = await asked(database, ringer, await tenant(database, tools=(tool(stack, "queryable"),)), '"fault": "execute-then-drop"')
 
-    unsafe = tool(stack, "unsafe")
+    unsafe = tool(stack, "unsafe") | {"configuration": {"approval": "never"}}
     made = await tenant(database, tools=(unsafe,))
     tool_id = stack.one("SELECT id FROM tools WHERE workspace_id = %s", made.workspace_id)
     async with database.transaction(made.workspace_id) as db:
