@@ -77,15 +77,16 @@ async def post(database: Database, text: str, count: int) -> Tenant:
     return made
 
 
-async def hung(stack: Stack, database: Database, broker: Valkey) -> Process:
-    """A quiet worker whose broker was killed while all its four hands were full, and came back after two seconds."""
+async def hung(stack: Stack, database: Database, broker: Valkey, *, away_s: float = 2) -> Process:
+    """A quiet worker whose broker was killed while all its four hands were full, and came back after `away_s` seconds."""
     stack.worker(queues="maintenance", concurrency=2)
     stack.beat()
     worker = quiet(stack)
     await post(database, "Hello [[latency 700]]", TURNS)
     until(lambda: stack.one("SELECT count(*) FROM turns WHERE status = 'running' AND claimed_at > now() - interval '0.3 s'") == 4, 30)
     broker.kill()
-    time.sleep(2)
+    time.sleep(away_s)
+    assert worker.said("ready."), "while the broker is away, it is no fault of the worker's"
     until(lambda: worker.log.read_text().count("Couldn't ack") >= 4)  # none of the four will ever count as given back
     broker.start()
     assert stack.one(DONE) < TURNS, "it was done before the broker was gone: the run proves nothing"
@@ -106,7 +107,7 @@ async def test_without_the_watchdog_it_hangs_for_ever(stack: Stack, database: Da
 
 
 async def test_with_it_the_worker_is_ended_and_the_next_one_finishes(stack: Stack, database: Database, broker: Valkey):
-    worker = await hung(stack, database, broker)
+    worker = await hung(stack, database, broker, away_s=3 * float(WATCHDOG_S))
     until(lambda: worker.popen.poll() is not None, 60)
 
     assert worker.popen.returncode == EXIT_CODE
