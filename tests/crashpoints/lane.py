@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 from uuid import UUID
@@ -32,6 +33,7 @@ from tests.pipeline.stack import Process, Stack, answers
 from tests.servers import EmbeddedValkey, free_port, until
 
 BEAT_S = 0.25
+START_S = 90  # where many start at the same time
 QUEUES = ("turns", "messages", "tools", "maintenance")
 WORKER = (
     *("-m", "celery", "-A", "tasks", "worker", "--pool", "custom", "-c", "50"),
@@ -91,24 +93,25 @@ class Lane:
         self._apps: dict[str, Celery] = {}
 
     def __enter__(self) -> Self:
-        self.valkey.start()
-        self._db = psycopg.connect(self.database_url, autocommit=True)
-        self.armed_broker, self.clean_broker = self.valkey.url_of(0), self.valkey.url_of(1)
-        self.clean = self.stack(self.clean_broker)
-        self._worker = self.clean.worker(concurrency=50, wait=False)
-        port = free_port()
-        self.stack(self.armed_broker).api(port)
-        self.api_url = f"http://127.0.0.1:{port}"
-        until(lambda: self._worker.said("ready."), 60)
+        with ExitStack() as opened:
+            opened.enter_context(self.valkey)
+            self._db = opened.enter_context(psycopg.connect(self.database_url, autocommit=True))
+            opened.callback(self._close)
+            self.armed_broker, self.clean_broker = self.valkey.url_of(0), self.valkey.url_of(1)
+            worker = self._nursery.start(self.stack(self.clean_broker), *WORKER)
+            _, self.api_url = self._api(self.stack(self.armed_broker))
+            until(lambda: worker.said("ready."), START_S)
+            self._opened = opened.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def _close(self) -> None:
         for stack in reversed(self._stacks):
             stack.close()
         for app in self._apps.values():
             app.close()
-        self._db.close()
-        self.valkey.stop()
 
     def stack(self, broker_url: str, **env: str) -> Stack:
         """Processes with the lane's settings and `env`."""
@@ -125,10 +128,14 @@ class Lane:
         stack = self.stack(broker_url or self.armed_broker, **{AT: crash.at, CONSENT: CONSENTED}, **env)
         if crash.where is Where.WORKER:
             return Armed(crash, stack, self._nursery.start(stack, *WORKER)), ""
+        process, url = self._api(stack)
+        return Armed(crash, stack, process), url
+
+    def _api(self, stack: Stack) -> tuple[Process, str]:
         port = free_port()
         process = self._nursery.start(stack, "-m", "uvicorn", "api.app:app", "--port", str(port), "--log-level", "warning")
-        until(lambda: process.said("") and answers(f"http://127.0.0.1:{port}/healthz"), 60)
-        return Armed(crash, stack, process), f"http://127.0.0.1:{port}"
+        until(lambda: process.said("") and answers(f"http://127.0.0.1:{port}/healthz"), START_S)
+        return process, f"http://127.0.0.1:{port}"
 
     def tenant(self, text_of_tools: dict[str, str]) -> tuple[Tenant, str]:
         """A workspace whose agent has these tools, by name with their effects; and its API key."""

@@ -18,9 +18,9 @@ class Nursery:
     """A process that forks others. Ends them all when it ends."""
 
     def __enter__(self) -> Self:
-        self._lock = threading.Lock()
+        self._ordering = threading.Lock()  # one order at a time: who is born next is whom it asked for
         self._codes: dict[int, int] = {}
-        self._told = threading.Condition(self._lock)
+        self._told = threading.Condition()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.crashpoints.forks"],
             cwd=ROOT,
@@ -48,7 +48,7 @@ class Nursery:
         order = {"argv": argv, "env": stack.env, "log": str(process.log)}
         process.log.touch()
         assert self._process.stdin is not None
-        with self._told:
+        with self._ordering, self._told:
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
             self._process.stdin.flush()
             assert self._told.wait_for(lambda: self._born, 60), "the nursery does not answer"
