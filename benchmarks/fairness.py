@@ -1,0 +1,235 @@
+"""What one workspace's flood does to another, quiet one: its p95 alone, then beside 10,000 queued messages, in one run.
+
+    python -m benchmarks.fairness [--flood 10000] [--sessions 2000] [--latency 300] [--every 0.5] [--samples 80] [--window N]
+
+The quiet workspace sends a message every half second over HTTP, each in a session of its own, and waits for its reply. The flood is in the
+log before the workers start. Each turn is a model call that asks for a tool, the tool, and a model call that answers. Two worker
+processes. The figures are printed only after every message of both was answered and the books were checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import os
+import platform
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from httpx_aiohttp import HttpxAiohttpClient
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.chaos import connected
+from benchmarks.rig import percentile, rig
+from settings import Settings
+from store import messages, workspaces
+from store.database import Database
+from tasks.celery_app import make_app
+from tasks.ring import Ringer
+from tests.factories import Tenant, tenant
+from tests.invariants import violations
+from tests.pipeline.stack import TOOL, Process, Stack
+from tests.servers import free_port, until
+
+WORKERS = 2
+WARM_UP = 10
+INTAKE_AT_ONCE = 16
+TARGET = 3.0
+REPLY_WITHIN_S = 600.0
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is asked: the flood's messages and the sessions they go round, the model's latency, the quiet workspace's pace."""
+
+    flood: int
+    sessions: int
+    latency_ms: int
+    every_s: float
+    samples: int
+
+
+@dataclass
+class Figures:
+    """What came of it; the quiet workspace's latencies in seconds, in the order sent."""
+
+    solo: list[float]
+    flooded: list[float]
+    queued_before: int
+    queued_after: int
+    flood_s: float
+
+    @property
+    def ratio(self) -> float:
+        """The quiet workspace's p95 beside the flood, over its p95 alone."""
+        return percentile(self.flooded, 0.95) / percentile(self.solo, 0.95)
+
+
+@dataclass(frozen=True)
+class Quiet:
+    """The quiet workspace: one fresh session for each message it will send."""
+
+    api_key: str
+    workspace_id: UUID
+    sessions: list[UUID]
+
+
+def text_of(load: Load, number: int) -> str:
+    """A message whose answer needs the tool."""
+    return f"Is order {number} paid? [[latency {load.latency_ms}]]"
+
+
+async def _prepared(stack: Stack, load: Load) -> tuple[Tenant, Quiet]:
+    database = Database(stack.database_url, pool_size=2)
+    await database.open()
+    tools = ({**TOOL, "integration": {"configuration": {"url": f"{stack.sandbox_url}/tools/orders_lookup"}}},)
+    flood = await tenant(database, sessions=load.sessions, strategy="enqueue", tools=tools)
+    created = await workspaces.create(database, "Quiet")
+    made = await tenant(database, workspace_id=created.workspace_id, sessions=WARM_UP + 2 * load.samples, tools=tools)
+    await database.close()
+    return flood, Quiet(created.api_key, created.workspace_id, made.session_ids)
+
+
+async def _converse(url: str, quiet: Quiet, sessions: list[UUID], load: Load) -> list[float]:
+    """Send one message to each of `sessions`, one every `load.every_s`; returns how long each reply took, as the sender sees it."""
+    async with HttpxAiohttpClient(base_url=url, headers={"Authorization": f"Bearer {quiet.api_key}"}, timeout=60) as client:
+
+        async def one(place: int, session_id: UUID) -> float:
+            await asyncio.sleep(place * load.every_s)
+            began = time.monotonic()
+            reply = await client.post(f"/v1/sessions/{session_id}/messages", json={"text": text_of(load, place)})
+            if reply.status_code != 202:
+                raise SystemExit(f"the quiet workspace's message was answered {reply.status_code}: {reply.text}")
+            while time.monotonic() < began + REPLY_WITHIN_S:
+                found = await client.get(f"/v1/sessions/{session_id}/events", params={"after": 0, "kind": "agent_message", "wait": 20})
+                if found.status_code == 200 and found.json()["events"]:
+                    return time.monotonic() - began
+            raise SystemExit(f"a message of the quiet workspace was not answered within {REPLY_WITHIN_S:.0f} s")
+
+        return list(await asyncio.gather(*(one(place, session_id) for place, session_id in enumerate(sessions))))
+
+
+async def _flood(stack: Stack, made: Tenant, load: Load) -> None:
+    """Accept the flood, round its sessions, and ring for it, as the front door does."""
+    database = Database(stack.database_url, pool_size=INTAKE_AT_ONCE)
+    await database.open()
+    app = make_app(Settings(DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))  # type: ignore[call-arg]
+    ringer = Ringer(app, stack.database_url)
+    ringer.start()
+    numbers = itertools.count()
+
+    async def some() -> None:
+        while (number := next(numbers)) < load.flood:
+            session_id = made.session_ids[number % load.sessions]
+            accepted = await messages.accept(database, made.workspace_id, session_id, text_of(load, number))
+            if accepted.ring and accepted.turn_id:
+                ringer.ring(accepted.turn_id)
+
+    await asyncio.gather(*(some() for _ in range(INTAKE_AT_ONCE)))
+    await asyncio.to_thread(ringer.close)
+    await database.close()
+    app.close()
+
+
+def _workers(stack: Stack) -> list[Process]:
+    before = connected(stack)
+    started = [stack.worker(concurrency=1000, queues="turns,messages,tools", wait=False) for _ in range(WORKERS)]
+    until(lambda: connected(stack) >= before + WORKERS, 60)
+    return started
+
+
+def _queued(stack: Stack, workspace_id: UUID) -> int:
+    count: int = stack.one(
+        "SELECT count(*) FROM turns WHERE workspace_id = %s AND status IN ('queued', 'running', 'waiting')", workspace_id
+    )
+    return count
+
+
+def measure(stack: Stack, load: Load) -> Figures:
+    """Run both phases on a stack whose sandbox is up; raises SystemExit where a message was not answered once."""
+    flood, quiet = asyncio.run(_prepared(stack, load))
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    stack.api(port)
+    stack.beat()
+    stack.worker(queues="maintenance", concurrency=4, wait=False)
+    workers = _workers(stack)
+    warm, rest = quiet.sessions[:WARM_UP], quiet.sessions[WARM_UP:]
+    asyncio.run(_converse(url, quiet, warm, load))
+    solo = asyncio.run(_converse(url, quiet, rest[: load.samples], load))
+    for worker in workers:
+        worker.stop()
+    until(lambda: connected(stack) <= 1, 60)
+
+    asyncio.run(_flood(stack, flood, load))
+    began = time.monotonic()
+    _workers(stack)
+    until(lambda: _queued(stack, flood.workspace_id) <= load.flood * 0.98, 120)  # it runs by now, at its pace
+    queued_before = _queued(stack, flood.workspace_id)
+    flooded = asyncio.run(_converse(url, quiet, rest[load.samples :], load))
+    queued_after = _queued(stack, flood.workspace_id)
+    stack.drained(REPLY_WITHIN_S)
+    figures = Figures(solo, flooded, queued_before, queued_after, time.monotonic() - began)
+    _check(stack, load)
+    return figures
+
+
+def _check(stack: Stack, load: Load) -> None:
+    wanted = load.flood + WARM_UP + 2 * load.samples
+    done = stack.one("SELECT count(*) FROM turns WHERE status = 'done'")
+    found = violations(stack.database_url)
+    if done != wanted or found or stack.counts()["bad_requests"]:
+        raise SystemExit(f"{done} of {wanted} messages answered; violations: {found}\n{stack.tails()}")
+
+
+def report(load: Load, figures: Figures) -> None:
+    """Print the table, and whether the target is met."""
+    console = Console(width=max(100, Console().width))
+    table = Table(title=f"A quiet workspace beside {load.flood} queued messages of another ({load.sessions} sessions); seconds")
+    for column in ("quiet workspace", "messages", "p50", "p95", "max", "flood still open, before", "after"):
+        table.add_column(column, justify="left" if column == "quiet workspace" else "right")
+    for name, took, queued in (
+        ("alone", figures.solo, ("", "")),
+        ("beside the flood", figures.flooded, (str(figures.queued_before), str(figures.queued_after))),
+    ):
+        table.add_row(name, str(len(took)), f"{percentile(took, 0.5):.2f}", f"{percentile(took, 0.95):.2f}", f"{max(took):.2f}", *queued)
+    console.print(table)
+    console.print(f"p95 beside the flood / p95 alone: {figures.ratio:.2f} (target: under {TARGET:.0f})")
+    console.print(f"the flood: {load.flood / figures.flood_s:.0f} turns/s; every message of both answered, the books closed")
+    if figures.queued_after == 0:
+        console.print("[yellow]the flood was over before the measuring was: use a greater --flood[/yellow]")
+
+
+def main() -> None:
+    """Run and print."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--flood", type=int, default=10_000)
+    arguments.add_argument("--sessions", type=int, default=2000)
+    arguments.add_argument("--latency", type=int, default=300, metavar="MS", help="of the model, for each of a turn's two calls")
+    arguments.add_argument("--every", type=float, default=0.5, metavar="SECONDS")
+    arguments.add_argument("--samples", type=int, default=80)
+    arguments.add_argument("--window", type=int, help="TURNLINE_WORKSPACE_IN_FLIGHT, if not its default")
+    given = arguments.parse_args()
+    load = Load(given.flood, given.sessions, given.latency, given.every, given.samples)
+    settings = {
+        "TURNLINE_TURN_LEASE_S": "30",
+        "TURNLINE_TURN_HEARTBEAT_S": "10",
+        "TURNLINE_SWEEP_EVERY_S": "5",
+        "TURNLINE_RING_STALE_S": "10",
+        "TURNLINE_DB_POOL_SIZE": "10",
+        "TURNLINE_LOG_LEVEL": "WARNING",
+    }
+    if given.window:
+        settings["TURNLINE_WORKSPACE_IN_FLIGHT"] = str(given.window)
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Python {platform.python_version()}, {WORKERS} worker processes")
+    with rig(**settings) as (stack, _, _):
+        figures = measure(stack, load)
+    report(load, figures)
+
+
+if __name__ == "__main__":
+    main()
