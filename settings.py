@@ -46,6 +46,10 @@ class Settings(BaseSettings):
     api_host: str = "127.0.0.1"
     api_port: int = 8000
     request_max_bytes: int = 256 * 1024
+    session_max_open: int = Field(20, ge=0, description="Open turns of one session; a message that would open another is answered 429.")
+    workspace_max_open: int = Field(10_000, ge=0, description="The same of one workspace; 0, as in the others: no limit.")
+    max_open: int = Field(0, ge=0, description="Turns of all workspaces that wait for a worker or are carried.")
+    max_behind_s: float = Field(60.0, ge=0, description="How long a turn may wait for a worker before nobody's messages are taken.")
 
     # The turn
     turn_lease_s: float = Field(30.0, gt=0, description="How long a claim holds without a heartbeat.")

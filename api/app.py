@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from api import agents, events, health, messages, openapi, problems, reference, sessions, stream, tools, turns
 from api.auth import Keys
 from api.deps import Front
+from api.pressure import Gauge
 from crashpoints import refuse_a_normal_start
 from settings import Settings, get_settings
 from store.database import Database
@@ -41,7 +42,8 @@ def create_app(settings: Settings) -> FastAPI:
         database = Database(settings.database_url, pool_size=settings.db_pool_size, application_name="turnline-api", wait_s=5)
         ringer = Ringer(celery, settings.database_url)
         wake, listener, keys = Wake(settings.wake_url), Listener(settings.wake_url), Keys(database)
-        front = Front(settings, database, keys, box, wake, listener, ringer)
+        gauge = Gauge(settings, database)
+        front = Front(settings, database, keys, box, wake, listener, ringer, gauge)
         front.stopping.then(listener.nudge)
         app.state.front = front
         app.state.readiness = health.Readiness(database, celery)
@@ -49,11 +51,13 @@ def create_app(settings: Settings) -> FastAPI:
         await wake.open()
         await listener.open()
         ringer.start()
+        await gauge.start()
         try:
             with front.stopping.on_signals():
                 yield
         finally:
             front.stopping.set()
+            await gauge.stop()
             await asyncio.to_thread(ringer.close)
             await listener.close()
             await wake.close()

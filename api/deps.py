@@ -14,6 +14,7 @@ from fastapi.security import HTTPBearer
 from api.auth import Keys, authenticate, authorise
 from api.limits import GuardedRequest
 from api.openapi import PROBLEMS
+from api.pressure import Gauge
 from api.stopping import Stopping
 from settings import Settings
 from store.database import Database
@@ -40,6 +41,7 @@ class Front:
     wake: Wake
     listener: Listener
     ringer: Doorbell
+    gauge: Gauge
     stopping: Stopping = field(default_factory=Stopping)
 
 

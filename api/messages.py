@@ -9,7 +9,7 @@ from fastapi import Header, Response
 
 from api import answers, schemas
 from api.deps import CallerDep, Front, FrontDep, router
-from api.openapi import CONFLICT
+from api.openapi import CONFLICT, TOO_MUCH
 from api.problems import Problem
 from api.wire import Json
 from crashpoints import Point, reached
@@ -26,7 +26,9 @@ _HEADERS: dict[str, Any] = {
 }
 
 
-@routes.post("/sessions/{session_id}/messages", status_code=202, response_model=answers.Accepted, responses={202: _HEADERS, **CONFLICT})
+@routes.post(
+    "/sessions/{session_id}/messages", status_code=202, response_model=answers.Accepted, responses={202: _HEADERS, **CONFLICT, **TOO_MUCH}
+)
 async def post_message(
     session_id: UUID,
     body: schemas.MessageCreate,
@@ -39,24 +41,30 @@ async def post_message(
     """Accept a customer's message. The reply appears in the session's log.
 
     With a `message_key` this is safe to repeat: the same key and text get the first answer, the same key with another text is a conflict.
+    Where too much is open already, the answer is 429, with `Retry-After`: nothing was accepted, send it again with the same key.
     """
     if idempotency_key is not None and body.message_key is not None and idempotency_key != body.message_key:
         what = "It differs from the Idempotency-Key header; send one of them."
         raise Problem(422, "Two different keys were sent.", errors=[("body.message_key", what)])
+    message_key = body.message_key if body.message_key is not None else idempotency_key
+    await front.gauge.check(caller.workspace_id, session_id, message_key=message_key, strategy=body.strategy)
     reached(Point.C1)
     accepted = await messages.accept(
         front.database,
         caller.workspace_id,
         session_id,
         body.text,
-        message_key=body.message_key if body.message_key is not None else idempotency_key,
+        message_key=message_key,
         metadata=body.metadata,
         strategy=body.strategy,
         window=front.settings.workspace_in_flight,
+        max_open=front.settings.session_max_open or None,
     )
     reached(Point.C2)
     if not accepted.repeated:
         front.wake.news(session_id, accepted.offset)
+        if accepted.turn_status == "queued":
+            front.gauge.let_in(caller.workspace_id)
     if accepted.ring is not None:
         front.ringer.ring(accepted.ring)
     reached(Point.C3)

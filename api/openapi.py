@@ -55,6 +55,14 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     503: problem("The database does not answer; try again after `Retry-After` seconds."),
 }
 CONFLICT: dict[int | str, dict[str, Any]] = {409: problem("It contradicts what is there already.")}
+TOO_MUCH: dict[int | str, dict[str, Any]] = {
+    429: {
+        **problem(
+            "Too much is open in the session, in the workspace or in all; `detail` says what. Try again after `Retry-After` seconds."
+        ),
+        "headers": {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}},
+    }
+}
 PRECONDITION: dict[int | str, dict[str, Any]] = {412: problem("It has changed meanwhile: `If-Match` names another version.")}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import traceback
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -21,7 +22,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.wire import text_of
-from engine.errors import Conflict, NotFound, Rejected, TurnlineError
+from engine.errors import Conflict, NotFound, RateLimited, Rejected, TurnlineError
 from store.agents import Stale
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ AWAY: tuple[type[Exception], ...] = (
     sqlalchemy.exc.TimeoutError,
 )
 _METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
-_ENGINE: Mapping[type[TurnlineError], int] = {NotFound: 404, Stale: 412, Conflict: 409, Rejected: 422}
+_ENGINE: Mapping[type[TurnlineError], int] = {NotFound: 404, Stale: 412, Conflict: 409, Rejected: 422, RateLimited: 429}
 
 
 class Problem(Exception):
@@ -106,7 +107,9 @@ def install(app: FastAPI) -> None:
         status = next((status for kind, status in _ENGINE.items() if isinstance(error, kind)), None)
         if status is None:
             raise error
-        return respond(request.scope, Problem(status, _sentence(str(error))))
+        after_s = error.retry_after_s if isinstance(error, RateLimited) else None
+        headers = None if after_s is None else {"Retry-After": str(max(1, math.ceil(after_s)))}
+        return respond(request.scope, Problem(status, _sentence(str(error)), headers=headers))
 
     async def validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it

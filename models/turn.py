@@ -39,6 +39,7 @@ class TurnRow(Base):
     rung_at: Mapped[datetime | None]
     rings: Mapped[Count]
     place: Mapped[str] = mapped_column(server_default=text("'waiting'"))
+    granted_at: Mapped[datetime | None]  # set by a trigger, whoever grants the place
     cancel_requested_at: Mapped[datetime | None]
     cancel_reason: Mapped[str | None]
     cancelled_by: Mapped[str | None]

@@ -11,16 +11,17 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 from sqlalchemy import text as sql
 
-from engine.errors import Conflict, NotFound, Permanent, Rejected
+from engine.errors import Conflict, NotFound, Permanent, RateLimited, Rejected
 from engine.sanitise import check_json_value
 from store.database import Database, dumps
 
 TEXT_MAX_BYTES = 64 * 1024
 KEY_MAX_LENGTH = 200
 METADATA_MAX_BYTES = 64 * 1024
+SETTLES_S = 5.0  # when it is worth asking again whether a turn has settled
 STRATEGIES = ("coalesce", "enqueue", "reject", "interrupt", "rollback")
 
-ACCEPT = "SELECT * FROM accept_message($1, $2, $3, $4, $5, $6, $7)"
+ACCEPT = "SELECT * FROM accept_message($1, $2, $3, $4, $5, $6, $7, $8)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +50,23 @@ async def accept(
     metadata: dict[str, Any] | None = None,
     strategy: str | None = None,
     window: int = 200,
+    max_open: int | None = None,
 ) -> Accepted:
     """Append a customer's message and open a turn for it, or join the open one; one transaction.
 
-    Safe to repeat with the same `message_key`. `window`: how many turns of the workspace may be rung or running at a time.
+    Safe to repeat with the same `message_key`. `window`: how many turns of the workspace may be rung or running at a time;
+    `max_open`: how many turns of the session may be open.
 
     Raises:
         Rejected: the text is blank, longer than 64 KiB or not storable; the key, metadata or strategy is not what it must be.
         NotFound: no such session in this workspace.
         Conflict: the key was used with another text; the session has ended; its agent does not answer any more; a turn is open, and
             the strategy is reject, or is rollback and an unsafe tool has run.
+        RateLimited: the session has `max_open` open turns.
     """
     _check(text, message_key, metadata, strategy)
-    row = await database.call(ACCEPT, workspace_id, session_id, Jsonb({"text": text}), Jsonb(metadata or {}), message_key, strategy, window)
+    content = Jsonb({"text": text})
+    row = await database.call(ACCEPT, workspace_id, session_id, content, Jsonb(metadata or {}), message_key, strategy, window, max_open)
     match row["o_outcome"]:
         case "accepted" | "repeated":
             return Accepted(
@@ -81,6 +86,11 @@ async def accept(
             raise Conflict("a turn is under way, and the strategy is reject; send the message again when it has settled")
         case "unsafe_ran":
             raise Conflict("an unsafe tool has run in the turn under way, so it cannot be rolled back; interrupt it instead")
+        case "too_many_open":
+            raise RateLimited(
+                f"the session has {max_open} open turns, which is as many as it may have; send the message again when one has settled",
+                retry_after_s=SETTLES_S,
+            )
         case "agent_inactive":
             raise Conflict("the session's agent is not active")
         case _:
