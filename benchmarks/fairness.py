@@ -44,13 +44,15 @@ REPLY_WITHIN_S = 600.0
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked: the flood's messages and the sessions they go round, the model's latency, the quiet workspace's pace."""
+    """What is asked: the flood's messages and the sessions they go round, the model's latency, the quiet workspace's pace,
+    how many turns of one workspace may be rung or running."""
 
     flood: int
     sessions: int
     latency_ms: int
     every_s: float
     samples: int
+    window: int
 
 
 @dataclass
@@ -125,9 +127,9 @@ async def _flood(stack: Stack, made: Tenant, load: Load) -> None:
     async def some() -> None:
         while (number := next(numbers)) < load.flood:
             session_id = made.session_ids[number % load.sessions]
-            accepted = await messages.accept(database, made.workspace_id, session_id, text_of(load, number))
-            if accepted.ring and accepted.turn_id:
-                ringer.ring(accepted.turn_id)
+            accepted = await messages.accept(database, made.workspace_id, session_id, text_of(load, number), window=load.window)
+            if accepted.ring is not None:
+                ringer.ring(accepted.ring)
 
     await asyncio.gather(*(some() for _ in range(INTAKE_AT_ONCE)))
     await asyncio.to_thread(ringer.close)
@@ -189,7 +191,9 @@ def _check(stack: Stack, load: Load) -> None:
 def report(load: Load, figures: Figures) -> None:
     """Print the table, and whether the target is met."""
     console = Console(width=max(100, Console().width))
-    table = Table(title=f"A quiet workspace beside {load.flood} queued messages of another ({load.sessions} sessions); seconds")
+    table = Table(
+        title=f"A quiet workspace beside {load.flood} queued messages of another ({load.sessions} sessions, window {load.window}); s"
+    )
     for column in ("quiet workspace", "messages", "p50", "p95", "max", "flood still open, before", "after"):
         table.add_column(column, justify="left" if column == "quiet workspace" else "right")
     for name, took, queued in (
@@ -212,19 +216,18 @@ def main() -> None:
     arguments.add_argument("--latency", type=int, default=300, metavar="MS", help="of the model, for each of a turn's two calls")
     arguments.add_argument("--every", type=float, default=0.5, metavar="SECONDS")
     arguments.add_argument("--samples", type=int, default=80)
-    arguments.add_argument("--window", type=int, help="TURNLINE_WORKSPACE_IN_FLIGHT, if not its default")
+    arguments.add_argument("--window", type=int, default=Settings().workspace_in_flight, help="TURNLINE_WORKSPACE_IN_FLIGHT")
     given = arguments.parse_args()
-    load = Load(given.flood, given.sessions, given.latency, given.every, given.samples)
+    load = Load(given.flood, given.sessions, given.latency, given.every, given.samples, given.window)
     settings = {
         "TURNLINE_TURN_LEASE_S": "30",
         "TURNLINE_TURN_HEARTBEAT_S": "10",
         "TURNLINE_SWEEP_EVERY_S": "5",
         "TURNLINE_RING_STALE_S": "10",
         "TURNLINE_DB_POOL_SIZE": "10",
+        "TURNLINE_WORKSPACE_IN_FLIGHT": str(given.window),
         "TURNLINE_LOG_LEVEL": "WARNING",
     }
-    if given.window:
-        settings["TURNLINE_WORKSPACE_IN_FLIGHT"] = str(given.window)
     print(f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Python {platform.python_version()}, {WORKERS} worker processes")
     with rig(**settings) as (stack, _, _):
         figures = measure(stack, load)
