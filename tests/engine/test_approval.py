@@ -1,0 +1,148 @@
+"""Tool calls that a person must approve: asked for once, bound to what they are, run once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+
+from engine.brief import Brief, Effect, ToolSpec
+from engine.change import Finish, Park, Reserved
+from engine.decide import approval_hash
+from engine.events import Event, EventKind, Source, ToolCall, ToolOutcome, ToolStatus
+from engine.loop import advance
+from engine.pending import Approval, Decision, Pending, PendingState
+from engine.ports import Start
+from tests.fakes import TURN, ListLog, Script, brief, calls, customer, says
+
+SCHEMA = {"type": "object", "properties": {"cents": {"type": "integer"}}, "required": ["cents"]}
+REFUND = ToolSpec(UUID(int=8), "refund", "", SCHEMA, effect=Effect.UNSAFE, approval=True)
+LOOKUP = ToolSpec(UUID(int=9), "lookup", "", {"type": "object"}, effect=Effect.PURE)
+FIRST = Reserved(0, 0)
+WAITS = Park(0.0, refund=True, for_approval=True)
+
+
+def refund(call_id: str = "c0", cents: object = 500) -> ToolCall:
+    return ToolCall(call_id, "refund", {"cents": cents}, f'{{"cents": {cents}}}')
+
+
+def asked(*some: ToolCall) -> list[Event]:
+    """The log of a turn whose model has asked for these calls."""
+    return [
+        customer("Refund me", 0),
+        *(
+            Event(
+                EventKind.TOOL_CALL,
+                Source.AI_AGENT,
+                {"tool_call_id": call.tool_call_id, "tool_name": call.tool_name, "arguments": call.arguments},
+                {"step": 0, "read_through": 0, "position": place, "raw_arguments": call.raw_arguments},
+                TURN,
+                place + 1,
+            )
+            for place, call in enumerate(some)
+        ),
+    ]
+
+
+def waiting(call: ToolCall, given: Brief, decision: Decision = Decision.PENDING, **fields: object) -> Pending:
+    approval = Approval(decision, approval_hash(given, call), **fields)  # type: ignore[arg-type]
+    return Pending(f"key of {call.tool_call_id}", PendingState.AWAITING_APPROVAL, approval)
+
+
+async def test_a_call_that_needs_approval_parks_the_turn_in_the_commit_that_asks_for_it():
+    log, world = ListLog(customer("Refund me", 0)), Script(calls(refund()))
+
+    assert await advance(log, world, brief(REFUND), Start(tuple(log.events), FIRST)) == WAITS
+
+    (change,) = log.changes
+    assert change.tool_calls[0].approval_hash == approval_hash(brief(REFUND), refund())
+    assert world.made == []
+
+
+async def test_the_others_of_a_reply_are_made_at_once():
+    look = ToolCall("c1", "lookup", {}, "{}")
+    log = ListLog(customer("Refund me", 0))
+    world = Script(calls(refund(), look), tools={"c1": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
+
+    assert await advance(log, world, brief(REFUND, LOOKUP), Start(tuple(log.events), FIRST)) == WAITS
+
+    assert [call.tool_call_id for call in world.made] == ["c1"]
+    assert [event.content["tool_call_id"] for event in log.changes[-1].events] == ["c1"]
+
+
+async def test_nobody_is_asked_to_approve_what_cannot_be_carried_out():
+    log = ListLog(customer("Refund me", 0))
+    failed = ToolOutcome(ToolStatus.FAILED, error="cents must be an integer", requests=0)
+    world = Script(calls(refund(cents='"much"')), says("Sorry."), tools={"c0": failed})
+
+    assert await advance(log, world, brief(REFUND), Start(tuple(log.events), FIRST)) == Finish("done")
+
+
+async def test_an_approved_call_is_begun_by_a_commit_and_then_made():
+    given = brief(REFUND)
+    log, world = ListLog(*asked(refund())), Script(says("Done."), tools={"c0": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
+
+    rest = await advance(log, world, given, Start(tuple(log.events), None, {"c0": waiting(refund(), given, Decision.APPROVED)}))
+
+    assert rest == Finish("done")
+    (start,) = log.changes[0].starts
+    assert start.approval_hash == approval_hash(given, refund())
+    assert world.tool_keys == [("c0", "key of c0")]
+
+
+async def test_a_call_is_made_with_the_arguments_that_a_person_put_in_place_and_the_model_is_told():
+    given = brief(REFUND)
+    log, world = ListLog(*asked(refund())), Script(says("Done."), tools={"c0": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
+    row = waiting(refund(cents=100), given, Decision.APPROVED, edited_arguments={"cents": 100})
+
+    await advance(log, world, given, Start(tuple(log.events), None, {"c0": row}))
+
+    assert world.made[0].arguments == {"cents": 100}
+    assert '"cents":100' in world.requests[0].messages[-1].text
+
+
+@pytest.mark.parametrize(
+    ("row", "says_"),
+    [
+        ({"decision": Decision.DENIED, "reason": "too much"}, "too much"),
+        ({"decision": Decision.EXPIRED}, "in time"),
+        ({"decision": Decision.APPROVED, "used": True}, "used or withdrawn"),
+        ({"decision": Decision.CANCELLED}, "used or withdrawn"),
+        ({"decision": Decision.APPROVED, "edited_arguments": {"cents": 999_999}}, "not what would be run"),
+    ],
+)
+async def test_what_was_not_approved_is_not_made_and_the_model_is_told_why(row: dict[str, object], says_: str):
+    given = brief(REFUND)
+    log, world = ListLog(*asked(refund())), Script(says("Sorry."))
+
+    await advance(log, world, given, Start(tuple(log.events), None, {"c0": waiting(refund(), given, **row)}))  # type: ignore[arg-type]
+
+    assert world.made == []
+    assert log.changes[0].events[0].content["status"] == "denied"
+    assert says_ in world.requests[0].messages[-1].text
+
+
+async def test_an_approval_is_bound_to_session_tool_call_and_arguments():
+    given = brief(REFUND)
+    hashes = {
+        approval_hash(given, refund()),
+        approval_hash(given, refund(cents=501)),
+        approval_hash(given, refund("c1")),
+        approval_hash(replace(given, session_id=UUID(int=77)), refund()),
+        approval_hash(brief(replace(REFUND, id=UUID(int=78))), refund()),
+    }
+    assert len(hashes) == 5
+
+
+async def test_of_several_the_decided_ones_go_on_and_the_others_wait():
+    given = brief(REFUND)
+    some = [refund(f"c{n}") for n in range(3)]
+    log, world = ListLog(*asked(*some)), Script(tools={"c1": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
+    rows = {call.tool_call_id: waiting(call, given) for call in some}
+    rows["c1"] = waiting(some[1], given, Decision.APPROVED)
+
+    assert await advance(log, world, given, Start(tuple(log.events), None, rows)) == WAITS
+
+    assert [call.tool_call_id for call in world.made] == ["c1"]
+    assert [event.content["tool_call_id"] for event in log.changes[-1].events] == ["c1"]
