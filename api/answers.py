@@ -216,10 +216,24 @@ class TurnGlance(Answer):
 
 
 class Accepted(Answer):
-    """The message is in the log. `turn` is null where a person answers (mode manual)."""
+    """The message is in the log. `turn` is null where a person answers (mode manual), and where a person wrote it."""
 
     event: Event
     turn: TurnGlance | None
+
+
+class Cancelled(Answer):
+    """What became of a request to cancel."""
+
+    status: Annotated[
+        Literal["cancelled", "cancelling", "settled"],
+        Field(
+            description="cancelled: what was open has ended. cancelling: a worker carries a turn and will end it within a second. settled: "
+            "nothing was open any more."
+        ),
+    ]
+    session_id: UUID
+    turn_id: Annotated[UUID | None, Field(description="Null where the whole session was meant.")]
 
 
 class Health(Answer):

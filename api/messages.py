@@ -1,4 +1,4 @@
-"""Intake: a customer's message becomes an event and a turn."""
+"""Intake: a customer's message becomes an event and a turn, a person's an event."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from api.openapi import CONFLICT, TOO_MUCH
 from api.problems import Problem
 from api.wire import Json
 from crashpoints import Point, reached
-from engine.events import EventKind, Source
-from store import events, messages
+from engine.events import EventKind
+from store import events, levers, messages
 from store.messages import KEY_MAX_LENGTH, Accepted
 
 routes = router("sessions")
@@ -38,7 +38,7 @@ async def post_message(
         str | None, Header(min_length=1, max_length=KEY_MAX_LENGTH, description="Another place for `message_key`.")
     ] = None,
 ) -> Response:
-    """Accept a customer's message. The reply appears in the session's log.
+    """Accept a customer's message, or a person's (`source`). The reply to a customer appears in the session's log.
 
     With a `message_key` this is safe to repeat: the same key and text get the first answer, the same key with another text is a conflict.
     Where too much is open already, the answer is 429, with `Retry-After`: nothing was accepted, send it again with the same key.
@@ -47,6 +47,13 @@ async def post_message(
         what = "It differs from the Idempotency-Key header; send one of them."
         raise Problem(422, "Two different keys were sent.", errors=[("body.message_key", what)])
     message_key = body.message_key if body.message_key is not None else idempotency_key
+    if body.source != "customer":
+        said = await levers.say_as_person(
+            front.database, caller.workspace_id, session_id, body.source, body.text, message_key=message_key, metadata=body.metadata
+        )
+        if not said.repeated:
+            front.wake.news(session_id, said.offset)
+        return await _answer(front, caller.workspace_id, session_id, body, said)
     await front.gauge.check(caller.workspace_id, session_id, message_key=message_key, strategy=body.strategy)
     reached(Point.C1)
     accepted = await messages.accept(
@@ -68,9 +75,11 @@ async def post_message(
     if accepted.ring is not None:
         front.ringer.ring(accepted.ring)
     reached(Point.C3)
-    event = (
-        await _first_event(front, caller.workspace_id, session_id, accepted) if accepted.repeated else _event(session_id, body, accepted)
-    )
+    return await _answer(front, caller.workspace_id, session_id, body, accepted)
+
+
+async def _answer(front: Front, workspace_id: UUID, session_id: UUID, body: schemas.MessageCreate, accepted: Accepted) -> Response:
+    event = await _first_event(front, workspace_id, session_id, accepted) if accepted.repeated else _event(session_id, body, accepted)
     headers = {"Idempotent-Replayed": "true"} if accepted.repeated else {}
     turn = None
     if accepted.turn_id is not None:
@@ -84,8 +93,8 @@ def _event(session_id: UUID, body: schemas.MessageCreate, accepted: Accepted) ->
         "id": accepted.event_id,
         "session_id": session_id,
         "offset": accepted.offset,
-        "kind": EventKind.CUSTOMER_MESSAGE,
-        "source": Source.CUSTOMER,
+        "kind": EventKind.CUSTOMER_MESSAGE if body.source == "customer" else EventKind.AGENT_MESSAGE,
+        "source": body.source,
         "content": {"text": body.text},
         "metadata": body.metadata,
         "turn_id": accepted.turn_id,

@@ -8,7 +8,18 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from uuid import UUID
 from zoneinfo import available_timezones
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictInt, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from engine.errors import Rejected
 from engine.sanitise import check_json_value
@@ -19,7 +30,9 @@ from store.tools import MAX_SECRETS
 
 Status = Literal["active", "inactive", "archived"]
 SessionStatus = Literal["active", "completed", "abandoned"]
-Strategy = Literal["coalesce", "enqueue"]
+Strategy = Literal["coalesce", "enqueue", "reject", "interrupt", "rollback"]
+Mode = Literal["auto", "manual", "paused"]
+Author = Literal["customer", "human_agent", "human_agent_on_behalf_of_ai_agent"]
 Value = TypeVar("Value")
 
 
@@ -146,7 +159,9 @@ class AgentFields(Body):
         Strategy,
         Field(
             description="For a message that arrives while a turn is open. coalesce: read by that turn, or answered by one next turn. "
-            "enqueue: one reply to each."
+            "enqueue: one reply to each. reject: refused with 409. interrupt: that turn is cancelled, and the next one sees what it had "
+            "said so far. rollback: the same, and the next one sees nothing of it; refused with 409 once an unsafe tool has run. Where "
+            "`allow_interruption` is false, interrupt and rollback do what coalesce does."
         ),
     ] = "coalesce"
     allow_interruption: StrictBool = True
@@ -278,7 +293,7 @@ class SessionCreate(Body):
     variables: JsonObject = {}
     tags: Annotated[list[Tag], Field(max_length=20)] = []
     mode: Annotated[
-        Literal["auto", "manual", "paused"],
+        Mode,
         Field(description="auto: the agent answers. manual: a person does. paused: turns are opened and wait."),
     ] = "auto"
 
@@ -289,8 +304,21 @@ class SessionEnd(Body):
     reason: Annotated[str, Field(max_length=500)] | None = None
 
 
+class ModeChange(Body):
+    """Who answers from now on."""
+
+    model_config = _example(mode="manual")
+    mode: Annotated[
+        Mode,
+        Field(
+            description="auto: the agent answers; what waited is carried on. manual: a person does; open turns end, and messages open "
+            "none. paused: turns are opened and wait; one under way rests when its call in flight has been answered."
+        ),
+    ]
+
+
 class MessageCreate(Body):
-    """A customer's message."""
+    """A customer's message, or a person's."""
 
     model_config = _example(text="Is order 41 paid?", message_key="web-7f3a9c", metadata={"page": "/orders/41"})
     text: Annotated[
@@ -304,4 +332,18 @@ class MessageCreate(Body):
         Field(min_length=1, max_length=KEY_MAX_LENGTH, description="Sent again with the same key and text, a message is accepted once."),
     ] = None
     metadata: JsonObject = {}
-    strategy: Annotated[Strategy | None, Field(description="The agent's, unless given.")] = None
+    source: Annotated[
+        Author,
+        Field(
+            description="human_agent: a person of yours writes to the customer, as themselves. human_agent_on_behalf_of_ai_agent: in the "
+            "agent's name. Either becomes an agent_message at once and opens no turn."
+        ),
+    ] = "customer"
+    strategy: Annotated[Strategy | None, Field(description="The agent's, unless given. For a customer's message only.")] = None
+
+    @field_validator("strategy")
+    @classmethod
+    def _for_customers(cls, strategy: str | None, info: ValidationInfo) -> str | None:
+        if strategy is not None and info.data.get("source", "customer") != "customer":
+            raise ValueError("A person's message opens no turn, so it takes no strategy.")
+        return strategy

@@ -12,7 +12,7 @@ from api.deps import CallerDep, FrontDep, router
 from api.openapi import CONFLICT
 from api.pages import Paging, paged
 from api.wire import Json
-from store import sessions
+from store import levers, sessions, workspaces
 
 routes = router("sessions")
 
@@ -60,3 +60,22 @@ async def end_session(session_id: UUID, caller: CallerDep, front: FrontDep, body
     """Complete a session: it takes no more messages. An open turn goes on to its rest. Harmless to repeat."""
     async with front.database.transaction(caller.workspace_id) as db:
         return Json(await sessions.end(db, session_id, body.reason if body else None))
+
+
+@routes.put("/sessions/{session_id}/mode", response_model=answers.Session, responses=CONFLICT)
+async def set_mode(session_id: UUID, body: schemas.ModeChange, caller: CallerDep, front: FrontDep) -> Response:
+    """Switch who answers. Once this has answered for `manual`, no message of the agent follows until the mode is `auto` again.
+
+    Harmless to repeat.
+    """
+    async with front.database.transaction(caller.workspace_id) as db:
+        by = await workspaces.signature(db, caller)
+    switched = await levers.set_mode(
+        front.database, caller.workspace_id, session_id, body.mode, by=by, window=front.settings.workspace_in_flight
+    )
+    if switched.offset is not None:
+        front.wake.news(session_id, switched.offset)
+    if switched.ring is not None:
+        front.ringer.ring(switched.ring)
+    async with front.database.transaction(caller.workspace_id) as db:
+        return Json(await sessions.get(db, session_id))

@@ -53,6 +53,7 @@ class ModelCall(TokenCounts):
         Field(description="reserved: on its way. settled: its usage is known. failed: not carried out. unknown: perhaps was, and billed."),
     ]
     cost_usd: Annotated[Money | None, Field(description="US dollars; null in a settled call means that no price is known.")]
+    estimated: Annotated[bool, Field(description="It was cut off; its tokens are counted from what had been sent and heard.")]
     price_source: Annotated[str | None, Field(description="The price list the cost was taken from.")]
     ttft_ms: Annotated[MsOrNull, Field(description="Milliseconds to the first token.")]
     latency_ms: Annotated[MsOrNull, Field(description="Milliseconds to the end of the answer.")]
@@ -87,7 +88,7 @@ class TurnSummary(Answer):
 
     id: Annotated[UUID, Field(description="The turn.")]
     session_id: Annotated[UUID, Field(description="The session it is of.")]
-    status: Annotated[TurnStatus, Field(description="failed: for good. dead: after too many attempts. waiting: parked until `not_before`.")]
+    status: Annotated[TurnStatus, Field(description="failed: for good. dead: after too many attempts. waiting: for a person.")]
     strategy: Annotated[str, Field(description="What happens to messages that arrive while it is open.")]
     opened_at_offset: Annotated[int, Field(description="The offset of the message that opened it.")]
     read_through_offset: Annotated[int | None, Field(description="The last offset it has read; its reply answers messages up to there.")]
@@ -98,6 +99,8 @@ class TurnSummary(Answer):
     started_at: Annotated[datetime | None, Field(description="When a worker first claimed it.")]
     settled_at: Annotated[datetime | None, Field(description="When it ended.")]
     not_before: Annotated[datetime | None, Field(description="No worker takes it before.")]
+    cancel_requested_at: Annotated[datetime | None, Field(description="When it was first asked to stop.")]
+    cancelled_by: Annotated[str | None, Field(description="Who asked: an API key's name and prefix and its user, or `customer`.")]
     task_id_prefix: Annotated[str, Field(description="Its tasks in Flower have ids that begin with this.")]
 
 

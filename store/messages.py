@@ -64,7 +64,9 @@ async def accept(
             the strategy is reject, or is rollback and an unsafe tool has run.
         RateLimited: the session has `max_open` open turns.
     """
-    _check(text, message_key, metadata, strategy)
+    check_message(text, message_key, metadata)
+    if strategy is not None and strategy not in STRATEGIES:
+        raise Rejected(f"strategy must be one of {', '.join(STRATEGIES)}.")
     content = Jsonb({"text": text})
     row = await database.call(ACCEPT, workspace_id, session_id, content, Jsonb(metadata or {}), message_key, strategy, window, max_open)
     match row["o_outcome"]:
@@ -97,7 +99,8 @@ async def accept(
             raise NotFound("no such session")
 
 
-def _check(text: object, message_key: object, metadata: object, strategy: object) -> None:
+def check_message(text: object, message_key: object, metadata: object) -> None:
+    """Raises Rejected where the text, key or metadata is not what a message's must be."""
     if not isinstance(text, str) or not text.strip():
         raise Rejected("text must be a string that is not blank.")
     check_json_value(text, "text")
@@ -112,8 +115,6 @@ def _check(text: object, message_key: object, metadata: object, strategy: object
         check_json_value(metadata, "metadata")
         if len(dumps(metadata).encode()) > METADATA_MAX_BYTES:
             raise Rejected(f"metadata is longer than {METADATA_MAX_BYTES} bytes.")
-    if strategy is not None and strategy not in STRATEGIES:
-        raise Rejected(f"strategy must be one of {', '.join(STRATEGIES)}.")
 
 
 async def record_refusal(

@@ -32,6 +32,8 @@ TURN = (
     TurnRow.started_at,
     TurnRow.settled_at,
     TurnRow.not_before,
+    TurnRow.cancel_requested_at,
+    TurnRow.cancelled_by,
 )
 MODEL_CALL = (
     ModelCallRow.step,
@@ -42,6 +44,7 @@ MODEL_CALL = (
     *(getattr(ModelCallRow, name) for name in TOKENS),
     ModelCallRow.cost_usd,
     ModelCallRow.price_source,
+    ModelCallRow.estimated,
     ModelCallRow.ttft_ms,
     ModelCallRow.latency_ms,
     ModelCallRow.provider_request_id,

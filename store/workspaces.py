@@ -11,6 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import and_, func, insert, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils.compat import uuid7
 
 from engine.errors import Conflict, Rejected
@@ -136,6 +137,13 @@ async def caller_of(database: Database, key_text: str) -> Caller | None:
     allowed = [row.role] if row.user_id is None else [row.role, row.permission_type]
     role = None if None in allowed else max(allowed, key=ROLES.index)
     return Caller(workspace_id, row.id, row.user_id, role, row.last_used_at)
+
+
+async def signature(db: AsyncConnection, caller: Caller) -> str:
+    """The caller as a session's log names them: the key's name and prefix, and the user it belongs to, if any."""
+    key = (await db.execute(select(ApiKeyRow.name, ApiKeyRow.prefix).where(ApiKeyRow.id == caller.key_id))).one()
+    named = f"{key.name} ({key.prefix})" if key.name else str(key.prefix)
+    return named if caller.user_id is None else f"user {caller.user_id}, {named}"
 
 
 async def touch(database: Database, workspace_id: UUID, key_id: UUID) -> None:

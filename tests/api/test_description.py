@@ -63,7 +63,15 @@ def test_the_documents_limits_are_in_it(described: dict[str, Any]):
 
 
 @pytest.mark.parametrize(
-    "body", [schemas.AgentCreate, schemas.ToolCreate, schemas.IntegrationCreate, schemas.SessionCreate, schemas.MessageCreate]
+    "body",
+    [
+        schemas.AgentCreate,
+        schemas.ToolCreate,
+        schemas.IntegrationCreate,
+        schemas.SessionCreate,
+        schemas.MessageCreate,
+        schemas.ModeChange,
+    ],
 )
 def test_the_examples_are_good_ones(body: type[schemas.Body], described: dict[str, Any]):
     (example,) = described["components"]["schemas"][body.__name__]["examples"]
@@ -81,6 +89,7 @@ def test_the_examples_can_be_sent_one_after_the_other(described: dict[str, Any],
     agent = acme.call("POST", "/v1/agents", 201, json=bodies["AgentCreate"] | {"tool_ids": [tool["id"]]})
     session = acme.call("POST", "/v1/sessions", 201, json=bodies["SessionCreate"] | {"agent_id": agent["id"]})
     acme.call("POST", f"/v1/sessions/{session['id']}/messages", 202, json=bodies["MessageCreate"])
+    acme.call("PUT", f"/v1/sessions/{session['id']}/mode", 200, json=bodies["ModeChange"])
 
 
 @pytest.mark.parametrize(

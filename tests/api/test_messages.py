@@ -62,7 +62,7 @@ def test_a_repeated_key_gets_the_first_answer_and_another_text_is_a_conflict(acm
         {"text": "Hi", "message_key": 7},
         {"text": "Hi", "metadata": []},
         {"text": "Hi", "metadata": {"a": "x" * 66_000}},
-        {"text": "Hi", "strategy": "interrupt"},
+        {"text": "Hi", "strategy": "whenever"},
         {"text": "Hi", "role": "system"},
         {"text": "a\u0000b"},
         {"text": "Hi", "metadata": {"a\u0000": 1}},

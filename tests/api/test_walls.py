@@ -24,6 +24,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "PATCH /v1/tools/{tool_id}/integrations/{integration_id}": {"enabled": False},
     "POST /v1/sessions/{session_id}/end": {"reason": "Eve"},
     "POST /v1/sessions/{session_id}/messages": {"text": "Eve"},
+    "POST /v1/sessions/{session_id}/cancel": {},
+    "POST /v1/turns/{turn_id}/cancel": {},
+    "PUT /v1/sessions/{session_id}/mode": {"mode": "manual"},
 }
 
 
