@@ -1,6 +1,6 @@
 """Every fault under a full-size load, on both brokers; the books are checked after each.
 
-    python -m benchmarks.faults [--messages 500] [--broker valkey|rabbitmq|both] [--fault NAME ...] [--rounds 3] [--lease 2]
+    python -m benchmarks.faults [--messages 500] [--broker valkey|rabbitmq|both] [--fault NAME ...] [--rounds 3] [--lease 5]
 
 A turn is three model calls and, between them, two calls of a keyed tool. A fault is injected up to `--rounds` times while turns are in
 flight. It prints one table and exits 1 if anything was lost, doubled, repeated or left behind, or if a fault did not happen.
@@ -37,7 +37,7 @@ def one(on: Rig, name: str, load: Load, rounds: int) -> Outcome:
         load = replace(load, over_s=MINUTE_S)
     began = time.monotonic()
     try:
-        return run(on, fault, load, rounds=1 if name in ONCE else rounds, within_s=180)
+        return run(on, fault, load, rounds=1 if name in ONCE else rounds, at_least=min(10, load.messages // 10), within_s=180)
     except Exception as error:  # noqa: BLE001 - it is reported, and the other faults are still tried
         wrong = [f"{type(error).__name__}: {str(error)[:2000]}"]
         return Outcome(load.messages, fault=name, broker=on.kind, seconds=time.monotonic() - began, wrong=wrong)
@@ -99,7 +99,7 @@ def main() -> None:
     arguments.add_argument("--broker", choices=(*get_args(Kind), "both"), default="both")
     arguments.add_argument("--fault", action="append", choices=sorted(FAULTS), metavar="NAME", help=", ".join(FAULTS))
     arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--lease", type=float, default=2.0, metavar="SECONDS")
+    arguments.add_argument("--lease", type=float, default=5.0, metavar="SECONDS")
     given = arguments.parse_args()
     load = Load(given.messages, given.sessions, given.workspaces, given.over)
     kinds: tuple[Kind, ...] = get_args(Kind) if given.broker == "both" else (given.broker,)

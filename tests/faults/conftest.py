@@ -15,5 +15,10 @@ from tests.faults.rig import rig as make_rig
 def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     """The rig on the module's `BROKER`."""
     kind: Kind = request.module.BROKER
-    with scratch_directory("turnline-faults-") as directory, make_rig(kind, directory) as made:
+    # A lease long enough to be kept on a busy machine: where no answer is lost, no model call may be made again.
+    lease_s, heartbeat_s = "3", "0.5"
+    with (
+        scratch_directory("turnline-faults-") as directory,
+        make_rig(kind, directory, TURNLINE_TURN_LEASE_S=lease_s, TURNLINE_TURN_HEARTBEAT_S=heartbeat_s) as made,
+    ):
         yield made

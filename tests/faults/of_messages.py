@@ -97,9 +97,6 @@ class Garbage(Fault):
             channel = connection.default_channel
             channel.basic_publish(channel.prepare_message(raw), exchange="turns", routing_key="turns")
 
-    def heal(self, rig: Rig) -> None:
-        until(lambda: rig.queues.waiting() == 0, 20)
-
     def happened(self, rig: Rig) -> dict[str, int]:
         noticed = rig.said("that is no task of ours was set aside", self.logs) + rig.said("that is no message was dropped", self.logs)
         return {"things put into the queue": self.put, "noticed by the workers": noticed}

@@ -19,6 +19,8 @@ from tests.pipeline.stack import Stack
 from tests.servers import until
 
 DROPPED = b"a ring for something that is no turn id was dropped"
+OPEN = "SELECT count(*) FROM turns WHERE status IN ('queued', 'running')"
+SETTLED = "SELECT count(*) FROM turns WHERE settled_at > %s"
 RUNNING = "SELECT count(*) FROM turns WHERE status = 'running'"
 
 
@@ -43,8 +45,11 @@ class Spell:
     healed_at: datetime
 
 
-def run(rig: Rig, fault: Fault, load: Load, *, rounds: int = 1, within_s: float = 60.0) -> Outcome:
-    """Run `load` on a healthy `rig` with `fault` injected `rounds` times while turns are in flight; `wrong` is empty when all is well."""
+def run(rig: Rig, fault: Fault, load: Load, *, rounds: int = 1, at_least: int = 3, within_s: float = 60.0) -> Outcome:
+    """Run `load` on a healthy `rig` with `fault` injected `rounds` times; `wrong` is empty when all is well.
+
+    It is injected when `at_least` turns are running, and again once work has gone on since it was healed, while there is work.
+    """
     outcome = Outcome(load.messages, fault=fault.name, broker=rig.kind)
     tenancies = asyncio.run(prepare(rig.stack, load))
     reset_counts(rig.stack)
@@ -57,8 +62,9 @@ def run(rig: Rig, fault: Fault, load: Load, *, rounds: int = 1, within_s: float 
     spells: list[Spell] = []
     try:
         for _ in range(rounds):
-            until(lambda: rig.stack.one(RUNNING) >= 3 or posting.over, 20)
-            if spells and posting.over and not rig.stack.one(RUNNING):
+            since = spells[-1].healed_at if spells else datetime.min.replace(tzinfo=UTC)
+            _under_way(rig, posting, since, at_least if spells else 0, at_least, within_s)
+            if spells and rig.stack.one(RUNNING) < at_least:
                 break  # a fault that meets nothing shows nothing
             outcome.in_flight += rig.stack.one(RUNNING)
             injected_at = datetime.now(UTC)
@@ -71,16 +77,27 @@ def run(rig: Rig, fault: Fault, load: Load, *, rounds: int = 1, within_s: float 
     finally:  # whatever came of it, the next fault finds a rig at rest
         posting.finish()
         rig.stack.drained(within_s)
+        fault.after(rig)
     outcome.injected = len(spells)
     outcome.seconds = time.monotonic() - began
     outcome.happened = {"turns in flight": outcome.in_flight} | fault.happened(rig)
-    fault.after(rig)
     until(rig.ready, READY_S)
     workspaces = [one.workspace_id for one in tenancies]
     settle_accounts(rig.stack, workspaces, outcome)
     outcome.recovery_s = recovery(rig.stack, workspaces, spells)
     _check(rig, fault, outcome, before)
     return outcome
+
+
+def _under_way(rig: Rig, posting: _Posting, since: datetime, settled: int, running: int, within_s: float) -> None:
+    """Wait until so many turns have settled since then and so many run now; or until the load is nearly over."""
+
+    def met() -> bool:
+        if rig.stack.one(SETTLED, since) >= settled and rig.stack.one(RUNNING) >= running:
+            return True
+        return posting.over and bool(rig.stack.one(OPEN) < running)
+
+    until(met, within_s)
 
 
 def recovery(stack: Stack, workspaces: list[UUID], spells: list[Spell]) -> list[float]:
