@@ -12,6 +12,7 @@ from engine.events import EventKind, Source
 
 Money = Annotated[str, Field(pattern=r"^-?\d+(\.\d+)?$", examples=["0.00021"], description="US dollars.")]
 TurnStatus = Literal["queued", "running", "waiting", "done", "failed", "dead", "cancelled"]
+ApprovalStatus = Literal["pending", "approved", "denied", "expired", "cancelled"]
 
 
 class Answer(BaseModel):
@@ -247,3 +248,31 @@ class Readiness(Answer):
 
     status: Literal["ready"]
     checks: dict[str, str]
+
+
+class Approval(Answer):
+    """A tool call that waits for a person, or what was decided about it."""
+
+    id: UUID
+    session_id: UUID
+    turn_id: UUID
+    tool_call_id: str
+    tool_id: UUID | None
+    tool_name: str
+    arguments: Annotated[dict[str, Any] | None, Field(description="As the model wants them.")]
+    status: Annotated[
+        ApprovalStatus, Field(description="expired: nobody decided in time. cancelled: the turn ended before. Neither is run.")
+    ]
+    requested_at: datetime
+    expires_at: Annotated[datetime, Field(description="From then on it cannot be decided.")]
+    decided_by: Annotated[str | None, Field(description="The name and prefix of the key it was decided with, and its user.")]
+    decided_at: datetime | None
+    reason: str | None
+    edited_arguments: Annotated[dict[str, Any] | None, Field(description="What is run in place of `arguments`.")]
+    used_at: Annotated[datetime | None, Field(description="When the call was begun; an approval is good for one.")]
+
+
+class Approvals(Paged):
+    """Approvals, the newest first."""
+
+    items: list[Approval]

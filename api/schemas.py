@@ -24,6 +24,7 @@ from pydantic import (
 from engine.errors import Rejected
 from engine.sanitise import check_json_value
 from engine.schemas import check_mapping, check_schema
+from store.approvals import REASON_MAX_LENGTH
 from store.database import dumps
 from store.messages import KEY_MAX_LENGTH, METADATA_MAX_BYTES, TEXT_MAX_BYTES
 from store.tools import MAX_SECRETS
@@ -33,6 +34,7 @@ SessionStatus = Literal["active", "completed", "abandoned"]
 Strategy = Literal["coalesce", "enqueue", "reject", "interrupt", "rollback"]
 Mode = Literal["auto", "manual", "paused"]
 Author = Literal["customer", "human_agent", "human_agent_on_behalf_of_ai_agent"]
+ApprovalStatus = Literal["pending", "approved", "denied", "expired", "cancelled"]
 Value = TypeVar("Value")
 
 
@@ -193,11 +195,23 @@ class AgentChange(AgentFields):
     name: Name = ""
 
 
+def _says_who_approves(configuration: dict[str, Any] | None) -> None:
+    if configuration is not None and configuration.get("approval", "never") not in ("required", "never"):
+        raise Rejected('Its approval must be "required" or "never".')
+
+
 class ToolAssignment(Body):
     """All the tools an agent may use. Without `configuration`, those that were assigned before keep theirs."""
 
     tool_ids: ToolIds
-    configuration: JsonObject | None = None
+    configuration: Annotated[
+        JsonObject | None,
+        _checked(_says_who_approves),
+        Field(
+            description='Kept with each of them. `approval`: "required" (a person approves each call) or "never"; unless given, unsafe '
+            "tools want approval and others do not."
+        ),
+    ] = None
 
 
 class ToolFields(Body):
@@ -347,3 +361,22 @@ class MessageCreate(Body):
         if strategy is not None and info.data.get("source", "customer") != "customer":
             raise ValueError("A person's message opens no turn, so it takes no strategy.")
         return strategy
+
+
+class Decision(Body):
+    """What a person decides about a tool call. `edited_arguments`, with an approval only, take the place of the model's."""
+
+    model_config = _example(decision="approve", reason="Checked with the warehouse.")
+    decision: Literal["approve", "deny"]
+    reason: Annotated[
+        str | None, Field(max_length=REASON_MAX_LENGTH, description="Kept in the session's log; of a denial, the model is told it.")
+    ] = None
+    edited_arguments: Annotated[
+        JsonObject | None, Field(description="All arguments of the call, which must fit the tool's parameters; the model is told of them.")
+    ] = None
+
+    @model_validator(mode="after")
+    def _edits_are_approved(self) -> Self:
+        if self.edited_arguments is not None and self.decision != "approve":
+            raise ValueError("edited_arguments can be sent with an approval only.")
+        return self

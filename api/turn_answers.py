@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
-from api.answers import Answer, Money, Paged, TurnStatus
+from api.answers import Answer, ApprovalStatus, Money, Paged, TurnStatus
 
 MsOrNull = int | None
 
@@ -83,12 +83,27 @@ class ToolCall(Answer):
     settled_at: Annotated[datetime | None, Field(description="When its end was noted.")]
 
 
+class TurnApproval(Answer):
+    """A tool call that waits or has waited for a person; in full at `/v1/approvals/{id}`."""
+
+    id: Annotated[UUID, Field(description="The approval.")]
+    tool_call_id: Annotated[str, Field(description="The call that is to be approved.")]
+    status: Annotated[ApprovalStatus, Field(description="What became of it.")]
+    requested_at: Annotated[datetime, Field(description="When it was asked for.")]
+    expires_at: Annotated[datetime, Field(description="From then on it cannot be decided.")]
+    decided_by: Annotated[str | None, Field(description="Who decided.")]
+    decided_at: Annotated[datetime | None, Field(description="When they did.")]
+
+
 class TurnSummary(Answer):
     """From a customer's message to a rest."""
 
     id: Annotated[UUID, Field(description="The turn.")]
     session_id: Annotated[UUID, Field(description="The session it is of.")]
-    status: Annotated[TurnStatus, Field(description="failed: for good. dead: after too many attempts. waiting: for a person.")]
+    status: Annotated[
+        TurnStatus,
+        Field(description="failed: for good. dead: after too many attempts. waiting: for a person's approval, until `not_before`."),
+    ]
     strategy: Annotated[str, Field(description="What happens to messages that arrive while it is open.")]
     opened_at_offset: Annotated[int, Field(description="The offset of the message that opened it.")]
     read_through_offset: Annotated[int | None, Field(description="The last offset it has read; its reply answers messages up to there.")]
@@ -120,3 +135,4 @@ class Turn(TurnSummary):
     unknown_calls: Annotated[int, Field(description="Calls that may have been carried out and billed.")]
     model_calls: Annotated[list[ModelCall], Field(description="By step and attempt.")]
     tool_calls: Annotated[list[ToolCall], Field(description="By step and position.")]
+    approvals: Annotated[list[TurnApproval], Field(description="What of it waits, or has waited, for a person.")]

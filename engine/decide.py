@@ -82,9 +82,22 @@ def approval_hash(brief: Brief, call: ToolCall) -> str:
 
 
 def hash_to_approve(session_id: UUID, tool_id: UUID | None, tool_call_id: str, tool_name: str, arguments: dict[str, Any] | None) -> str:
-    """SHA-256 (hex) of a session, a tool, one call of it and the arguments: an approval is good for exactly that."""
-    given = json.dumps(arguments, sort_keys=True, separators=(",", ":"))
+    """SHA-256 (hex) of a session, a tool, one call of it and the arguments: an approval is good for exactly that.
+
+    Numbers count by their value: 2 and 2.0 are one, and so are 1e16 and what the database makes of it.
+    """
+    given = json.dumps(_valued(arguments), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(f"{session_id}\0{tool_id}\0{tool_call_id}\0{tool_name}\0{given}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _valued(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _valued(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_valued(item) for item in value]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value) + 0.0  # integers beyond 2^53 are kept as text, so none is changed; no number has a signed zero
+    return value
 
 
 def idempotency_key(workspace_id: UUID, turn_id: UUID, step: int, position: int) -> str:

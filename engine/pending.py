@@ -74,23 +74,27 @@ def sort(calls: tuple[ToolCall, ...], rows: Mapping[str, Pending], brief: Brief)
     answers: dict[str, ToolOutcome] = {}
     for call in calls:
         row = rows.get(call.tool_call_id)
-        match row.state if row else PendingState.RUNNING:
-            case PendingState.RUNNING:
-                ready.append(as_approved(call, row))
-            case PendingState.REQUESTED:
-                starts.append(ToolStart(call.tool_call_id))
-            case PendingState.AWAITING_APPROVAL:
-                approval = row.approval if row else None
-                if approval is None or approval.decision is Decision.PENDING:
+        state = row.state if row else PendingState.RUNNING
+        approval = row.approval if row else None
+        approved = as_approved(call, row)
+        if approval is None or (state is PendingState.AWAITING_APPROVAL and approval.decision is Decision.PENDING):
+            match state:
+                case PendingState.RUNNING:
+                    ready.append(call)
+                case PendingState.REQUESTED:
+                    starts.append(ToolStart(call.tool_call_id))
+                case PendingState.AWAITING_APPROVAL:
                     waiting.append(call)
-                elif approval.decision is Decision.APPROVED and not approval.used:
-                    hashed = approval_hash(brief, as_approved(call, row))
-                    if hashed == approval.arguments_hash:
-                        starts.append(ToolStart(call.tool_call_id, hashed))
-                    else:
-                        answers[call.tool_call_id] = _denied("What was approved is not what would be run, so it was not run.")
-                else:
-                    answers[call.tool_call_id] = _denied(_why(approval))
+        elif approval.decision is not Decision.APPROVED:
+            answers[call.tool_call_id] = _denied(_why(approval))
+        elif (hashed := approval_hash(brief, approved)) != approval.arguments_hash:
+            answers[call.tool_call_id] = _changed(begun=state is PendingState.RUNNING)
+        elif state is PendingState.RUNNING:
+            ready.append(approved)
+        elif approval.used:
+            answers[call.tool_call_id] = _denied(_why(approval))
+        else:
+            starts.append(ToolStart(call.tool_call_id, hashed))
     return Sorted(tuple(starts), tuple(ready), answers, tuple(waiting))
 
 
@@ -110,6 +114,12 @@ def _why(approval: Approval) -> str:
             return "Nobody approved it in time, so it was not made."
         case _:
             return "Its approval was used or withdrawn before, so it was not made."
+
+
+def _changed(*, begun: bool) -> ToolOutcome:
+    if begun:
+        return ToolOutcome(ToolStatus.UNKNOWN, error="It was started, and what was approved is not what would be run again.", requests=0)
+    return _denied("What was approved is not what would be run, so it was not run.")
 
 
 def _denied(sentence: str) -> ToolOutcome:

@@ -28,26 +28,29 @@ class Page:
     total_count: int | None = None
 
 
-async def read(db: AsyncConnection, query: Any, row: Any, *, limit: int, after: str | None = None, total: bool = False) -> Page:
-    """One page of the select `query`, which has `created_at` and `id` of the table `row` among its columns.
+async def read(
+    db: AsyncConnection, query: Any, row: Any, *, limit: int, after: str | None = None, total: bool = False, at: str = "created_at"
+) -> Page:
+    """One page of the select `query`, which has the time `at` and the `id` of the table `row` among its columns.
 
     `after` is a page's `next_cursor`. `total` counts the whole list, which is the slow part.
 
     Raises:
         Rejected: `after` is no cursor of ours.
     """
-    place = tuple_(row.created_at, row.id)
+    time = getattr(row, at)
+    place = tuple_(time, row.id)
     total_count = await db.scalar(select(func.count()).select_from(query.order_by(None).subquery())) if total else None
     if after is not None:
         query = query.where(place < tuple_(*_place_of(after)))
-    found = (await db.execute(query.order_by(row.created_at.desc(), row.id.desc()).limit(limit + 1))).mappings().all()
+    found = (await db.execute(query.order_by(time.desc(), row.id.desc()).limit(limit + 1))).mappings().all()
     items = [dict(item) for item in found[:limit]]
-    return Page(items, _cursor(items[-1]) if len(found) > limit else None, total_count)
+    return Page(items, _cursor(items[-1][at], items[-1]["id"]) if len(found) > limit else None, total_count)
 
 
-def _cursor(item: dict[str, Any]) -> str:
-    micros = (item["created_at"] - _EPOCH) // timedelta(microseconds=1)
-    return base64.urlsafe_b64encode(_PLACE.pack(micros, item["id"].bytes)).decode()
+def _cursor(time: datetime, row_id: UUID) -> str:
+    micros = (time - _EPOCH) // timedelta(microseconds=1)
+    return base64.urlsafe_b64encode(_PLACE.pack(micros, row_id.bytes)).decode()
 
 
 def _place_of(cursor: str) -> tuple[datetime, UUID]:

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.errors import NotFound, Rejected
-from models import ModelCallRow, ToolCallRow, TurnRow
+from models import ApprovalRow, ModelCallRow, ToolCallRow, TurnRow
 from store import sessions
 from store.paging import Page
 
@@ -66,10 +66,19 @@ TOOL_CALL = (
     ToolCallRow.created_at,
     ToolCallRow.settled_at,
 )
+APPROVAL = (
+    ApprovalRow.id,
+    ApprovalRow.tool_call_id,
+    ApprovalRow.status,
+    ApprovalRow.requested_at,
+    ApprovalRow.expires_at,
+    ApprovalRow.decided_by,
+    ApprovalRow.decided_at,
+)
 
 
 async def turn(db: AsyncConnection, turn_id: UUID) -> dict[str, Any]:
-    """The turn with its stages, usage, cost, model calls and tool calls. Raises NotFound."""
+    """The turn with its stages, usage, cost, model calls, tool calls and approvals. Raises NotFound."""
     found = (await db.execute(select(*TURN).where(TurnRow.id == turn_id))).mappings().one_or_none()
     if found is None:
         raise NotFound("no such turn")
@@ -77,6 +86,7 @@ async def turn(db: AsyncConnection, turn_id: UUID) -> dict[str, Any]:
     model_calls = [dict(row) for row in (await db.execute(asked)).mappings()]
     used = select(*TOOL_CALL).where(ToolCallRow.turn_id == turn_id).order_by(ToolCallRow.step, ToolCallRow.position)
     tool_calls = [dict(row) for row in (await db.execute(used)).mappings()]
+    approvals = select(*APPROVAL).where(ApprovalRow.turn_id == turn_id).order_by(ApprovalRow.requested_at, ApprovalRow.id)
     costs = [call["cost_usd"] for call in model_calls if call["cost_usd"] is not None]
     return {
         **_summary(found),
@@ -87,6 +97,7 @@ async def turn(db: AsyncConnection, turn_id: UUID) -> dict[str, Any]:
         "unknown_calls": sum(call["state"] == "unknown" for call in model_calls),
         "model_calls": model_calls,
         "tool_calls": tool_calls,
+        "approvals": [dict(row) for row in (await db.execute(approvals)).mappings()],
     }
 
 

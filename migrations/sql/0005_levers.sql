@@ -17,17 +17,19 @@ DECLARE
     b budgets;
     v_today date := (now() AT TIME ZONE 'UTC')::date;
     v_amount numeric;
+    v_ids uuid[];
 BEGIN
     IF p_tokens IS NULL OR NOT EXISTS (SELECT 1 FROM budgets_of(p_workspace, p_agent, p_session)) THEN
         RETURN NULL;
     END IF;
-    PERFORM 1 FROM budgets WHERE id IN (SELECT id FROM budgets_of(p_workspace, p_agent, p_session)) ORDER BY id FOR UPDATE;
-    UPDATE budgets SET day = v_today, spent = 0, reserved = 0
-    WHERE id IN (SELECT id FROM budgets_of(p_workspace, p_agent, p_session)) AND period = 'day' AND day < v_today;
+    -- Those that are there now: a budget made meanwhile counts from the next call on.
+    SELECT array_agg(id) INTO v_ids
+    FROM (SELECT id FROM budgets WHERE id IN (SELECT id FROM budgets_of(p_workspace, p_agent, p_session)) ORDER BY id FOR UPDATE) locked;
+    UPDATE budgets SET day = v_today, spent = 0, reserved = 0 WHERE id = ANY (v_ids) AND period = 'day' AND day < v_today;
     WITH back AS (DELETE FROM budget_holds WHERE turn_id = p_turn AND step = p_step AND attempt = p_attempt RETURNING *)
     UPDATE budgets SET reserved = reserved - back.amount FROM back
     WHERE budgets.id = back.budget_id AND (period = 'total' OR budgets.day = back.day);
-    FOR b IN SELECT * FROM budgets_of(p_workspace, p_agent, p_session) ORDER BY id LOOP
+    FOR b IN SELECT * FROM budgets WHERE id = ANY (v_ids) ORDER BY id LOOP
         v_amount := CASE b.unit WHEN 'usd' THEN p_usd ELSE p_tokens END;
         IF v_amount IS NULL THEN
             RETURN 'The ' || b.scope || ' has a budget in dollars, and no price is known for this model.';
@@ -37,11 +39,10 @@ BEGIN
                 budget_said(b.reserved, b.unit), budget_said(v_amount, b.unit));
         END IF;
     END LOOP;
-    UPDATE budgets SET reserved = reserved + CASE unit WHEN 'usd' THEN p_usd ELSE p_tokens END, updated_at = now()
-    WHERE id IN (SELECT id FROM budgets_of(p_workspace, p_agent, p_session));
+    UPDATE budgets SET reserved = reserved + CASE unit WHEN 'usd' THEN p_usd ELSE p_tokens END, updated_at = now() WHERE id = ANY (v_ids);
     INSERT INTO budget_holds (turn_id, step, attempt, budget_id, workspace_id, amount, day)
     SELECT p_turn, p_step, p_attempt, id, p_workspace, CASE unit WHEN 'usd' THEN p_usd ELSE p_tokens END, v_today
-    FROM budgets_of(p_workspace, p_agent, p_session);
+    FROM budgets WHERE id = ANY (v_ids);
     RETURN NULL;
 END $$;
 
@@ -49,7 +50,8 @@ CREATE FUNCTION budget_said(p_amount numeric, p_unit text) RETURNS text LANGUAGE
     SELECT CASE p_unit WHEN 'usd' THEN '$' || trim_scale(p_amount) ELSE trim_scale(p_amount) || ' tokens' END
 $$;
 
--- Settle what a model call held: its cost takes the place of the hold. A call that may have been billed keeps its hold for good.
+-- Settle what a model call held: its cost takes the place of the hold, or all of the hold where its cost or
+-- its tokens were not told. A call that may have been billed keeps its hold for good.
 CREATE FUNCTION settle_budgets(p_turn uuid, p_step integer, p_attempt integer, p_state text, p_cost numeric, p_tokens bigint) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -60,7 +62,8 @@ BEGIN
     ORDER BY id FOR UPDATE;
     WITH back AS (DELETE FROM budget_holds WHERE turn_id = p_turn AND step = p_step AND attempt = p_attempt RETURNING *)
     UPDATE budgets SET reserved = reserved - back.amount, updated_at = now(),
-        spent = spent + CASE WHEN p_state = 'failed' THEN 0 WHEN unit = 'usd' THEN coalesce(p_cost, back.amount) ELSE p_tokens END
+        spent = spent + CASE WHEN p_state = 'failed' THEN 0 WHEN unit = 'usd' THEN coalesce(p_cost, back.amount)
+                             ELSE coalesce(nullif(p_tokens, 0), back.amount) END
     FROM back WHERE budgets.id = back.budget_id AND (period = 'total' OR budgets.day = back.day);
 END $$;
 

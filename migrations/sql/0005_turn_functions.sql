@@ -436,11 +436,16 @@ BEGIN
                    WHEN s.mode = 'paused' THEN 'Paused' END;
     IF t.writes > p_write THEN
         o_outcome := 'repeated';  -- this very write was committed, and its reply lost: nothing of it is written again
-        IF v_reserve->>'reserved_tokens' IS NOT NULL AND o_stop IS NULL
-                AND EXISTS (SELECT 1 FROM budgets_of(p_workspace, s.agent_id, p_session))
-                AND NOT EXISTS (SELECT 1 FROM budget_holds WHERE turn_id = p_turn AND step = (v_reserve->>'step')::integer
-                                AND attempt = (v_reserve->>'attempt')::integer) THEN
-            o_refused := 'A budget is spent.';
+        IF v_reserve IS NOT NULL THEN  -- what became of the call is told again, whatever has been asked for since
+            IF EXISTS (SELECT 1 FROM model_calls WHERE turn_id = p_turn AND step = (v_reserve->>'step')::integer
+                    AND attempt = (v_reserve->>'attempt')::integer AND state = 'reserved'
+                    AND reserved_tokens IS NOT DISTINCT FROM (v_reserve->>'reserved_tokens')::bigint) THEN
+                o_stop := NULL;
+            ELSIF o_stop IS NULL AND v_reserve->>'reserved_tokens' IS NOT NULL THEN
+                o_refused := 'A budget is spent.';
+            ELSE
+                o_stop := coalesce(o_stop, 'Paused');
+            END IF;
         END IF;
     ELSIF t.status IS DISTINCT FROM 'running' THEN
         RAISE EXCEPTION 'the turn is no longer running' USING ERRCODE = 'TL001';
@@ -526,6 +531,10 @@ BEGIN
                 AS r (tool_call_id text, state text, attempts integer, latency_ms integer, error text, integration_id uuid)
             WHERE tc.session_id = p_session AND tc.tool_call_id = r.tool_call_id;
         END IF;
+        -- Budgets last, so that they are held briefly; settled first, so that what this call did not use has room for the next.
+        IF c.reserved_tokens IS NOT NULL THEN
+            PERFORM settle_budgets(p_turn, c.step, c.attempt, c.state, c.cost_usd, (c.input_tokens + c.output_tokens)::bigint);
+        END IF;
         IF v_reserve IS NOT NULL AND o_stop IS NULL THEN
             o_refused := reserve_budgets(p_workspace, s.agent_id, p_session, p_turn, (v_reserve->>'step')::integer,
                 (v_reserve->>'attempt')::integer, (v_reserve->>'reserved_usd')::numeric, (v_reserve->>'reserved_tokens')::bigint);
@@ -595,9 +604,6 @@ BEGIN
             WHERE id = p_turn;
         ELSE
             UPDATE turns SET writes = p_write + 1 WHERE id = p_turn;
-        END IF;
-        IF c.reserved_tokens IS NOT NULL THEN
-            PERFORM settle_budgets(p_turn, c.step, c.attempt, c.state, c.cost_usd, (c.input_tokens + c.output_tokens)::bigint);
         END IF;
     END IF;
 

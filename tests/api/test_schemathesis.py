@@ -17,6 +17,7 @@ from schemathesis.specs.openapi.checks import content_type_conformance, response
 
 from api.app import create_app
 from tests.api.service import Service, settings
+from tests.api.waiting import waiting
 
 CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance, content_type_conformance]
 CASES = itertools.count()
@@ -40,6 +41,7 @@ def ids(service: Service) -> Iterator[dict[str, str]]:
             "integration_id": acme.integration(tool["id"])["id"],
             "session_id": session["id"],
             "turn_id": message["turn"]["id"],
+            "approval_id": waiting(acme)["approval_id"],
         }
 
 

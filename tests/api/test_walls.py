@@ -11,6 +11,7 @@ import pytest
 
 from api.app import create_app
 from tests.api.service import Service, Tenant, settings
+from tests.api.waiting import waiting
 
 WRITES = {"POST", "PUT", "PATCH", "DELETE"}
 OPEN = {"/healthz", "/readyz"}
@@ -22,6 +23,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "PATCH /v1/tools/{tool_id}": {"description": "Eve's."},
     "POST /v1/tools/{tool_id}/integrations": {"integration_type": "custom_tool", "configuration": {"url": "https://eve.example/"}},
     "PATCH /v1/tools/{tool_id}/integrations/{integration_id}": {"enabled": False},
+    "POST /v1/approvals/{approval_id}/decision": {"decision": "deny"},
     "POST /v1/sessions/{session_id}/end": {"reason": "Eve"},
     "POST /v1/sessions/{session_id}/messages": {"text": "Eve"},
     "POST /v1/sessions/{session_id}/cancel": {},
@@ -66,6 +68,7 @@ def _furnish(tenant: Tenant) -> dict[str, str]:
         "integration_id": tenant.integration(tool["id"])["id"],
         "session_id": session["id"],
         "turn_id": tenant.message(session["id"])["turn"]["id"],
+        "approval_id": waiting(tenant)["approval_id"],
     }
 
 
@@ -154,7 +157,7 @@ def test_what_is_another_workspaces_is_not_found_and_stays_as_it_is(operation: O
     assert _everything(service, house.tenant) == before
 
 
-@pytest.mark.parametrize("path", ["/v1/agents", "/v1/tools", "/v1/sessions"])
+@pytest.mark.parametrize("path", ["/v1/agents", "/v1/tools", "/v1/sessions", "/v1/approvals"])
 def test_lists_show_nothing_of_another_workspace(path: str, acme: Tenant, other: Tenant, ids: dict[str, str]):
     assert len(acme.call("GET", path, 200)["items"]) >= 1
     assert other.call("GET", f"{path}?include_total=true", 200) == {"items": [], "next_cursor": None, "has_more": False, "total_count": 0}

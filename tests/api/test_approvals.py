@@ -1,0 +1,164 @@
+"""Listing what waits for a person, and deciding about it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
+
+import pytest
+
+from api import answers
+from tests.api.service import Tenant
+from tests.api.waiting import DONE, carried, waiting, wants_approval
+from tests.fakes import Script, says
+from tests.servers import until
+
+
+def pending(acme: Tenant) -> list[str]:
+    return [item["id"] for item in acme.call("GET", "/v1/approvals?status=pending", 200)["items"]]
+
+
+def test_what_waits_is_listed_shown_and_approved_once(acme: Tenant):
+    accepted = waiting(acme)
+    session_id, turn_id = accepted["event"]["session_id"], accepted["turn"]["id"]
+
+    (shown,) = acme.call("GET", f"/v1/approvals?session_id={session_id}", 200)["items"]
+    answers.Approval.model_validate(shown)
+    assert (shown["status"], shown["turn_id"], shown["tool_name"], shown["arguments"]) == ("pending", turn_id, "refund", {"order": 0})
+    assert acme.call("GET", f"/v1/approvals/{shown['id']}", 200) == shown
+    assert [one["id"] for one in acme.call("GET", f"/v1/turns/{turn_id}", 200)["approvals"]] == [shown["id"]]
+
+    decided = acme.call("POST", f"/v1/approvals/{shown['id']}/decision", 200, json={"decision": "approve", "reason": "Checked."})
+    assert (decided["status"], decided["reason"], decided["used_at"]) == ("approved", "Checked.", None)
+    assert decided["decided_by"].startswith("first key (tl_")
+    until(lambda: acme.service.sql("SELECT rung_at IS NOT NULL FROM turns WHERE id = %s", UUID(turn_id)) == [(True,)], 20)
+
+    again = acme.call("POST", f"/v1/approvals/{shown['id']}/decision", 409, json={"decision": "deny"})
+    assert again["detail"].startswith("It was approved before, by first key (tl_")
+
+    carried(acme, turn_id, Script(says("Done."), tools={"c0": DONE}))
+    assert acme.call("GET", f"/v1/turns/{turn_id}", 200)["status"] == "done"
+    assert acme.call("GET", f"/v1/approvals/{shown['id']}", 200)["used_at"] is not None
+    assert pending(acme) == []
+
+
+def test_the_log_says_what_was_asked_and_who_decided_and_readers_are_woken(acme: Tenant):
+    accepted = waiting(acme)
+    session_id = accepted["event"]["session_id"]
+    seen = acme.call("GET", f"/v1/sessions/{session_id}/events", 200)
+    requested = seen["events"][-1]["content"]
+    assert requested["status"] == "approval_requested"
+
+    with acme.using(acme.key("write", None).text) as colleague, ThreadPoolExecutor(1) as pool:
+        path = f"/v1/sessions/{session_id}/events?after={seen['next_after']}&wait=30"
+        polled = pool.submit(lambda: acme.call("GET", path, 200)["events"])
+        until(lambda: acme.watched(session_id) == 1, 20)
+        colleague.call("POST", f"/v1/approvals/{requested['approval_id']}/decision", 200, json={"decision": "deny", "reason": "Not paid."})
+        (event,) = polled.result(40)
+
+    assert event["kind"] == "status_update"
+    content = event["content"]
+    assert (content["status"], content["decision"], content["reason"]) == ("approval_decided", "denied", "Not paid.")
+    assert content["approval_id"] == requested["approval_id"]
+    assert content["decided_by"].startswith("tl_")
+    assert content["decided_at"]
+
+
+def test_the_user_of_a_key_is_named(acme: Tenant):
+    waiting(acme)
+    [(user_id,)] = acme.service.sql("INSERT INTO users (name, email) VALUES ('Dana', gen_random_uuid()::text) RETURNING id")
+    grant = (
+        "INSERT INTO permissions (workspace_id, user_id, entity_type, entity_id, permission_type) VALUES (%s, %s, 'workspace', %s, 'write')"
+    )
+    acme.service.sql(grant, acme.workspace_id, user_id, acme.workspace_id)
+
+    with acme.using(acme.key("admin", user_id).text) as dana:
+        decided = dana.call("POST", f"/v1/approvals/{pending(acme)[0]}/decision", 200, json={"decision": "approve"})
+
+    assert decided["decided_by"].startswith(f"user {user_id}, tl_")
+
+
+@pytest.mark.parametrize(
+    ("body", "where", "what"),
+    [
+        ({"decision": "approve", "edited_arguments": {"order": "one"}}, "body.edited_arguments", "order"),
+        ({"decision": "approve", "edited_arguments": {}}, "body.edited_arguments", "order"),
+        ({"decision": "approve", "edited_arguments": [1]}, "body.edited_arguments", "dictionary"),
+        ({"decision": "approve", "edited_arguments": {"order": 1, "note": "x" * 70_000}}, "body.edited_arguments", "65536"),
+        ({"decision": "deny", "edited_arguments": {"order": 1}}, "body", "approval only"),
+        ({"decision": "approved"}, "body.decision", "approve"),
+        ({"decision": "deny", "reason": "x" * 2001}, "body.reason", "2000"),
+        ({}, "body.decision", "required"),
+    ],
+)
+def test_a_decision_that_is_none_is_refused_with_the_place(acme: Tenant, body: dict[str, object], where: str, what: str):
+    waiting(acme)
+    (approval_id,) = pending(acme)
+
+    refused = acme.call("POST", f"/v1/approvals/{approval_id}/decision", 422, json=body)
+
+    assert refused["errors"][0]["where"] == where
+    assert what in refused["errors"][0]["what"]
+    assert pending(acme) == [approval_id]
+
+
+def test_edited_arguments_are_shown_and_run(acme: Tenant):
+    turn_id = waiting(acme)["turn"]["id"]
+
+    body = {"decision": "approve", "edited_arguments": {"order": 9}}
+    decided = acme.call("POST", f"/v1/approvals/{pending(acme)[0]}/decision", 200, json=body)
+    world = Script(says("Done."), tools={"c0": DONE})
+    carried(acme, turn_id, world)
+
+    assert (decided["arguments"], decided["edited_arguments"]) == ({"order": 0}, {"order": 9})
+    assert [call.arguments for call in world.made] == [{"order": 9}]
+
+
+def test_of_two_who_decide_at_once_one_does(acme: Tenant):
+    waiting(acme)
+    path = f"/v1/approvals/{pending(acme)[0]}/decision"
+
+    with ThreadPoolExecutor(2) as pool:
+        codes = pool.map(lambda verdict: acme.http.post(path, json={"decision": verdict}).status_code, ("approve", "deny"))
+
+    assert sorted(codes) == [200, 409]
+
+
+def test_pages_follow_one_another(acme: Tenant):
+    waiting(acme, wanted=5)
+    first = acme.call("GET", "/v1/approvals?limit=2&include_total=true", 200)
+    second = acme.call("GET", f"/v1/approvals?limit=3&after={first['next_cursor']}", 200)
+
+    answers.Approvals.model_validate(first)
+    assert (len(first["items"]), first["total_count"], second["has_more"]) == (2, 5, False)
+    assert len({item["id"] for item in first["items"] + second["items"]}) == 5
+    acme.call("GET", "/v1/approvals?after=nonsense", 422)
+
+
+def test_another_workspace_sees_and_decides_nothing(acme: Tenant, other: Tenant):
+    session_id = waiting(acme)["event"]["session_id"]
+    (approval_id,) = pending(acme)
+
+    assert other.call("GET", f"/v1/approvals?session_id={session_id}", 200)["items"] == []
+    other.call("GET", f"/v1/approvals/{approval_id}", 404)
+    other.call("POST", f"/v1/approvals/{approval_id}/decision", 404, json={"decision": "approve"})
+    with acme.using(acme.key("read").text) as reader:
+        reader.call("POST", f"/v1/approvals/{approval_id}/decision", 403, json={"decision": "approve"})
+        reader.call("GET", f"/v1/approvals/{approval_id}", 200)
+    assert pending(acme) == [approval_id]
+
+
+def test_who_is_asked_is_the_agents_to_say(acme: Tenant):
+    unsafe, pure = acme.tool("refund", effect="unsafe"), acme.tool("lookup", effect="pure")
+    ids = [unsafe["id"], pure["id"]]
+    agent = acme.agent(tool_ids=ids)
+    path = f"/v1/agents/{agent['id']}/tools"
+
+    assert wants_approval(acme, agent["id"]) == {"refund": True, "lookup": False}
+    acme.call("PUT", path, 200, json={"tool_ids": ids, "configuration": {"approval": "required"}})
+    assert wants_approval(acme, agent["id"]) == {"refund": True, "lookup": True}
+    acme.call("PUT", path, 200, json={"tool_ids": ids, "configuration": {"approval": "never"}})
+    assert wants_approval(acme, agent["id"]) == {"refund": False, "lookup": False}
+    for bad in ("sometimes", None, True, ["required"]):
+        refused = acme.call("PUT", path, 422, json={"tool_ids": ids, "configuration": {"approval": bad}})
+        assert refused["errors"][0]["where"] == "body.configuration"
