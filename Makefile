@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help demo up test bench chaos faults crashpoints lint fmt types imports lock clean run-env dev-env
+.PHONY: help demo up test bench chaos faults crashpoints takeover lint fmt types imports lock clean run-env dev-env
 
 help:
 	@echo "make demo    send one real message through everything, on throw-away servers, and show what happened"
@@ -12,6 +12,7 @@ help:
 	@echo "make chaos   two thousand messages while a worker is killed every three seconds and the broker is emptied"
 	@echo "make faults  500 messages under each of 19 faults, on Valkey and on RabbitMQ (takes a quarter of an hour)"
 	@echo "make crashpoints   a process killed at every crash point, and at every ordered pair of them"
+	@echo "make takeover   20,000 random schedules in which a person takes a session over, and no reply of the agent may follow"
 	@echo "make lint    ruff, mypy, import rules"
 	@echo "make fmt     format the code"
 	@echo "make lock    pin the dependencies again (needs uv)"
@@ -53,6 +54,9 @@ faults: dev-env
 
 crashpoints: dev-env
 	$(PYTHON) -m benchmarks.crashpoints
+
+takeover: dev-env
+	$(PYTHON) -m benchmarks.takeover
 
 lock:
 	requirements/compile.sh

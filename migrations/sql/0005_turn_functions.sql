@@ -32,9 +32,11 @@ BEGIN
     UPDATE turns SET status = p_status, error_class = p_error_class, error_detail = p_error_detail, not_before = NULL, settled_at = now(),
         updated_at = now(), read_through_offset = turn_heard(p_session, v_opened, turn_upper(p_session, v_opened))
     WHERE id = p_turn;
-    UPDATE sessions SET lease_owner = NULL, lease_until = NULL, unknown_calls = unknown_calls + v_lost,
+    UPDATE sessions SET unknown_calls = unknown_calls + v_lost,
         dead_in_row = CASE p_status WHEN 'dead' THEN dead_in_row + 1 ELSE dead_in_row END
     WHERE id = p_session RETURNING dead_in_row INTO v_dead;
+    UPDATE sessions SET lease_owner = NULL, lease_until = NULL  -- unless it is another turn's
+    WHERE id = p_session AND NOT EXISTS (SELECT 1 FROM turns WHERE session_id = p_session AND status = 'running');
     IF p_status = 'dead' AND v_dead >= 3 THEN
         PERFORM quarantine(p_workspace, p_session, p_fence);
     END IF;
@@ -456,7 +458,8 @@ BEGIN
             v_events := '[]';
         ELSIF v_status = 'done' AND o_stop IS NOT NULL THEN  -- a person was quicker than the reply: they win
             v_status := 'cancelled';
-            v_events := jsonb_build_array(jsonb_build_object('kind', 'status_update', 'source', 'system', 'content',
+            v_events := jsonb_build_array(jsonb_build_object('kind', 'status_update', 'source', 'system',
+                'metadata', jsonb_strip_nulls(jsonb_build_object('read_through', v_events->-1->'metadata'->'read_through')), 'content',
                 cancelled_content(o_stop, t.cancelled_by) || CASE WHEN o_stop = 'TakenOver' THEN '{}'::jsonb
                     ELSE jsonb_build_object('partial_text', v_events->-1->'content'->'text') END));
         END IF;
@@ -604,6 +607,11 @@ BEGIN
             WHERE id = p_turn;
         ELSE
             UPDATE turns SET writes = p_write + 1 WHERE id = p_turn;
+        END IF;
+        IF v_status IN ('queued', 'waiting') AND o_stop <> 'Paused' THEN  -- it is to stop, so it does not wait first
+            PERFORM close_turn(p_workspace, p_session, p_turn, p_fence, 'cancelled', o_stop, NULL,
+                cancelled_content(o_stop, t.cancelled_by));
+            SELECT next_offset - 1 INTO o_last_offset FROM sessions WHERE id = p_session;
         END IF;
     END IF;
 

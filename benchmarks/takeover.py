@@ -1,0 +1,46 @@
+"""Takeovers at random moments: what no schedule may show is a reply of the agent behind one. `python -m benchmarks.takeover --help`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from pathlib import Path
+
+from store.database import Database
+from tests.servers import Databases, EmbeddedPostgres
+from tests.store.takeover import Outcome, play
+
+
+async def measure(url: str, schedules: int, seed: int) -> Outcome:
+    """Play `schedules` on the migrated database at `url`."""
+    database = Database(url, pool_size=20)
+    await database.open()
+    try:
+        return await play(database, url, schedules, seed)
+    finally:
+        await database.close()
+
+
+def main() -> int:
+    """Print what the schedules came to; 1 where anything was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--schedules", type=int, default=5000, help="for each seed")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4])
+    given = parser.parse_args()
+    wrong = 0
+    print("| seed | schedules | switches | replies | turns struck | replies after a takeover | violated invariants | seconds |")
+    print("|---|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory(prefix="turnline-") as directory, EmbeddedPostgres(Path(directory), fast=True) as postgres:
+        databases = Databases(postgres)
+        for seed in given.seeds:
+            outcome = asyncio.run(measure(databases.migrated(), given.schedules, seed))
+            wrong += len(outcome.late) + len(outcome.violations)
+            figures = (seed, given.schedules, outcome.switches, outcome.replies, outcome.struck, len(outcome.late))
+            print(f"| {' | '.join(map(str, figures))} | {', '.join(outcome.violations) or 'none'} | {outcome.took_s:.0f} |", flush=True)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

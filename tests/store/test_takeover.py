@@ -1,0 +1,22 @@
+"""A takeover wins, whenever it comes."""
+
+from __future__ import annotations
+
+import pytest
+
+from store.database import Database
+from tests.store.takeover import play
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_no_reply_of_the_agent_follows_a_takeover(database: Database, database_url: str, seed: int):
+    """Hundreds of sessions in which a customer, an operator and workers come between each other's commits, at moments thrown by dice.
+
+    The invariants at the end say that every message was answered or accounted for, once.
+    """
+    outcome = await play(database, database_url, 500, seed)
+
+    assert outcome.late == []
+    assert outcome.violations == {}
+    assert outcome.struck > 100, "the takeovers came too late to prove anything"
+    assert outcome.replies > 100
