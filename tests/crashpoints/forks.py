@@ -36,7 +36,8 @@ def main() -> None:
     os.set_blocking(waker, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(waker)
-    alive: set[int] = set()
+    alive: dict[int, int] = {}  # pid -> number; a pid is used again after a while
+    born = 0
     orders = b""
     while True:
         ready, _, _ = select.select([0, waking], [], [])
@@ -52,19 +53,19 @@ def main() -> None:
                 pid = os.fork()
                 if pid == 0:
                     _be(json.loads(line))
-                alive.add(pid)
-                _say({"pid": pid})
+                born += 1
+                alive[pid] = born
+                _say({"number": born, "pid": pid})
     for pid in alive:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
-def _reap(alive: set[int]) -> None:
+def _reap(alive: dict[int, int]) -> None:
     for pid in list(alive):
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
-            alive.discard(pid)
-            _say({"pid": pid, "code": os.waitstatus_to_exitcode(status)})
+            _say({"number": alive.pop(pid), "code": os.waitstatus_to_exitcode(status)})
 
 
 def _say(told: dict[str, int]) -> None:

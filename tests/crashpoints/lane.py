@@ -63,8 +63,9 @@ class Armed:
     @property
     def happened(self) -> bool:
         """It was killed at its point, or sleeps there, or said that it was there."""
+        ended = self.ended  # asked first: it may reach its point, and end, while its words are read
         if not self.reached:
-            assert not self.ended, f"the process ended before its crash point:\n{self.process.log.read_text()[-3000:]}"
+            assert not ended, f"the process ended before its crash point:\n{self.process.log.read_text()[-3000:]}"
             return False
         match self.asked.action:
             case "kill":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from tests.pipeline.stack import Stack, running
 from tests.servers import Databases
 
 Cases = Sequence[tuple[Crash, ...]]
+Waiting = queue.SimpleQueue[tuple[tuple[Crash, ...], Future[Outcome]]]
 
 
 @contextmanager
@@ -24,17 +27,21 @@ def under_way(databases: Databases, directory: Path, cases: Cases, lanes: int) -
     """The outcomes of `cases`, in their order, as they come. Cases not begun are dropped on leaving."""
     (directory / "sandbox").mkdir()
     sandbox = Stack("", "", directory / "sandbox")
-    waiting: queue.SimpleQueue[tuple[tuple[Crash, ...], Future[Outcome]]] = queue.SimpleQueue()
+    waiting: Waiting = queue.SimpleQueue()
     futures: list[Future[Outcome]] = []
     for crashes in cases:
         futures.append(Future())
         waiting.put((crashes, futures[-1]))
     with running(sandbox), Nursery() as nursery:
-        urls = [databases.migrated() for _ in range(min(lanes, len(cases)))]
-        threads = [
-            threading.Thread(target=_run, args=(Lane(url, sandbox.sandbox_url, directory / f"lane-{number}", nursery), waiting))
-            for number, url in enumerate(urls)
-        ]
+        numbers = itertools.count()
+        making = threading.Lock()
+
+        def lane() -> Lane:
+            with making:
+                database_url = databases.migrated()
+            return Lane(database_url, sandbox.sandbox_url, directory / f"lane-{next(numbers)}", nursery)
+
+        threads = [threading.Thread(target=_run, args=(lane, waiting)) for _ in range(min(lanes, len(cases)))]
         for thread in threads:
             thread.start()
         try:
@@ -44,31 +51,39 @@ def under_way(databases: Databases, directory: Path, cases: Cases, lanes: int) -
                 future.cancel()
             for thread in threads:
                 thread.join()
-            for url in urls:
-                databases.drop(url)
 
 
-def _run(lane: Lane, waiting: queue.SimpleQueue[tuple[tuple[Crash, ...], Future[Outcome]]]) -> None:
-    """Take cases until there are none; a lane that cannot start fails those it takes."""
-    try:
-        with lane:
-            _take(lane, waiting)
-    except BaseException as error:
-        while not waiting.empty():
-            _, future = waiting.get()
-            if future.set_running_or_notify_cancel():
-                future.set_exception(error)
-
-
-def _take(lane: Lane, waiting: queue.SimpleQueue[tuple[tuple[Crash, ...], Future[Outcome]]]) -> None:
-    while True:
+def _run(new_lane: Callable[[], Lane], waiting: Waiting) -> None:
+    """Take cases until there are none. After one that failed, the next have a lane of their own: what it left open is not theirs."""
+    while not waiting.empty():
         try:
-            crashes, future = waiting.get_nowait()
-        except queue.Empty:
-            return
-        if not future.set_running_or_notify_cancel():
-            continue
-        try:
-            future.set_result(Case(lane, crashes).run())
+            with new_lane() as lane:
+                while _take(lane, waiting):
+                    pass
         except BaseException as error:
+            _fail(waiting, error)
+
+
+def _take(lane: Lane, waiting: Waiting) -> bool:
+    """Carry one case out; whether the lane can take another."""
+    try:
+        crashes, future = waiting.get_nowait()
+    except queue.Empty:
+        return False
+    if not future.set_running_or_notify_cancel():
+        return True
+    try:
+        outcome = Case(lane, crashes).run()
+    except BaseException as error:
+        future.set_exception(error)
+        return False
+    future.set_result(outcome)
+    return not outcome.wrong
+
+
+def _fail(waiting: Waiting, error: BaseException) -> None:
+    """A lane could not start or stop: the next case fails for it."""
+    with contextlib.suppress(queue.Empty):
+        _, future = waiting.get_nowait()
+        if future.set_running_or_notify_cancel():
             future.set_exception(error)

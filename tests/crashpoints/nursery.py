@@ -19,7 +19,7 @@ class Nursery:
 
     def __enter__(self) -> Self:
         self._ordering = threading.Lock()  # one order at a time: who is born next is whom it asked for
-        self._codes: dict[int, int] = {}
+        self._codes: dict[int, int] = {}  # by the child's number
         self._told = threading.Condition()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.crashpoints.forks"],
@@ -28,7 +28,7 @@ class Nursery:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        self._born: list[int] = []
+        self._born: list[tuple[int, int]] = []
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
         return self
@@ -52,15 +52,15 @@ class Nursery:
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
             self._process.stdin.flush()
             assert self._told.wait_for(lambda: self._born, 60), "the nursery does not answer"
-            process.popen = Child(self, self._born.pop())  # type: ignore[assignment]
+            process.popen = Child(self, *self._born.pop())  # type: ignore[assignment]
         stack._processes.append(process)
         return process
 
-    def code(self, pid: int, within_s: float | None = 0) -> int | None:
-        """How `pid` ended; None where it has not within that time."""
+    def code(self, number: int, within_s: float | None = 0) -> int | None:
+        """How a child ended; None where it has not within that time."""
         with self._told:
-            self._told.wait_for(lambda: pid in self._codes, within_s)
-            return self._codes.get(pid)
+            self._told.wait_for(lambda: number in self._codes, within_s)
+            return self._codes.get(number)
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -68,27 +68,27 @@ class Nursery:
             told = json.loads(line)
             with self._told:
                 if "code" in told:
-                    self._codes[told["pid"]] = told["code"]
+                    self._codes[told["number"]] = told["code"]
                 else:
-                    self._born.append(told["pid"])
+                    self._born.append((told["number"], told["pid"]))
                 self._told.notify_all()
 
 
 class Child:
     """As much of `subprocess.Popen` as the tests use."""
 
-    def __init__(self, nursery: Nursery, pid: int) -> None:
-        self._nursery, self.pid, self.args = nursery, pid, f"nursed {pid}"
+    def __init__(self, nursery: Nursery, number: int, pid: int) -> None:
+        self._nursery, self._number, self.pid, self.args = nursery, number, pid, f"nursed {pid}"
 
     @property
     def returncode(self) -> int | None:
-        return self._nursery.code(self.pid)
+        return self._nursery.code(self._number)
 
     def poll(self) -> int | None:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        code = self._nursery.code(self.pid, timeout)
+        code = self._nursery.code(self._number, timeout)
         if code is None:
             raise subprocess.TimeoutExpired(self.args, timeout or 0)
         return code
