@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -276,3 +276,30 @@ class Approvals(Paged):
     """Approvals, the newest first."""
 
     items: list[Approval]
+
+
+Amount = Annotated[str, Field(pattern=r"^-?\d+(\.\d+)?$", examples=["25.5"], description="US dollars or tokens, by the budget's unit.")]
+
+
+class Budget(Answer):
+    """A cap on what model calls may use. `spent` and `reserved` together never exceed `cap`, unless it was lowered since."""
+
+    id: UUID
+    scope: Literal["workspace", "agent", "session"]
+    scope_id: UUID
+    unit: Literal["usd", "tokens"]
+    period: Literal["day", "total"]
+    cap: Amount
+    spent: Annotated[Amount, Field(description="By calls whose usage is known; of a daily budget, today.")]
+    reserved: Annotated[
+        Amount, Field(description="Held at the most they can use: by calls under way, and for good by calls nobody heard of.")
+    ]
+    day: Annotated[date | None, Field(description="The day (UTC) that `spent` and `reserved` are of; null where the period is total.")]
+    created_at: datetime
+    updated_at: datetime
+
+
+class Budgets(Paged):
+    """Budgets, the newest first."""
+
+    items: list[Budget]

@@ -12,7 +12,22 @@ import pydantic
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from api import agents, approvals, cancelling, events, health, messages, openapi, problems, reference, sessions, stream, tools, turns
+from api import (
+    agents,
+    approvals,
+    budgets,
+    cancelling,
+    events,
+    health,
+    messages,
+    openapi,
+    problems,
+    reference,
+    sessions,
+    stream,
+    tools,
+    turns,
+)
 from api.auth import Keys
 from api.deps import Front
 from api.pressure import Gauge
@@ -74,7 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,  # another address is another thing, and a redirected POST may lose its body or its key
         generate_unique_id_function=_operation_id,
     )
-    for room in (agents, tools, sessions, messages, events, stream, turns, cancelling, approvals, health):
+    for room in (agents, tools, sessions, messages, events, stream, turns, cancelling, approvals, budgets, health):
         app.include_router(room.routes)
     problems.install(app)
     openapi.install(app)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Self, TypeVar
 from uuid import UUID
@@ -380,3 +381,36 @@ class Decision(Body):
         if self.edited_arguments is not None and self.decision != "approve":
             raise ValueError("edited_arguments can be sent with an approval only.")
         return self
+
+
+Cap = Annotated[
+    StrictInt | Annotated[str, StringConstraints(pattern=r"^[0-9]{1,10}(\.[0-9]{1,10})?$")],
+    Field(description="US dollars as text, or whole tokens; at most ten digits before the point and ten after.", examples=["25.50"]),
+]
+
+
+class BudgetCreate(Body):
+    """A cap on what model calls may use."""
+
+    model_config = _example(scope="workspace", unit="usd", period="day", cap="25.50")
+    scope: Literal["workspace", "agent", "session"]
+    scope_id: Annotated[UUID | None, Field(description="The agent or session; of a workspace it may be left out.")] = None
+    unit: Literal["usd", "tokens"]
+    period: Annotated[Literal["day", "total"], Field(description="day: from midnight to midnight, UTC.")]
+    cap: Cap
+
+    @property
+    def amount(self) -> Decimal:
+        """The cap as a number."""
+        return Decimal(self.cap)
+
+
+class BudgetChange(Body):
+    """Another cap."""
+
+    cap: Cap
+
+    @property
+    def amount(self) -> Decimal:
+        """The cap as a number."""
+        return Decimal(self.cap)

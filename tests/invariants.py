@@ -13,6 +13,12 @@ DRAINED = {
     "calls left open": """
         SELECT turn_id, 'model call ' || step FROM model_calls WHERE state = 'reserved'
         UNION ALL SELECT turn_id, tool_call_id FROM tool_calls WHERE state IN ('requested', 'running')""",
+    "budgets that hold other than their calls do": """
+        SELECT b.id, b.reserved FROM budgets b LEFT JOIN budget_holds h ON h.budget_id = b.id AND (b.period = 'total' OR h.day = b.day)
+        GROUP BY b.id HAVING b.reserved <> coalesce(sum(h.amount), 0)""",
+    "holds of calls that are known": """
+        SELECT h.turn_id, h.step FROM budget_holds h LEFT JOIN model_calls c USING (turn_id, step, attempt)
+        WHERE c.state IS DISTINCT FROM 'unknown'""",
     "turns that ended otherwise, without exactly one status_update that says so, or with a reply": """
         SELECT t.id FROM turns t LEFT JOIN events e ON e.turn_id = t.id
         WHERE t.status IN ('failed', 'dead', 'cancelled') GROUP BY t.id

@@ -84,6 +84,12 @@ class Tenant:
         made: dict[str, Any] = self.call("POST", f"/v1/tools/{tool_id}/integrations", 201, json=body)
         return made
 
+    def budget(self, **fields: Any) -> dict[str, Any]:
+        """A new budget, of the workspace unless said otherwise."""
+        body = {"scope": "workspace", "unit": "usd", "period": "total", "cap": "10", **fields}
+        made: dict[str, Any] = self.call("POST", "/v1/budgets", 201, json=body)
+        return made
+
     def session(self, **fields: Any) -> dict[str, Any]:
         """A new session, with a new agent unless one is given."""
         fields.setdefault("agent_id", None)

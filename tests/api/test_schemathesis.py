@@ -42,6 +42,7 @@ def ids(service: Service) -> Iterator[dict[str, str]]:
             "session_id": session["id"],
             "turn_id": message["turn"]["id"],
             "approval_id": waiting(acme)["approval_id"],
+            "budget_id": acme.budget(scope="agent", scope_id=acme.agent()["id"])["id"],
         }
 
 

@@ -24,6 +24,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/tools/{tool_id}/integrations": {"integration_type": "custom_tool", "configuration": {"url": "https://eve.example/"}},
     "PATCH /v1/tools/{tool_id}/integrations/{integration_id}": {"enabled": False},
     "POST /v1/approvals/{approval_id}/decision": {"decision": "deny"},
+    "POST /v1/budgets": {"scope": "workspace", "unit": "usd", "period": "day", "cap": "1"},
+    "PATCH /v1/budgets/{budget_id}": {"cap": "2"},
     "POST /v1/sessions/{session_id}/end": {"reason": "Eve"},
     "POST /v1/sessions/{session_id}/messages": {"text": "Eve"},
     "POST /v1/sessions/{session_id}/cancel": {},
@@ -69,6 +71,7 @@ def _furnish(tenant: Tenant) -> dict[str, str]:
         "session_id": session["id"],
         "turn_id": tenant.message(session["id"])["turn"]["id"],
         "approval_id": waiting(tenant)["approval_id"],
+        "budget_id": tenant.budget(scope="agent", scope_id=agent["id"])["id"],
     }
 
 
@@ -157,7 +160,7 @@ def test_what_is_another_workspaces_is_not_found_and_stays_as_it_is(operation: O
     assert _everything(service, house.tenant) == before
 
 
-@pytest.mark.parametrize("path", ["/v1/agents", "/v1/tools", "/v1/sessions", "/v1/approvals"])
+@pytest.mark.parametrize("path", ["/v1/agents", "/v1/tools", "/v1/sessions", "/v1/approvals", "/v1/budgets"])
 def test_lists_show_nothing_of_another_workspace(path: str, acme: Tenant, other: Tenant, ids: dict[str, str]):
     assert len(acme.call("GET", path, 200)["items"]) >= 1
     assert other.call("GET", f"{path}?include_total=true", 200) == {"items": [], "next_cursor": None, "has_more": False, "total_count": 0}

@@ -1,0 +1,364 @@
+"""Budgets on a real Postgres: held before a call, settled after, never overspent, whatever happens at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from engine.brief import Bound, Brief, Cost, ModelRequest
+from engine.change import CallState, Change, Finish, Park, Reserve, Reserved, SettledCall
+from engine.errors import ReplyLost
+from engine.events import FinishReason, ModelReply, ToolCall, ToolOutcome, Usage
+from engine.loop import advance
+from store import budgets, messages
+from store.database import Database
+from tests.factories import Tenant, tenant
+from tests.store.carrying import carry, claimed, found
+
+MOST = Bound(1000, Decimal("0.0100000001"))
+USED = Usage(400, 0, 0, 210, 0)
+COST = Decimal("0.0061000003")
+
+
+@dataclass
+class Market:
+    """A world whose calls can use `MOST` and use `USED` at `COST`. `meanwhile` runs during each, and its error is the call's."""
+
+    meanwhile: Callable[[int], Awaitable[None]] | None = None
+    bound_is: Bound = MOST
+    called: int = 0
+
+    async def call_model(self, request: ModelRequest, heard: list[str]) -> tuple[ModelReply, Cost]:
+        self.called += 1
+        if self.meanwhile is not None:
+            await self.meanwhile(self.called)
+        return ModelReply("Yes.", (), FinishReason.STOP, "gpt-4o", USED), Cost(COST, "test")
+
+    async def call_tool(self, brief: Brief, call: ToolCall, idempotency_key: str, *, begun: bool) -> ToolOutcome:
+        raise AssertionError("no tools here")
+
+    def bound(self, request: ModelRequest) -> Bound:
+        return self.bound_is
+
+    def estimate(self, request: ModelRequest, heard: str) -> tuple[Usage, Cost]:
+        raise AssertionError("nothing is cut off here")
+
+
+async def budget(database: Database, made: Tenant, cap: Decimal | int, **fields: Any) -> UUID:
+    given = {"scope": "workspace", "scope_id": None, "unit": "usd", "period": "total", "cap": Decimal(cap)} | fields
+    async with database.transaction(made.workspace_id) as db:
+        made_id: UUID = (await budgets.create(db, made.workspace_id, **given))["id"]
+    return made_id
+
+
+async def shown(database: Database, made: Tenant, budget_id: UUID) -> tuple[Decimal, Decimal]:
+    """What is spent and held of a budget."""
+    async with database.transaction(made.workspace_id) as db:
+        row = await budgets.get(db, budget_id)
+    return row["spent"], row["reserved"]
+
+
+async def opened(database: Database, made: Tenant, session_id: UUID | None = None) -> UUID:
+    accepted = await messages.accept(database, made.workspace_id, session_id or made.session_id, "Is order 41 paid?")
+    assert accepted.turn_id is not None
+    return accepted.turn_id
+
+
+def superuser(url: str, statement: str) -> None:
+    with psycopg.connect(url, autocommit=True) as db:
+        db.execute(statement)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def watched(database_url: str) -> AsyncIterator[None]:
+    """Every commit is refused that would have a budget exceeded, or hold other than its holds."""
+    superuser(
+        database_url,
+        """
+        ALTER TABLE budgets ADD CONSTRAINT never_over CHECK (spent + reserved <= cap AND reserved >= 0);
+        CREATE FUNCTION held_as_said() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+        DECLARE b budgets;
+        BEGIN
+            SELECT * INTO b FROM budgets WHERE id = NEW.id;
+            IF b.reserved <> (SELECT coalesce(sum(amount), 0) FROM budget_holds h WHERE h.budget_id = b.id
+                              AND (b.period = 'total' OR h.day = b.day)) THEN
+                RAISE EXCEPTION 'budget % holds %', b.id, b.reserved;
+            END IF;
+            RETURN NULL;
+        END $$;
+        CREATE CONSTRAINT TRIGGER held_as_said AFTER UPDATE ON budgets DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION held_as_said()""",
+    )
+    yield
+    superuser(
+        database_url,
+        "DROP TRIGGER held_as_said ON budgets; DROP FUNCTION held_as_said; ALTER TABLE budgets DROP CONSTRAINT never_over",
+    )
+
+
+@pytest.mark.usefixtures("watched")
+async def test_as_many_turns_at_once_call_the_model_as_there_is_room_for(database: Database):
+    """All holds stand at the same time: nobody is let in on the strength of what another call may give back."""
+    turns_at_once, room = 1000, 300
+    made = await tenant(database, sessions=turns_at_once)
+    budget_id = await budget(database, made, MOST.usd * room)
+    turn_ids = [await opened(database, made, session_id) for session_id in made.session_ids]
+    go = asyncio.Event()
+
+    async def wait(number: int) -> None:
+        await go.wait()
+
+    world = Market(wait)
+
+    async def one(turn_id: UUID) -> str:
+        rest = await carry(database, turn_id, world)
+        assert isinstance(rest, Finish)
+        return rest.status
+
+    carrying = [asyncio.create_task(one(turn_id)) for turn_id in turn_ids]
+    while sum(task.done() for task in carrying) + world.called < turns_at_once:
+        await asyncio.sleep(0.05)
+    assert await shown(database, made, budget_id) == (0, MOST.usd * room)
+    go.set()
+    statuses = await asyncio.gather(*carrying)
+
+    assert (statuses.count("done"), statuses.count("failed"), world.called) == (room, turns_at_once - room, room)
+    assert await shown(database, made, budget_id) == (COST * room, 0)
+    ledger = "SELECT sum(cost_usd), count(*) FILTER (WHERE state = 'reserved') FROM model_calls"
+    assert await found(database, made, ledger) == [(COST * room, 0)]
+
+
+@pytest.mark.usefixtures("watched")
+async def test_budgets_of_all_kinds_hold_together_while_replies_are_lost_and_turns_come_and_go(database: Database):
+    sessions, dice = 120, random.Random(8)
+    made = await tenant(database, sessions=sessions)
+    one_session = {"scope": "session", "scope_id": made.session_id}
+    of = {
+        "workspace, dollars": await budget(database, made, MOST.usd * 60),
+        "workspace, dollars a day": await budget(database, made, MOST.usd * 70, period="day"),
+        "workspace, tokens a day": await budget(database, made, MOST.tokens * 65, unit="tokens", period="day"),
+        "agent, tokens": await budget(database, made, MOST.tokens * 50, unit="tokens", scope="agent", scope_id=made.agent_id),
+        "session, dollars": await budget(database, made, MOST.usd * 2, **one_session),
+        "session, tokens": await budget(database, made, MOST.tokens * 3, **one_session, unit="tokens"),
+    }
+    turn_ids = [await opened(database, made, session_id) for session_id in made.session_ids]
+
+    async def now_and_then_lost(number: int) -> None:
+        await asyncio.sleep(dice.uniform(0, 0.05))
+        if dice.random() < 0.2:
+            raise ReplyLost("the connection broke")
+
+    await asyncio.gather(*(carry(database, turn_id, Market(now_and_then_lost)) for turn_id in turn_ids))
+
+    ((settled, unknown, failed),) = await found(
+        database,
+        made,
+        "SELECT count(*) FILTER (WHERE state = 'settled'), count(*) FILTER (WHERE state = 'unknown'),"
+        " count(*) FILTER (WHERE state = 'failed') FROM model_calls",
+    )
+    assert settled >= 20
+    assert unknown >= 5, "nothing was lost, so nothing is proved"
+    assert failed >= 10, "nobody was refused, so nothing is proved"
+    tokens = USED.input_tokens + USED.output_tokens
+    for name in ("workspace, dollars", "workspace, dollars a day"):
+        assert await shown(database, made, of[name]) == (COST * settled, MOST.usd * unknown), name
+    for name in ("workspace, tokens a day", "agent, tokens"):
+        assert await shown(database, made, of[name]) == (tokens * settled, MOST.tokens * unknown), name
+    mine = f"SELECT count(*) FILTER (WHERE state = 'settled') FROM model_calls WHERE session_id = '{made.session_id}'"
+    ((settled_here,),) = await found(database, made, mine)
+    assert (await shown(database, made, of["session, dollars"]))[0] == COST * settled_here
+
+
+async def test_what_a_call_did_not_use_has_room_for_the_next(database: Database):
+    """Room for one call at its most: the second fits because the first is settled before the second is held."""
+    made = await tenant(database)
+    budget_id = await budget(database, made, MOST.usd + COST)
+
+    for text in ("first", "second"):
+        turn_id = await opened(database, made)
+        assert await carry(database, turn_id, Market()) == Finish("done"), text
+    assert await shown(database, made, budget_id) == (2 * COST, 0)
+
+    turn_id = await opened(database, made)
+    claim = await claimed(database, turn_id)
+    rest = await advance(claim, Market(), claim.brief, claim.start)
+    assert isinstance(rest, Finish)
+    assert (rest.status, rest.error_class) == ("failed", "BudgetSpent")
+    assert rest.error_detail == (
+        "The workspace's total budget of $0.0161000004 is spent: $0.0122000006 spent, $0 reserved, $0.0100000001 more wanted."
+    )
+
+
+async def test_within_one_commit_a_call_is_settled_before_the_next_is_held(database: Database):
+    made = await tenant(database)
+    budget_id = await budget(database, made, MOST.usd + COST)
+    claim = await claimed(database, await opened(database, made))
+
+    await claim.write(Change(reserve=held(0)))
+    written = await claim.write(Change(model_call=settled_at(0), reserve=held(1)))
+
+    assert written.refused is None
+    assert await shown(database, made, budget_id) == (COST, MOST.usd)
+
+
+def held(step: int, *, again: bool | None = None, bound: Bound = MOST) -> Reserve:
+    """The intent of a call; the first one's row is there since the claim."""
+    return Reserve(Reserved(step, 0), "openai", "gpt-4o", 0, bound, again=step == 0 if again is None else again)
+
+
+def settled_at(step: int) -> SettledCall:
+    reply = ModelReply("", (), FinishReason.STOP, "gpt-4o", USED)
+    return SettledCall(Reserved(step, 0), CallState.SETTLED, reply, Cost(COST, "test"))
+
+
+async def twice(claim: Any, change: Change) -> Any:
+    """Write `change`, lose the reply, and send the same write again; the second answer."""
+    await claim.write(change)
+    claim._writes -= 1
+    return await claim.write(change)
+
+
+async def test_a_write_that_is_sent_twice_holds_and_spends_once(database: Database):
+    made = await tenant(database)
+    budget_id = await budget(database, made, MOST.usd * 3)
+    claim = await claimed(database, await opened(database, made))
+
+    assert (await twice(claim, Change(reserve=held(0)))).refused is None
+    assert await shown(database, made, budget_id) == (0, MOST.usd)
+    assert (await twice(claim, Change(model_call=settled_at(0), reserve=held(1)))).refused is None
+    assert await shown(database, made, budget_id) == (COST, MOST.usd)
+    await twice(claim, Change(model_call=settled_at(1), rest=Finish("done")))
+    assert await shown(database, made, budget_id) == (2 * COST, 0)
+
+
+async def test_a_refusal_that_is_sent_twice_is_a_refusal_twice(database: Database):
+    made = await tenant(database)
+    budget_id = await budget(database, made, COST)
+    claim = await claimed(database, await opened(database, made))
+
+    assert (await twice(claim, Change(reserve=held(0)))).refused
+    await claim.write(Change(model_call=SettledCall(Reserved(0, 0), CallState.FAILED, error_class="NotSent"), rest=Park(0.0)))
+    assert await shown(database, made, budget_id) == (0, 0)
+
+
+async def test_a_write_that_is_sent_again_after_a_stop_was_asked_for_tells_what_was_begun(database: Database):
+    made = await tenant(database)
+    budget_id = await budget(database, made, MOST.usd * 3)
+    turn_id = await opened(database, made)
+    claim = await claimed(database, turn_id)
+
+    await claim.write(Change(reserve=held(0)))
+    await claim.write(Change(model_call=settled_at(0), reserve=held(1)))
+    await database.call("SELECT * FROM cancel_turns($1, NULL, $2, 'Dana')", made.workspace_id, turn_id)
+    claim._writes -= 1
+    written = await claim.write(Change(model_call=settled_at(0), reserve=held(1)))
+
+    assert (written.stop, written.refused) == (None, None), "the call stands in the ledger; the stop is heard of as any other"
+    assert claim.outstanding == Reserved(1, 0)
+    assert await shown(database, made, budget_id) == (COST, MOST.usd)
+
+
+async def test_a_call_that_nobody_heard_of_keeps_its_hold(database: Database):
+    made = await tenant(database)
+    budget_id = await budget(database, made, MOST.usd * 2)
+    turn_id = await opened(database, made)
+    claim = await claimed(database, turn_id)
+    await claim.write(Change(reserve=held(0)))
+    await found(database, made, "UPDATE sessions SET lease_until = now() - interval '1 second' RETURNING 1")
+
+    assert await carry(database, turn_id, Market()) == Finish("done")
+
+    assert await found(database, made, "SELECT state FROM model_calls ORDER BY attempt") == [("unknown",), ("settled",)]
+    assert await shown(database, made, budget_id) == (COST, MOST.usd)
+
+
+async def test_a_new_day_begins_with_nothing_spent_and_what_yesterday_held_is_yesterdays(database: Database, database_url: str):
+    made = await tenant(database, sessions=3)
+    by_day = await budget(database, made, MOST.usd, period="day")
+    in_all = await budget(database, made, MOST.usd * 2)
+    claim = await claimed(database, await opened(database, made))
+    await claim.write(Change(reserve=held(0)))
+    superuser(database_url, f"UPDATE budgets SET day = day - 1 WHERE workspace_id = '{made.workspace_id}'")
+    superuser(database_url, f"UPDATE budget_holds SET day = day - 1 WHERE workspace_id = '{made.workspace_id}'")
+
+    assert await shown(database, made, by_day) == (0, 0), "shown as of today, though nothing was reserved today"
+    assert await carry(database, await opened(database, made, made.session_ids[1]), Market()) == Finish("done")
+    assert await shown(database, made, by_day) == (COST, 0)
+    await claim.write(Change(model_call=settled_at(0), rest=Finish("done")))
+
+    assert await shown(database, made, by_day) == (COST, 0), "yesterday's call counts to yesterday"
+    assert await shown(database, made, in_all) == (2 * COST, 0)
+    assert await found(database, made, "SELECT count(*) FROM budget_holds") == [(0,)]
+
+
+async def test_a_model_without_a_price_fails_under_a_budget_in_dollars_and_not_under_one_in_tokens(database: Database):
+    made = await tenant(database)
+    budget_id = await budget(database, made, 10_000, unit="tokens")
+    unpriced = Market(bound_is=Bound(MOST.tokens, None))
+
+    assert await carry(database, await opened(database, made), unpriced) == Finish("done")
+    assert await shown(database, made, budget_id) == (610, 0)
+    await budget(database, made, 1000, scope="agent", scope_id=made.agent_id)
+    rest = await carry(database, await opened(database, made), unpriced)
+
+    assert isinstance(rest, Finish)
+    assert (rest.error_class, rest.error_detail) == (
+        "BudgetSpent",
+        "The agent has a budget in dollars, and no price is known for this model.",
+    )
+    assert unpriced.called == 1
+    assert await shown(database, made, budget_id) == (610, 0)
+
+
+async def test_a_budget_that_goes_while_calls_are_under_way_takes_its_holds_along(database: Database):
+    made = await tenant(database, sessions=20)
+    gone, kept = await budget(database, made, MOST.usd * 99), await budget(database, made, MOST.usd * 99, period="day")
+    turn_ids = [await opened(database, made, session_id) for session_id in made.session_ids]
+
+    async def remove(number: int) -> None:
+        await asyncio.sleep(0.02)
+        if number == 10:
+            async with database.transaction(made.workspace_id) as db:
+                await budgets.remove(db, gone)
+
+    world = Market(remove)
+    rests = await asyncio.gather(*(carry(database, turn_id, world) for turn_id in turn_ids))
+
+    assert set(rests) == {Finish("done")}
+    assert await shown(database, made, kept) == (20 * COST, 0)
+    assert await found(database, made, "SELECT count(*) FROM budget_holds") == [(0,)]
+
+
+async def test_a_raised_cap_lets_the_next_message_be_answered(database: Database):
+    made = await tenant(database)
+    budget_id = await budget(database, made, 0)
+    assert await carry(database, await opened(database, made), Market()) != Finish("done")
+    async with database.transaction(made.workspace_id) as db:
+        await budgets.change(db, budget_id, Decimal(1))
+
+    assert await carry(database, await opened(database, made), Market()) == Finish("done")
+    assert await found(database, made, "SELECT status, error_class FROM turns ORDER BY opened_at_offset") == [
+        ("failed", "BudgetSpent"),
+        ("done", None),
+    ]
+
+
+async def test_a_call_whose_usage_was_not_told_spends_all_that_was_held(database: Database):
+    made = await tenant(database)
+    dollars, tokens = await budget(database, made, 1), await budget(database, made, 9000, unit="tokens")
+    claim = await claimed(database, await opened(database, made))
+    await claim.write(Change(reserve=held(0)))
+    untold = ModelReply("Yes.", (), FinishReason.STOP, "gpt-4o", None)
+
+    await claim.write(Change(model_call=SettledCall(Reserved(0, 0), CallState.SETTLED, untold), rest=Finish("done")))
+
+    assert await shown(database, made, dollars) == (MOST.usd, 0)
+    assert await shown(database, made, tokens) == (MOST.tokens, 0)
