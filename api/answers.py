@@ -178,6 +178,7 @@ class Session(Answer):
     started_at: datetime
     last_activity_at: datetime
     ended_at: datetime | None
+    quarantined_at: Annotated[datetime | None, Field(description="Since when nothing of it is carried: three turns died in a row.")]
     created_at: datetime
     updated_at: datetime
 
@@ -235,6 +236,12 @@ class Cancelled(Answer):
     ]
     session_id: UUID
     turn_id: Annotated[UUID | None, Field(description="Null where the whole session was meant.")]
+
+
+class Redriven(Answer):
+    """The turn is open again."""
+
+    turn: TurnGlance
 
 
 class Health(Answer):

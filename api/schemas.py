@@ -319,6 +319,18 @@ class SessionEnd(Body):
     reason: Annotated[str, Field(max_length=500)] | None = None
 
 
+class Redrive(Body):
+    """How a turn is driven again."""
+
+    from_scratch: Annotated[
+        StrictBool,
+        Field(
+            description="Begin at its messages again, with the agent as it is now; what it had done is out of the model's sight. Refused "
+            "where a tool has run that must not be repeated."
+        ),
+    ] = False
+
+
 class ModeChange(Body):
     """Who answers from now on."""
 

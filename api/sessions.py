@@ -33,6 +33,7 @@ async def list_sessions(
     agent_id: UUID | None = None,
     customer_id: Annotated[str | None, Query(max_length=100), schemas.Storable] = None,
     status: schemas.SessionStatus | None = None,
+    quarantined: bool | None = None,
 ) -> Response:
     """List sessions, the newest first."""
     async with front.database.transaction(caller.workspace_id) as db:
@@ -41,6 +42,7 @@ async def list_sessions(
             agent_id=agent_id,
             customer_id=customer_id,
             status=status,
+            quarantined=quarantined,
             limit=paging.limit,
             after=paging.after,
             total=paging.include_total,

@@ -107,7 +107,10 @@ class TurnSummary(Answer):
     strategy: Annotated[str, Field(description="What happens to messages that arrive while it is open.")]
     opened_at_offset: Annotated[int, Field(description="The offset of the message that opened it.")]
     read_through_offset: Annotated[int | None, Field(description="The last offset it has read; its reply answers messages up to there.")]
-    attempts: Annotated[int, Field(description="How often a worker has claimed it.")]
+    attempts: Annotated[
+        int, Field(description="How often a worker has claimed it, since it was last redriven; waits asked for not counted.")
+    ]
+    redrives: Annotated[int, Field(description="How often it was given another go after it had ended without a reply.")]
     agent_version: Annotated[int | None, Field(description="The agent's version it started with.")]
     error: Annotated[TurnError | None, Field(description="Why it did not answer, or waits.")]
     opened_at: Annotated[datetime, Field(description="When its message was accepted.")]
@@ -125,9 +128,19 @@ class Turns(Paged):
     items: list[TurnSummary]
 
 
+class Ending(Answer):
+    """A worker's claim of the turn that ended badly."""
+
+    claimed_at: Annotated[datetime | None, Field(description="When it began.")]
+    error_class: Annotated[str | None, Field(description="WorkerLost: the worker was never heard of again.")]
+    detail: Annotated[str | None, Field(description="A sentence for an operator.")]
+
+
 class Turn(TurnSummary):
     """From a customer's message to a rest, with what it took."""
 
+    agent_digest: Annotated[str | None, Field(description="What the agent and its tools were then, as a digest: the same, the same.")]
+    endings: Annotated[list[Ending], Field(description="Its claims that ended badly, the last twenty, the oldest first.")]
     stages_ms: Annotated[Stages, Field(description="Where the time went.")]
     usage: Annotated[TokenCounts, Field(description="The tokens of all its model calls.")]
     cost_usd: Annotated[Money | None, Field(description="US dollars for all calls with a known price; null while there is none.")]

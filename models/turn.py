@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import BigInteger, CheckConstraint, Double, ForeignKeyConstraint, Index, UniqueConstraint, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, Count, CreatedAt, Id, UpdatedAt, one_of
@@ -20,7 +22,8 @@ class TurnRow(Base):
     `writes` numbers the commits of a claim, so that one whose reply was lost is recognised when it is sent again.
     `rings` counts how often the sweep has rung it since it was last claimed; `place` is where it stands in being rung at all:
     behind another turn of its session, waiting for room in its workspace's window, or granted. `carried_s` is the time workers
-    have spent on it, waits not counted. `agent_digest` names the snapshot of the agent it runs with.
+    have spent on it, waits not counted. `agent_digest` names the snapshot of the agent it runs with. `endings` are its last claims that
+    ended badly, each with `claimed_at`, `error_class` and `detail`.
     """
 
     __tablename__ = "turns"
@@ -46,6 +49,7 @@ class TurnRow(Base):
     agent_digest: Mapped[str | None]
     carried_s: Mapped[float] = mapped_column(Double, server_default=text("0"))
     redrives: Mapped[Count]
+    endings: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, server_default=text("'[]'::jsonb"))
     error_class: Mapped[str | None]
     error_detail: Mapped[str | None]
     opened_at: Mapped[CreatedAt]

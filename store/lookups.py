@@ -13,6 +13,12 @@ async def workspace_of_session(database: Database, session_id: UUID) -> UUID | N
     return found
 
 
+async def workspace_of_turn(database: Database, turn_id: UUID) -> UUID | None:
+    """The workspace of a turn, or None where there is no such turn."""
+    found: UUID | None = (await database.call("SELECT workspace_of_turn($1) AS id", turn_id))["id"]
+    return found
+
+
 async def workspace_of_api_key(database: Database, sha256: bytes) -> UUID | None:
     """The workspace of the API key with this digest, or None where there is none or it was revoked."""
     found: UUID | None = (await database.call("SELECT workspace_of_api_key($1) AS id", sha256))["id"]

@@ -42,6 +42,7 @@ _OWN = (
     SessionRow.started_at,
     SessionRow.last_activity_at,
     SessionRow.ended_at,
+    SessionRow.quarantined_at,
     SessionRow.created_at,
     SessionRow.updated_at,
 )
@@ -94,6 +95,7 @@ async def page(
     agent_id: UUID | None = None,
     customer_id: str | None = None,
     status: str | None = None,
+    quarantined: bool | None = None,
     limit: int = 20,
     after: str | None = None,
     total: bool = False,
@@ -106,6 +108,8 @@ async def page(
         query = query.where(SessionRow.customer_id == customer_id)
     if status is not None:
         query = query.where(SessionRow.status == status)
+    if quarantined is not None:
+        query = query.where(SessionRow.quarantined_at.is_not(None) if quarantined else SessionRow.quarantined_at.is_(None))
     found = await paging.read(db, query, SessionRow, limit=limit, after=after, total=total)
     return paging.Page([_wire(item) for item in found.items], found.next_cursor, found.total_count)
 

@@ -25,6 +25,7 @@ TURN = (
     TurnRow.opened_at_offset,
     TurnRow.read_through_offset,
     TurnRow.attempts,
+    TurnRow.redrives,
     TurnRow.agent_version,
     TurnRow.error_class,
     TurnRow.error_detail,
@@ -35,6 +36,7 @@ TURN = (
     TurnRow.cancel_requested_at,
     TurnRow.cancelled_by,
 )
+WHOLE = (TurnRow.agent_digest, TurnRow.endings)
 MODEL_CALL = (
     ModelCallRow.step,
     ModelCallRow.attempt,
@@ -79,7 +81,7 @@ APPROVAL = (
 
 async def turn(db: AsyncConnection, turn_id: UUID) -> dict[str, Any]:
     """The turn with its stages, usage, cost, model calls, tool calls and approvals. Raises NotFound."""
-    found = (await db.execute(select(*TURN).where(TurnRow.id == turn_id))).mappings().one_or_none()
+    found = (await db.execute(select(*TURN, *WHOLE).where(TurnRow.id == turn_id))).mappings().one_or_none()
     if found is None:
         raise NotFound("no such turn")
     asked = select(*MODEL_CALL).where(ModelCallRow.turn_id == turn_id).order_by(ModelCallRow.step, ModelCallRow.attempt)

@@ -221,6 +221,33 @@ def turn(turn_id: object) -> None:
 
 
 @main.command()
+@click.argument("turn_id", metavar="ID", type=click.UUID)
+@click.option(
+    "--from-scratch", is_flag=True, help="Begin at its messages again, with the agent as it is now. Not if an unsafe tool has run."
+)
+@click.option("--by", metavar="NAME", help="Who does it, for the log. Default: this machine's user.")
+def redrive(turn_id: object, from_scratch: bool, by: str | None) -> None:
+    """Give a failed or dead turn another go, from its last step. Lifts its session's quarantine."""
+    from uuid import UUID
+
+    from tasks import repair
+
+    click.echo(repair.redrive(needed(broker=False), UUID(str(turn_id)), from_scratch=from_scratch, by=by))
+
+
+@main.command()
+@click.argument("session_id", metavar="SESSION", type=click.UUID)
+@click.option("--by", metavar="NAME", help="Who does it, for the log. Default: this machine's user.")
+def release(session_id: object, by: str | None) -> None:
+    """Lift a session's quarantine: its open turns are carried again. Dead ones stay dead."""
+    from uuid import UUID
+
+    from tasks import repair
+
+    click.echo(repair.release(needed(broker=False), UUID(str(session_id)), by=by))
+
+
+@main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.option("--since", metavar="DURATION", help="Look at the sessions active in the last 90s, 15m, 2h, 7d … instead.")
 @click.option("--all", "everything", is_flag=True, help="Look at all sessions, as far as the time allows.")

@@ -19,10 +19,11 @@ DRAINED = {
     "holds of calls that are known": """
         SELECT h.turn_id, h.step FROM budget_holds h LEFT JOIN model_calls c USING (turn_id, step, attempt)
         WHERE c.state IS DISTINCT FROM 'unknown'""",
-    "turns that ended otherwise, without exactly one status_update that says so, or with a reply": """
+    "turns that ended otherwise, without exactly one status_update that says so for each time they ended, or with a reply": """
         SELECT t.id FROM turns t LEFT JOIN events e ON e.turn_id = t.id
         WHERE t.status IN ('failed', 'dead', 'cancelled') GROUP BY t.id
-        HAVING count(*) FILTER (WHERE e.kind = 'status_update' AND e.content->>'status' IN ('failed', 'dead', 'cancelled')) <> 1
+        HAVING t.redrives + 1
+                <> count(*) FILTER (WHERE e.kind = 'status_update' AND e.content->>'status' IN ('failed', 'dead', 'cancelled'))
             OR count(*) FILTER (WHERE e.kind = 'agent_message') > 0""",
 }
 VIOLATIONS = {question.name: question.text(sessions=None, uncarried_s=0) for question in QUESTIONS} | DRAINED

@@ -244,6 +244,7 @@ DECLARE
     v_upper integer;
     v_mine boolean;
     v_lost integer := 0;
+    v_ending jsonb;  -- how the claim before this one ended, if badly
 BEGIN
     o_workspace := workspace_of_turn(p_turn);
     IF o_workspace IS NULL THEN
@@ -255,7 +256,7 @@ BEGIN
     SELECT mode, agent_id, lease_fence, lease_owner, lease_until, lease_until > now() AS leased, quarantined_at INTO s
     FROM sessions WHERE id = o_session FOR NO KEY UPDATE;
     SELECT status, opened_at_offset, attempts, writes, not_before > now() AS early, started_at, claimed_at, read_through_offset,
-        cancel_requested_at, cancel_reason, cancelled_by, carried_s, agent_version, agent_digest
+        cancel_requested_at, cancel_reason, cancelled_by, carried_s, agent_version, agent_digest, redrives
     INTO t FROM turns WHERE id = p_turn;
     v_mine := coalesce(s.leased AND s.lease_owner = p_owner, false);
     IF t.status NOT IN ('queued', 'running', 'waiting') THEN
@@ -291,6 +292,10 @@ BEGIN
             UPDATE model_calls SET state = 'unknown', settled_at = now(), error_class = 'ReplyLost'
             WHERE turn_id = p_turn AND state = 'reserved';
             GET DIAGNOSTICS v_lost = ROW_COUNT;
+            v_ending := ending_of(p_turn, v_lost > 0);
+            IF v_ending IS NOT NULL THEN
+                UPDATE turns SET endings = jsonb_path_query_array(endings || v_ending, '$[last - 19 to last]') WHERE id = p_turn;
+            END IF;
         END IF;
         o_fence := s.lease_fence + 1;
         UPDATE sessions SET lease_fence = o_fence, lease_owner = p_owner, lease_until = now() + make_interval(secs => p_lease_s),
@@ -298,7 +303,8 @@ BEGIN
         WHERE id = o_session;
         IF t.attempts >= p_max_attempts THEN
             PERFORM close_turn(o_workspace, o_session, p_turn, o_fence, 'dead', 'AttemptsSpent',
-                'claimed ' || t.attempts || ' times without coming to a rest',
+                'claimed ' || t.attempts || ' times without coming to a rest'
+                    || coalesce('; last: ' || (v_ending->>'error_class') || coalesce(', ' || (v_ending->>'detail'), ''), ''),
                 jsonb_build_object('text', 'This message could not be answered.'));
             o_next_turn := hand_on(o_workspace, o_session);
             o_outcome := 'dead';
@@ -324,7 +330,7 @@ BEGIN
     WHERE i.tool_id IN (SELECT (x->>'id')::uuid FROM jsonb_array_elements(o_agent->'tools') x)
         AND i.enabled AND tl.enabled AND i.health_status <> 'unhealthy';
 
-    IF o_attempts > 1 OR t.writes > 0 THEN  -- somebody was here before
+    IF o_attempts > 1 OR t.writes > 0 OR t.redrives > 0 THEN  -- somebody was here before
         PERFORM expire_approvals_of(o_workspace, o_session, p_turn, o_fence);
         SELECT json_agg(json_build_object('tool_call_id', c.tool_call_id, 'idempotency_key', c.idempotency_key, 'state', c.state,
             'approval', p.status, 'arguments_hash', p.arguments_hash, 'reason', p.reason, 'edited_arguments', p.edited_arguments,
@@ -372,6 +378,17 @@ BEGIN
     o_elapsed_s := extract(epoch FROM now() - coalesce(t.started_at, now()));
     o_outcome := 'claimed';
 END $$;
+
+-- How a turn's last claim ended, where it ended badly: with an error, or (its lease ran out) without a word. p_asking: while its model call
+-- was out. A turn that nobody has claimed since it was redriven has none.
+CREATE FUNCTION ending_of(p_turn uuid, p_asking boolean) RETURNS jsonb LANGUAGE sql STABLE AS $$
+    SELECT jsonb_build_object('claimed_at', t.claimed_at) || CASE t.status
+        WHEN 'running' THEN jsonb_build_object('error_class', 'WorkerLost', 'detail', 'while it waited for ' || CASE
+            WHEN p_asking THEN 'the model'
+            ELSE (SELECT string_agg(tool_name, ', ' ORDER BY position) FROM tool_calls WHERE turn_id = p_turn AND state = 'running') END)
+        ELSE jsonb_build_object('error_class', t.error_class, 'detail', t.error_detail) END
+    FROM turns t WHERE t.id = p_turn AND t.started_at IS NOT NULL AND (t.status = 'running' OR t.error_class IS NOT NULL)
+$$;
 
 -- The agent and its tools as they are now, kept under the digest of what they are; the same thing is kept once.
 CREATE FUNCTION take_snapshot(p_workspace uuid, p_agent uuid, OUT digest text) LANGUAGE plpgsql AS $$

@@ -27,6 +27,9 @@ def upgrade() -> None:
     op.add_column("turns", sa.Column("agent_digest", sa.Text(), nullable=True))
     op.add_column("turns", sa.Column("carried_s", sa.Double(), server_default=sa.text("0"), nullable=False))
     op.add_column("turns", sa.Column("redrives", sa.Integer(), server_default=sa.text("0"), nullable=False))
+    op.add_column(
+        "turns", sa.Column("endings", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'[]'::jsonb"), nullable=False)
+    )
     op.add_column("model_calls", sa.Column("estimated", sa.Boolean(), server_default=sa.text("false"), nullable=False))
     op.add_column("model_calls", sa.Column("reserved_tokens", sa.BigInteger(), nullable=True))
     op.add_column("tool_calls", sa.Column("effect", sa.Text(), nullable=True))

@@ -30,6 +30,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/sessions/{session_id}/messages": {"text": "Eve"},
     "POST /v1/sessions/{session_id}/cancel": {},
     "POST /v1/turns/{turn_id}/cancel": {},
+    "POST /v1/turns/{turn_id}/redrive": {"from_scratch": False},
+    "POST /v1/sessions/{session_id}/release": {},
     "PUT /v1/sessions/{session_id}/mode": {"mode": "manual"},
 }
 
@@ -142,6 +144,8 @@ def test_a_key_whose_user_has_no_permission_any_more_may_not_even_look(operation
 
 @pytest.mark.parametrize("operation", FINITE, ids=str)
 def test_a_write_key_may_do_all_of_it(operation: Operation, acme: Tenant, ids: dict[str, str]):
+    if operation.path.endswith("/redrive"):
+        acme.service.sql("UPDATE turns SET status = 'dead' WHERE id = %s", ids["turn_id"])
     with acme.using(acme.key("write").text) as writer:
         answer = operation.ask(writer.http, ids)
 
