@@ -1,0 +1,184 @@
+"""What a turn may use: holds before calls, again when news makes a call longer, and the limits on one turn."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+
+from engine import course
+from engine.brief import Effect, Limits, ToolSpec
+from engine.change import CallState, Change, Finish, Reserved, Written
+from engine.errors import TimedOut
+from engine.events import Event, EventKind, ToolCall, ToolOutcome, ToolStatus
+from engine.loop import advance
+from engine.ports import Start
+from tests.fakes import ListLog, Script, brief, calls, customer, says
+
+LOOKUP = ToolSpec(UUID(int=9), "lookup", "", {"type": "object"}, effect=Effect.PURE)
+FOUND = ToolOutcome(ToolStatus.SUCCEEDED, {})
+OPENING = customer("Is order 41 paid?", 0)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backing off between tries is not what these tests are about."""
+    monkeypatch.setattr(course.random, "uniform", lambda low, high: 0.0)
+
+
+def start(**fields: object) -> Start:
+    return Start(**({"events": (OPENING,), "reserved": Reserved(0, 0)} | fields))  # type: ignore[arg-type]
+
+
+class Counting(Script):
+    """A world that notes how many commits a call came after."""
+
+    def __init__(self, log: ListLog, *replies: object, **tools: ToolOutcome) -> None:
+        super().__init__(*replies, tools=tools)  # type: ignore[arg-type]
+        self.log, self.after = log, []  # type: ignore[var-annotated]
+
+    async def call_model(self, request, heard):  # type: ignore[no-untyped-def]
+        self.after.append(len(self.log.changes))
+        return await super().call_model(request, heard)
+
+
+class Refusing(ListLog):
+    """A log whose budgets have no room from the `nth` write on."""
+
+    def __init__(self, nth: int) -> None:
+        super().__init__(OPENING)
+        self.nth = nth
+
+    async def write(self, change: Change) -> Written:
+        written = await super().write(change)
+        full = change.reserve is not None and len(self.changes) > self.nth
+        return replace(written, refused="The session's budget is spent.") if full else written
+
+
+def holds(log: ListLog) -> list[tuple[Reserved, bool, bool]]:
+    """Of each reservation: the call, whether its row was there, whether something is held."""
+    reserves = [change.reserve for change in log.changes if change.reserve is not None]
+    return [(reserve.call, reserve.again, reserve.bound is not None) for reserve in reserves]
+
+
+async def test_a_budgeted_turn_holds_the_most_a_call_can_use_before_it_calls():
+    log = ListLog(OPENING)
+    world = Counting(log, calls(ToolCall("c1", "lookup", {}, "{}")), says("Yes."), c1=FOUND)
+
+    assert await advance(log, world, brief(LOOKUP, budgeted=True), start()) == Finish("done")
+
+    assert holds(log) == [(Reserved(0, 0), True, True), (Reserved(1, 0), False, True)]
+    assert world.after == [1, 3], "each call comes after the commit that holds for it"
+    first, second = (change.reserve.bound for change in log.changes if change.reserve is not None)
+    assert first is not None
+    assert second is not None
+    assert second.tokens > first.tokens, "the second call reads the tool's result too"
+
+
+async def test_without_budgets_nothing_is_held_and_no_commit_is_spent_on_it():
+    log = ListLog(OPENING)
+    world = Counting(log, says("Yes."))
+
+    assert await advance(log, world, brief(), start()) == Finish("done")
+    assert (holds(log), world.after) == ([], [0])
+
+
+async def test_news_that_makes_the_call_longer_is_held_for_before_the_call():
+    log = ListLog(OPENING, arriving={0: (customer("And order 42, and 43, and all the others?", 0),)})
+    world = Counting(log, says("All of them."))
+
+    assert await advance(log, world, brief(budgeted=True), start()) == Finish("done")
+
+    assert holds(log) == [(Reserved(0, 0), True, True), (Reserved(0, 0), True, True)]
+    assert world.after == [2]
+    first, second = (change.reserve.bound for change in log.changes if change.reserve is not None)
+    assert first is not None
+    assert second is not None
+    assert second.tokens > first.tokens
+
+
+async def test_another_try_is_held_for_as_well():
+    log = ListLog(OPENING)
+    world = Counting(log, TimedOut("slow"), says("Yes."))
+
+    assert await advance(log, world, brief(budgeted=True), start()) == Finish("done")
+    assert holds(log) == [(Reserved(0, 0), True, True), (Reserved(0, 1), False, True)]
+
+
+@pytest.mark.parametrize("nth", [0, 2])
+async def test_where_no_budget_has_room_the_turn_fails_with_its_sentence_and_nothing_is_called(nth: int):
+    log = Refusing(nth)
+    world = Counting(log, calls(ToolCall("c1", "lookup", {}, "{}")), says("Never."), c1=FOUND)
+
+    rest = await advance(log, world, brief(LOOKUP, budgeted=True), start())
+
+    assert rest == Finish("failed", "BudgetSpent", "The session's budget is spent.")
+    assert len(world.after) == nth / 2
+    settled = log.changes[-1].model_call
+    if nth == 0:  # the claim had reserved it
+        assert settled is not None
+        assert (settled.state, settled.error_class) == (CallState.FAILED, "NotSent")
+    else:
+        assert settled is None, "its row was never written"
+    assert said(log) == ["failed", "BudgetSpent", "a limit on what may be spent"]
+
+
+def said(log: ListLog) -> list[str]:
+    """The last event: the status, the class and the sentence that a customer's client shows."""
+    event: Event = log.events[-1]
+    assert event.kind is EventKind.STATUS_UPDATE
+    sentence = "a limit on what may be spent"
+    assert sentence in event.content["text"]
+    return [event.content["status"], event.content["error_class"], sentence]
+
+
+@pytest.mark.parametrize(
+    ("limits", "fields", "sentence", "asked"),
+    [
+        (Limits(model_calls=2), {}, "no reply after 2 model calls, the limit of one turn", 2),
+        (Limits(steps=4), {}, "no reply after 4 steps (model calls and tool calls), the limit of one turn", 2),
+        (Limits(wall_clock_s=60), {"carried_s": 61.0}, "no reply after 60 s of work, the limit of one turn", 0),
+    ],
+)
+async def test_each_limit_of_one_turn_ends_it_with_its_sentence(limits: Limits, fields: dict[str, float], sentence: str, asked: int):
+    log = ListLog(OPENING)
+    forever = [calls(ToolCall(f"c{number}", "lookup", {}, "{}")) for number in range(9)]
+    world = Script(*forever, tools={f"c{number}": FOUND for number in range(9)})
+
+    rest = await advance(log, world, brief(LOOKUP, limits=limits), start(**fields))
+
+    assert rest == Finish("failed", "BudgetSpent", sentence)
+    assert len(world.requests) == asked
+    assert said(log)[:2] == ["failed", "BudgetSpent"]
+
+
+async def test_tool_calls_over_the_limit_are_denied_and_the_model_may_still_answer():
+    asked = [calls(ToolCall(f"c{number}", "lookup", {}, "{}")) for number in range(3)]
+    world = Script(*asked, says("That is all I found."), tools={f"c{number}": FOUND for number in range(3)})
+    log = ListLog(OPENING)
+
+    assert await advance(log, world, brief(LOOKUP, limits=Limits(tool_calls=2)), start()) == Finish("done")
+
+    assert [call.tool_call_id for call in world.made] == ["c0", "c1"]
+    assert "used up its 2 tool calls" in world.requests[-1].messages[-1].text
+
+
+async def test_time_is_up_between_calls_and_never_in_the_middle_of_a_tool(monkeypatch: pytest.MonkeyPatch):
+    """The reply that asked for tools came too late for another call: their results are kept, and the turn ends."""
+    log = ListLog(OPENING)
+    world = Script(calls(ToolCall("c1", "lookup", {}, "{}")), tools={"c1": FOUND})
+    late = brief(LOOKUP, limits=Limits(wall_clock_s=0.05))
+
+    async def slow(*args: object, **named: object) -> ToolOutcome:
+        await asyncio.sleep(0.1)
+        return FOUND
+
+    monkeypatch.setattr(world, "call_tool", slow)
+
+    rest = await advance(log, world, late, start())
+
+    assert isinstance(rest, Finish)
+    assert rest.error_detail == "no reply after 0 s of work, the limit of one turn"
+    assert log.kinds() == ["customer_message", "tool_call", "tool_result", "status_update"]
