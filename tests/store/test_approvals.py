@@ -109,11 +109,12 @@ async def test_edited_arguments_are_what_is_run_and_the_model_is_told(database: 
     assert result["edited_arguments"] == {"order": 77}
 
 
-async def test_numbers_that_the_database_writes_otherwise_are_still_what_was_approved(database: Database):
+@pytest.mark.parametrize("edited", [False, True])
+async def test_numbers_that_the_database_writes_otherwise_are_still_what_was_approved(database: Database, edited: bool):
     odd = {"order": 1, "cents": 2.0, "huge": 1e300, "large": 1e16, "zero": -0.0, "small": 1e-7, "nested": [{"a": 5e20}]}
-    made, turn_id, (approval_id,) = await parked(database, asked(1, **odd))
+    made, turn_id, (approval_id,) = await parked(database, asked(1, **({} if edited else odd)))
 
-    await decide(database, made, approval_id)
+    await decide(database, made, approval_id, edited_arguments=odd if edited else None)
     world = Script(says("Done."), tools=PAID)
     await carry(database, turn_id, world)
 
