@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from store import messages
+from store import budgets, messages
 from store.database import Database
 from tasks.ring import Ringer
 from tests.factories import tenant
@@ -43,6 +43,29 @@ async def test_a_message_whose_answer_needs_the_tool(stack: Stack, database: Dat
     assert log[2][1]["result"]["paid"] is True
     assert "paid" in log[3][1]["text"]
     assert stack.one("SELECT cost_usd FROM sessions WHERE id = %s", made.session_id) > Decimal(0)
+    assert violations(stack.database_url) == {}
+
+
+async def test_what_is_held_covers_what_is_used_and_budgets_spend_what_the_ledger_says(
+    stack: Stack, database: Database, ringer: Ringer
+):
+    made = await tenant(database, tools=(tool(stack),))
+    async with database.transaction(made.workspace_id) as db:
+        for unit, cap in (("usd", Decimal(1)), ("tokens", Decimal(100_000))):
+            await budgets.create(db, made.workspace_id, scope="workspace", scope_id=None, unit=unit, period="day", cap=cap)  # type: ignore[arg-type]
+    accepted = await messages.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
+    ringer.ring(accepted.turn_id)  # type: ignore[arg-type]
+
+    stack.drained()
+
+    assert stack.status(accepted.turn_id) == "done"
+    calls = stack.rows(
+        "SELECT reserved_usd, cost_usd, reserved_tokens, input_tokens + output_tokens FROM model_calls WHERE turn_id = %s", accepted.turn_id
+    )
+    assert len(calls) == 2
+    assert all(0 < cost <= most and 0 < used <= most_tokens for most, cost, most_tokens, used in calls), calls
+    spent = stack.rows("SELECT unit, spent, reserved FROM budgets WHERE workspace_id = %s ORDER BY unit", made.workspace_id)
+    assert spent == [("tokens", sum(call[3] for call in calls), 0), ("usd", sum(call[1] for call in calls), 0)]
     assert violations(stack.database_url) == {}
 
 
