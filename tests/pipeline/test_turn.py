@@ -46,9 +46,7 @@ async def test_a_message_whose_answer_needs_the_tool(stack: Stack, database: Dat
     assert violations(stack.database_url) == {}
 
 
-async def test_what_is_held_covers_what_is_used_and_budgets_spend_what_the_ledger_says(
-    stack: Stack, database: Database, ringer: Ringer
-):
+async def test_what_is_held_covers_what_is_used_and_budgets_spend_what_the_ledger_says(stack: Stack, database: Database, ringer: Ringer):
     made = await tenant(database, tools=(tool(stack),))
     async with database.transaction(made.workspace_id) as db:
         for unit, cap in (("usd", Decimal(1)), ("tokens", Decimal(100_000))):
