@@ -11,6 +11,7 @@ MAX_TEXTS = 50_000
 MAX_KEYS = 50_000
 MAX_TOOLS = 1_000
 MAX_TEXT_CHARS = 500
+MAX_LATEST = 100
 
 
 @dataclass(slots=True)
@@ -45,18 +46,24 @@ class ToolCount(KeyCount):
 
 @dataclass(slots=True)
 class Counts:
-    """All counts since the start or the last reset; bounded in memory."""
+    """All counts since the start or the last reset; bounded in memory.
+
+    `left`: clients that went away before the end of a reply that nothing was wrong with. `latest`: the messages of the latest requests.
+    """
 
     requests: int = 0
     completed: int = 0
     refused: int = 0
     faulted: int = 0
+    left: int = 0
     by_text: OrderedDict[str, int] = field(default_factory=OrderedDict)
     tools: OrderedDict[str, ToolCount] = field(default_factory=OrderedDict)
     bad_requests: deque[str] = field(default_factory=lambda: deque(maxlen=20))
+    latest: deque[list[dict[str, Any]]] = field(default_factory=lambda: deque(maxlen=MAX_LATEST))
 
-    def asked(self, text: str) -> None:
-        """Count one model request whose last user message is `text`."""
+    def asked(self, text: str, messages: list[dict[str, Any]]) -> None:
+        """Count one model request of `messages`, whose last user message is `text`."""
+        self.latest.append(messages)
         key = text if len(text) <= MAX_TEXT_CHARS else shortened(text)
         self.by_text[key] = self.by_text.get(key, 0) + 1
         if len(self.by_text) > MAX_TEXTS:
@@ -73,7 +80,13 @@ class Counts:
 
     def document(self, *, brief: bool) -> dict[str, Any]:
         """Return the counts as JSON; a brief one leaves out the maps by text and by key."""
-        model = {"requests": self.requests, "completed": self.completed, "refused": self.refused, "faulted": self.faulted}
+        model = {
+            "requests": self.requests,
+            "completed": self.completed,
+            "refused": self.refused,
+            "faulted": self.faulted,
+            "left": self.left,
+        }
         tools: dict[str, dict[str, Any]] = {}
         for name, count in self.tools.items():
             tools[name] = dict(count.document())

@@ -80,6 +80,8 @@ class Sandbox:
             return Reply(200, page.text().encode(), "text/plain; charset=utf-8")
         if path == "/_sandbox/counts":
             return json_reply(self.counts.document(brief=request.query.get("brief", "0") not in ("", "0")))
+        if path == "/_sandbox/asked":
+            return json_reply({"asked": list(self.counts.latest)})
         if path == "/_sandbox/reset":
             return self._reset() if request.method == "POST" else _not_allowed()
         if path == "/v1/models":
@@ -110,7 +112,7 @@ class Sandbox:
             return script(self._refuse(str(problem), problem.param, problem.code))
         except ValueError as problem:
             return script(self._refuse(str(problem), "messages", "sandbox_marker"))
-        self.counts.asked(text)
+        self.counts.asked(text, asked["messages"])
         stamp = wire.Stamp(number, asked["model"])
         latency_s = self._latency_s if marks.latency_s is None else marks.latency_s
         if fault is None:
@@ -148,9 +150,13 @@ class Sandbox:
         return Reply(200, b"", EVENT_STREAM, headers, pieces, self._token_s if marks.token_s is None else marks.token_s)
 
     def _whole(self, latency_s: float, reply: Reply) -> Script:
-        if latency_s:
-            yield latency_s
-        yield from script(reply)
+        try:
+            if latency_s:
+                yield latency_s
+            yield from script(reply)
+        except GeneratorExit:
+            self.counts.left += 1
+            raise
         self.counts.completed += 1
 
     def _spoilt(self, fault: str, latency_s: float, asked: dict[str, Any], marks: markers.Marks, place: int, stamp: wire.Stamp) -> Script:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 from sandbox import counts
 from sandbox.counts import Counts
 
@@ -11,7 +13,7 @@ async def test_counts_are_read_and_reset_over_http(ask, call, fetch):
     await ask("[[fault 500]]")
     await call("echo", {"a": 1}, headers={"Idempotency-Key": "k"})
     seen = (await fetch("GET", "/_sandbox/counts")).json()
-    assert seen["model"] == {"requests": 4, "completed": 2, "refused": 1, "faulted": 1}
+    assert seen["model"] == {"requests": 4, "completed": 2, "refused": 1, "faulted": 1, "left": 0}
     assert seen["by_text"] == {"Hello": 2, "[[fault 500]]": 1}
     assert seen["tools"] == {"echo": {"requests": 1, "effects": 1, "by_key": {"k": {"requests": 1, "effects": 1}}}}
     assert len(seen["bad_requests"]) == 1
@@ -34,7 +36,7 @@ def test_memory_is_bounded(monkeypatch):
     monkeypatch.setattr(counts, "MAX_TOOLS", 10)
     kept = Counts()
     for number in range(50):
-        kept.asked(f"text {number}")
+        kept.asked(f"text {number}", [])
         kept.tool("echo").key(f"key {number}")
         kept.bad_requests.append("reason")
     for number in range(50):
@@ -46,7 +48,23 @@ def test_memory_is_bounded(monkeypatch):
 
 def test_long_texts_are_kept_apart_by_a_hash():
     kept = Counts()
-    kept.asked("x" * 5000 + "a")
-    kept.asked("x" * 5000 + "b")
+    kept.asked("x" * 5000 + "a", [])
+    kept.asked("x" * 5000 + "b", [])
     assert len(kept.by_text) == 2
     assert all(len(text) < 500 for text in kept.by_text)
+
+
+async def test_who_leaves_before_the_end_is_counted_and_what_they_asked_is_shown(ask, fetch):
+    await ask("[[latency 5000]] early", silent=True)
+    await ask("[[words 100]] [[token-ms 100]] late", stream=True, silent=True)
+    await ask("[[fault hang]] hung", silent=True)
+    await ask("stayed")
+
+    async def left() -> int:
+        return (await fetch("GET", "/_sandbox/counts")).json()["model"]["left"]
+
+    while await left() < 2:
+        await asyncio.sleep(0.01)
+    assert await left() == 2, "whoever waits for nothing has nothing to leave before"
+    asked = (await fetch("GET", "/_sandbox/asked")).json()["asked"]
+    assert [messages[-1]["content"].split()[-1] for messages in asked] == ["early", "late", "hung", "stayed"]
