@@ -80,5 +80,6 @@ async def test_a_takeover_while_a_tool_runs(stack: Stack, database: Database, ri
     assert offset is not None
     after = session.log()[offset + 1 :]
     assert [(kind, content["status"]) for kind, _, content in after] == [("tool_result", "unknown"), ("status_update", "cancelled")]
+    assert "cut off" in after[0][2]["error"], "nobody waited for the tool's own time to be up"
     stack.drained()
     assert violations(stack.database_url) == {}
