@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.errors import NotFound, Rejected
-from models import ApprovalRow, ModelCallRow, ToolCallRow, TurnRow
+from models import ApprovalRow, EventRow, ModelCallRow, ToolCallRow, TurnRow
 from store import sessions
 from store.paging import Page
 
@@ -101,6 +101,26 @@ async def turn(db: AsyncConnection, turn_id: UUID) -> dict[str, Any]:
         "tool_calls": tool_calls,
         "approvals": [dict(row) for row in (await db.execute(approvals)).mappings()],
     }
+
+
+async def timeline(db: AsyncConnection, session_id: UUID, turn_id: UUID, *, contents: bool = False) -> list[dict[str, Any]]:
+    """The turn's events in the order of the log: where, when, what kind, from whom, with which status, of which tool.
+
+    What was said is among them only with `contents`.
+    """
+    columns = [
+        EventRow.offset,
+        EventRow.created_at,
+        EventRow.kind,
+        EventRow.source,
+        EventRow.content["status"].astext.label("status"),
+        EventRow.content["tool_name"].astext.label("tool_name"),
+        EventRow.content["by"].astext.label("by"),
+        EventRow.fence,
+    ]
+    columns += [EventRow.content] if contents else []
+    of_turn = select(*columns).where(EventRow.session_id == session_id, EventRow.turn_id == turn_id)
+    return [dict(row) for row in (await db.execute(of_turn.order_by(EventRow.offset))).mappings()]
 
 
 async def page(db: AsyncConnection, session_id: UUID, *, limit: int = 20, after: str | None = None, total: bool = False) -> Page:

@@ -200,24 +200,39 @@ def create_workspace(name: str, as_json: bool) -> None:
 
 
 @main.command()
-@click.option("--stuck", is_flag=True, help="Only open turns that nobody has carried for a while.")
+@click.option(
+    "--stuck", is_flag=True, help="What to look at: open turns that nobody has carried for a while and why; dead and failed ones."
+)
+@click.option("--dead", is_flag=True, help="Only turns that died or failed of late and were not redriven.")
+@click.option("--since", metavar="DURATION", default="1d", show_default=True, help="How far back those are looked for: 15m, 2h, 7d …")
 @click.option("--limit", type=click.IntRange(1, 1000), default=30, show_default=True)
-def turns(stuck: bool, limit: int) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def turns(stuck: bool, dead: bool, since: str, limit: int, as_json: bool) -> None:
     """List turns, the newest first, as the database has them."""
-    from tasks.show import list_turns
+    from tasks.audit import duration
+    from tasks.show import show_latest, show_stuck
 
-    click.echo(list_turns(needed(broker=False), stuck=stuck, limit=limit))
+    try:
+        within_s = duration(since).total_seconds()
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if stuck or dead:
+        show_stuck(needed(broker=False), limit=limit, dead_only=not stuck, within_s=within_s, as_json=as_json)
+    else:
+        show_latest(needed(broker=False), limit=limit, as_json=as_json)
 
 
 @main.command()
 @click.argument("turn_id", metavar="ID", type=click.UUID)
-def turn(turn_id: object) -> None:
-    """Show one turn: its row, its calls and their cost. Never what was said."""
+@click.option("--contents", is_flag=True, help="Show what was said, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def turn(turn_id: object, contents: bool, as_json: bool) -> None:
+    """Tell a turn's whole story: its events, calls, attempts, times and cost."""
     from uuid import UUID
 
     from tasks.show import show_turn
 
-    click.echo(show_turn(needed(broker=False), UUID(str(turn_id))))
+    show_turn(needed(broker=False), UUID(str(turn_id)), contents=contents, as_json=as_json)
 
 
 @main.command()
