@@ -55,7 +55,8 @@ def why(row: Mapping[str, Any]) -> str:
     if row["cancel_requested_at"] is not None:
         return "it was asked to stop, and its worker was lost before it heard; the sweep ends it"
     if row["quarantined_at"] is not None:
-        return f"its session is quarantined since {_at(row['quarantined_at'])}: look at its dead turns, then `turnline release {row['session_id']}`"
+        lifted = f"`turnline release {row['session_id']}`"
+        return f"its session is quarantined since {_at(row['quarantined_at'])}: look at its dead turns, then {lifted}"
     if row["mode"] == "manual":
         return "a person answers in its session (mode manual)"
     if row["mode"] == "paused":
