@@ -15,9 +15,11 @@ from tasks.client import Api
 from tasks.home import Home
 from tasks.processes import SetupError
 
+ENDS = ("failed", "dead", "cancelled")  # what says of itself, as a status, that no reply will come
+
 
 def chat(settings: Settings, agent: str, *, url: str | None, api_key: str | None, session_id: str | None) -> None:
-    """Send each line of standard input to `agent` and print its reply as it comes, until the input ends.
+    """Send each line of standard input to `agent` and print its reply as it comes, until the input ends. Ctrl-C cancels a reply.
 
     Raises:
         SetupError: no key, no such agent, or the API cannot be reached.
@@ -29,12 +31,17 @@ def chat(settings: Settings, agent: str, *, url: str | None, api_key: str | None
     with Api(url or f"http://127.0.0.1:{settings.api_port}", key) as api:
         found = _agent(api, agent)
         session = api.get(f"/v1/sessions/{session_id}") if session_id else api.post("/v1/sessions", {"agent_id": found["id"]})
-        click.echo(f"Session {session['id']} with {found['name']}. An empty line or Ctrl-D ends it.")
+        click.echo(f"Session {session['id']} with {found['name']}. An empty line or Ctrl-D ends it; Ctrl-C cancels a reply.")
         after = _last_offset(api, session["id"])
         for text in _lines():
             with api.stream(f"/v1/sessions/{session['id']}/stream", after) as events:
-                api.post(f"/v1/sessions/{session['id']}/messages", {"text": text})
-                after = _answer(events)
+                turn = api.post(f"/v1/sessions/{session['id']}/messages", {"text": text})["turn"]
+                try:
+                    after = _answer(events)
+                except KeyboardInterrupt:
+                    if turn is None:  # a person answers there
+                        raise
+                    after = _cancelled(api, session["id"], turn["id"], after)
 
 
 def _agent(api: Api, wanted: str) -> dict[str, Any]:
@@ -70,6 +77,14 @@ def _lines() -> Iterator[str]:
         yield line
 
 
+def _cancelled(api: Api, session_id: str, turn_id: str, after: int) -> int:
+    """Cancel the turn and wait a moment until the log says so; returns the offset it stands at."""
+    api.post(f"/v1/turns/{turn_id}/cancel", {})
+    api.get(f"/v1/sessions/{session_id}/events", after=after, kind="status_update", wait=10)
+    click.secho("\nCancelled.", fg="red")
+    return _last_offset(api, session_id)
+
+
 def _answer(events: Iterator[tuple[str, dict[str, Any]]]) -> int:
     """Print the reply as it comes; returns the offset it stands at."""
     streamed = False
@@ -84,7 +99,9 @@ def _answer(events: Iterator[tuple[str, dict[str, Any]]]) -> int:
         elif kind == "agent_message":
             click.echo("" if streamed else data["content"]["text"])
             return int(data["offset"])
-        elif kind == "status_update":
+        elif kind == "status_update" and data["content"]["status"] == "approval_requested":
+            click.secho(f"  [{data['content']['tool_name']} waits for a person's approval]", dim=True)
+        elif kind == "status_update" and data["content"]["status"] in ENDS:
             click.secho(data["content"].get("text") or "The agent could not answer.", fg="red")
             return int(data["offset"])
     raise SetupError("The stream ended before the reply. What was said is kept; ask again.")

@@ -137,6 +137,22 @@ def test_chat_talks_to_an_agent_by_its_name(up):
     assert (nobody.returncode, "There is no agent named 'Nobody'" in nobody.stderr) == (1, True)
 
 
+def test_ctrl_c_cancels_a_reply_and_the_chat_goes_on(up):
+    said = up.home.with_name("chat")
+    command = [sys.executable, "-m", "tasks.cli", "chat", "order desk"]
+    with said.open("wb") as out, subprocess.Popen(command, env=up.env(), cwd=ROOT, stdin=subprocess.PIPE, stdout=out, stderr=out) as chat:
+        chat.stdin.write(b"[[words 1000]] [[token-ms 30]]\n")
+        chat.stdin.flush()
+        until(lambda: "alpha bravo" in said.read_text(), 30)
+        chat.send_signal(signal.SIGINT)
+        until(lambda: "Cancelled." in said.read_text(), 30)
+        chat.stdin.write(b"[[say Still here.]]\n\n")
+        chat.stdin.close()
+        assert chat.wait(30) == 0, said.read_text()
+    assert "Still here." in said.read_text()
+    assert up.run("turns").stdout.count(" cancelled ") == 1
+
+
 def test_a_port_in_use_is_named_with_the_setting_that_changes_it(up, scratch):
     other = Up(scratch / "up" / "other", up.model_url)
     other.ports["API"] = up.ports["API"]
