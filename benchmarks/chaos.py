@@ -57,7 +57,11 @@ class Outcome(Books):
 
 
 class Killer(threading.Thread):
-    """Kills workers that carry turns with SIGKILL, the oldest first, one every `every_s`, and starts another in its place."""
+    """Kills workers with SIGKILL, the oldest first, one every `every_s`, and starts another in its place.
+
+    One that has not carried turns for `every_s` yet is spared for the time being: where a machine is so slow that starting a worker takes
+    longer than that, nothing would ever be done.
+    """
 
     def __init__(self, stack: Stack, workers: list[Process], every_s: float) -> None:
         super().__init__(daemon=True)
@@ -66,11 +70,16 @@ class Killer(threading.Thread):
         self._stopped = threading.Event()
 
     def run(self) -> None:
-        wait_s = self.every_s
-        while not self._stopped.wait(wait_s):
-            doomed = next((worker for worker in self.workers if self._carried(worker)), None)  # the oldest: they take turns
-            wait_s = self.every_s if doomed else 0.1  # on a slow machine, not one of them is up again yet
-            if doomed:
+        carrying_since: dict[Process, float] = {}
+        last = time.monotonic()
+        while not self._stopped.wait(0.2):
+            for worker in self.workers:
+                if worker not in carrying_since and self._carried(worker):
+                    carrying_since[worker] = time.monotonic()
+            ripe = [worker for worker in self.workers if time.monotonic() - carrying_since.get(worker, time.monotonic()) >= self.every_s]
+            doomed = next((worker for worker in ripe if self._carried(worker)), None)
+            if doomed is not None and time.monotonic() - last >= self.every_s:
+                last = time.monotonic()
                 doomed.kill()
                 self.kills.append(datetime.now(UTC))
                 self.workers.remove(doomed)
@@ -239,6 +248,7 @@ def main() -> None:
         "TURNLINE_TURN_HEARTBEAT_S": str(given.lease / 3),
         "TURNLINE_SWEEP_EVERY_S": "5",
         "TURNLINE_RING_STALE_S": "10",
+        "TURNLINE_TURN_MAX_ATTEMPTS": "50",  # where the machine is slow, a turn is cut more than five times: no reason to end it here
         "TURNLINE_LOG_LEVEL": "WARNING",
     }
     with servers(given.broker, **settings) as stack:
