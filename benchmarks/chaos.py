@@ -63,16 +63,16 @@ class Killer(threading.Thread):
     longer than that, nothing would ever be done.
     """
 
-    def __init__(self, stack: Stack, workers: list[Process], every_s: float) -> None:
+    def __init__(self, stack: Stack, workers: list[Process], every_s: float, at_most: int | None) -> None:
         super().__init__(daemon=True)
-        self.stack, self.workers, self.every_s = stack, workers, every_s
+        self.stack, self.workers, self.every_s, self.at_most = stack, workers, every_s, at_most
         self.kills: list[datetime] = []
         self._stopped = threading.Event()
 
     def run(self) -> None:
         carrying_since: dict[Process, float] = {}
         last = time.monotonic()
-        while not self._stopped.wait(0.2):
+        while not self._stopped.wait(0.2) and len(self.kills) != self.at_most:
             for worker in self.workers:
                 if worker not in carrying_since and self._carried(worker):
                     carrying_since[worker] = time.monotonic()
@@ -101,6 +101,7 @@ def run(
     sessions: int,
     workers: int,
     kill_every_s: float,
+    at_most_kills: int | None = None,
     within_s: float,
     workspaces: int = 2,
     latency_ms: int = 150,
@@ -122,7 +123,7 @@ def run(
     carrying = [stack.worker(concurrency=500, queues="turns,messages,tools", wait=False) for _ in range(workers)]
     until(lambda: connected(stack) >= workers, 60)
     outcome = Outcome(messages)
-    killer = Killer(stack, carrying, kill_every_s)
+    killer = Killer(stack, carrying, kill_every_s, at_most_kills)
     watcher = Watcher(stack, made, messages, outcome, empty_broker, report_every_s)
     began = time.monotonic()
     killer.start()
