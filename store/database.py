@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import UUID
 
@@ -17,10 +17,12 @@ from psycopg import AsyncConnection as PsycopgConnection
 from psycopg import AsyncRawCursor
 from psycopg.rows import dict_row
 from psycopg.types.json import set_json_dumps
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+from store.shares import Shares
 
 APP_ROLE = "turnline_app"
 MAINTENANCE_ROLE = "turnline_maintenance"
@@ -74,6 +76,7 @@ class Database:
             max_idle=300,
             open=False,
         )
+        self._shares = Shares(pool_size)
         self._engine: AsyncEngine = create_async_engine(
             url.replace("postgresql://", "postgresql+psycopg://", 1),
             connect_args=arguments,
@@ -102,12 +105,13 @@ class Database:
                 await db.execute(text("SELECT set_config('app.workspace_id', :id, true)"), {"id": str(workspace_id)})
             yield db
 
-    async def call(self, statement: str, *parameters: object) -> dict[str, Any]:
+    async def call(self, statement: str, *parameters: object, share: UUID | None = None) -> dict[str, Any]:
         """The one row that `statement` returns ($1, $2 … in it are `parameters`), in a transaction of its own, in one round trip.
 
-        Raises psycopg.Error; where the connection broke, nobody knows whether it was committed.
+        `share`: the workspace that it is for, where that is known: one that has few statements under way does not wait behind another's
+        many (`store.shares`). Raises psycopg.Error; where the connection broke, nobody knows whether it was committed.
         """
-        async with self._pool.connection() as connection:
+        async with self._connection(statement, share) as connection:
             row = await (await connection.execute(statement, parameters)).fetchone()
         if row is None:
             raise LookupError("the statement returned no row")
@@ -115,8 +119,18 @@ class Database:
 
     async def rows(self, statement: str, *parameters: object) -> list[dict[str, Any]]:
         """All rows that `statement` returns; otherwise as `call`."""
-        async with self._pool.connection() as connection:
+        async with self._connection(statement) as connection:
             return await (await connection.execute(statement, parameters)).fetchall()
+
+    @asynccontextmanager
+    async def _connection(self, statement: str, share: UUID | None = None) -> AsyncIterator[PsycopgConnection[dict[str, Any]]]:
+        async with AsyncExitStack() as held:
+            try:
+                place = self._shares.taken(share or statement, wait_s=self._pool.timeout, counts=share is not None)
+                await held.enter_async_context(place)
+            except TimeoutError:
+                raise PoolTimeout(f"no connection was free within {self._pool.timeout:g} s") from None
+            yield await held.enter_async_context(self._pool.connection())
 
     async def ping(self) -> None:
         """Raises psycopg.Error or PoolTimeout where the database does not answer."""

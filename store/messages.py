@@ -68,7 +68,9 @@ async def accept(
     if strategy is not None and strategy not in STRATEGIES:
         raise Rejected(f"strategy must be one of {', '.join(STRATEGIES)}.")
     content = Jsonb({"text": text})
-    row = await database.call(ACCEPT, workspace_id, session_id, content, Jsonb(metadata or {}), message_key, strategy, window, max_open)
+    row = await database.call(
+        ACCEPT, workspace_id, session_id, content, Jsonb(metadata or {}), message_key, strategy, window, max_open, share=workspace_id
+    )
     match row["o_outcome"]:
         case "accepted" | "repeated":
             return Accepted(

@@ -86,7 +86,9 @@ class Claim:
         payload = Jsonb(_payload(change, self.approval_s))
         _about_to_commit(change)
         row = await _insisting(
-            lambda: self.database.call(WRITE, self.workspace_id, self.session_id, self.turn_id, self.fence, self._writes, payload)
+            lambda: self.database.call(
+                WRITE, self.workspace_id, self.session_id, self.turn_id, self.fence, self._writes, payload, share=self.workspace_id
+            )
         )
         _committed(change)
         self._writes += 1

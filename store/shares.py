@@ -1,0 +1,98 @@
+"""Fair waiting: where there is too little of something, whoever uses the least of it is next."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Hashable
+from contextlib import asynccontextmanager
+
+PART = 4  # nobody uses more than the fourth part while others are about
+ABOUT_S = 10.0
+
+
+class Shares:
+    """`places` that are taken for a while, each for somebody; a crowd of one somebody's waits behind one of another's.
+
+    Whoever uses the fewest is next; among equals, who was served longest ago; each one's own in the order they came. What a crowd has
+    taken holds others up too, by what it asks of the machine behind: so it may take all places only while nobody else has come for
+    `about_s`, and the fourth part otherwise. For one event loop.
+    """
+
+    def __init__(self, places: int, *, about_s: float = ABOUT_S, clock: Callable[[], float] = time.monotonic) -> None:
+        self._free = places
+        self._part = max(1, places // PART)
+        self._used: Counter[Hashable] = Counter()
+        self._waiting: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()
+        self._about_s, self._clock = about_s, clock
+        self._latest: Hashable = None
+        self._mixed_until = 0.0
+
+    @asynccontextmanager
+    async def taken(self, who: Hashable, *, wait_s: float, counts: bool = True) -> AsyncIterator[None]:
+        """A place, for the block. Without `counts`, `who` has a share like others, and is not somebody whom the others make room for.
+
+        Raises:
+            TimeoutError: none was free within `wait_s`.
+        """
+        if counts:
+            self._notice(who)
+        if self._free and who not in self._waiting and self._may(who):
+            self._give(who)
+        else:
+            await self._wait(who, wait_s)
+        try:
+            yield
+        finally:
+            self._take_back(who)
+
+    async def _wait(self, who: Hashable, wait_s: float) -> None:
+        place = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(who, deque()).append(place)
+        try:
+            async with asyncio.timeout(wait_s):
+                await place
+        except BaseException:
+            if place.done() and not place.cancelled():  # given in the very moment in which its taker gave up
+                self._take_back(who)
+            else:
+                self._forget(who, place)
+            raise
+
+    def _notice(self, who: Hashable) -> None:
+        if who != self._latest:
+            if self._latest is not None:
+                self._mixed_until = self._clock() + self._about_s
+            self._latest = who
+
+    def _may(self, who: Hashable) -> bool:
+        return self._used[who] < self._part or self._clock() > self._mixed_until
+
+    def _give(self, who: Hashable) -> None:
+        self._free -= 1
+        self._used[who] += 1
+
+    def _take_back(self, who: Hashable) -> None:
+        self._free += 1
+        self._used[who] -= 1
+        if not self._used[who]:
+            del self._used[who]
+        while self._free and self._waiting:
+            following = min(self._waiting, key=lambda one: self._used[one])
+            if not self._may(following):
+                return
+            places = self._waiting.pop(following)
+            place = places.popleft()
+            if places:
+                self._waiting[following] = places  # behind the others, for it was served
+            if not place.cancelled():
+                self._give(following)
+                place.set_result(None)
+
+    def _forget(self, who: Hashable, place: asyncio.Future[None]) -> None:
+        places = self._waiting.get(who)
+        if places is not None and place in places:
+            places.remove(place)
+            if not places:
+                del self._waiting[who]
