@@ -45,6 +45,7 @@ fmt: dev-env
 
 bench: dev-env
 	$(PYTHON) -m benchmarks.turns
+	$(PYTHON) -m benchmarks.fairness
 
 chaos: dev-env
 	$(PYTHON) -m benchmarks.chaos

@@ -170,7 +170,7 @@ def measure(stack: Stack, load: Load) -> Figures:
     asyncio.run(_flood(stack, flood, load))
     began = time.monotonic()
     _workers(stack)
-    until(lambda: _queued(stack, flood.workspace_id) <= load.flood * 0.98, 120)  # it runs by now, at its pace
+    until(lambda: _queued(stack, flood.workspace_id) <= load.flood - load.window, 300)  # it runs at its pace by then
     queued_before = _queued(stack, flood.workspace_id)
     flooded = asyncio.run(_converse(url, quiet, rest[load.samples :], load))
     queued_after = _queued(stack, flood.workspace_id)
