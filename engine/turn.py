@@ -14,6 +14,7 @@ from engine.events import Event, EventKind, Source, ToolCall
 NOWHERE = 2**31 - 1  # beyond every offset
 CUT_OFF = "[The reply was cut off here.]"
 YOUR_TURN = "[The customer is waiting for your reply.]"
+BEGINNING = "[The conversation begins here.]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,13 @@ class TurnState:
         return tuple(call for call in self.calls if call.tool_call_id not in self.answered)
 
     def prompt(self) -> tuple[PromptMessage, ...]:
-        """The history followed by what the customer said since, each call with exactly one result, and the last word not the model's."""
+        """The history followed by what the customer said since, each call with exactly one result.
+
+        Neither the first word nor the last is the model's: the window may begin with one of its own, or a person's who spoke first.
+        """
         closed = _closed(self.history)
+        if closed and closed[0].role is Role.ASSISTANT:
+            closed.insert(0, PromptMessage(Role.USER, BEGINNING))
         said = [PromptMessage(Role.USER, text) for _, text in self.unread]
         if not said and closed and closed[-1].role is Role.ASSISTANT:
             said = [PromptMessage(Role.USER, YOUR_TURN)]

@@ -7,10 +7,12 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.brief import PromptMessage, Role
+from engine.brief import Role
 from engine.events import Event, EventKind, Source
-from engine.turn import YOUR_TURN, TurnState
-from tests.fakes import OTHER_TURN, TURN, customer
+from engine.prompt import model_request
+from engine.turn import BEGINNING, YOUR_TURN, TurnState
+from tests.fakes import OTHER_TURN, TURN, brief, customer
+from tests.machine.valid import provider_valid
 
 
 def agent(text: str, offset: int, read_through: int, turn_id: UUID = OTHER_TURN, source: Source = Source.AI_AGENT) -> Event:
@@ -55,19 +57,12 @@ def test_a_window_that_begins_inside_a_step_shows_no_result_without_its_call():
     assert shown(TurnState(TURN).then([result, customer("next", 8)])) == [("user", "next")]
 
 
-def accepted_by_every_provider(messages: list[PromptMessage]) -> bool:
-    """No result without its call right before it, no call without exactly one result."""
-    owed: list[str] = []
-    for message in messages:
-        if message.role is Role.TOOL:
-            if message.tool_call_id not in owed:
-                return False
-            owed.remove(message.tool_call_id)
-        else:
-            if owed:
-                return False
-            owed = [call.tool_call_id for call in message.tool_calls]
-    return not owed
+def test_where_the_agent_spoke_first_or_the_window_begins_with_its_reply_the_customer_has_the_first_word_all_the_same():
+    greeting = Event(EventKind.AGENT_MESSAGE, Source.HUMAN_AGENT, {"text": "Can I help?"}, {}, None, 0)
+
+    state = TurnState(TURN).then([greeting, customer("yes", 1)])
+
+    assert shown(state) == [("user", BEGINNING), ("assistant", "Can I help?"), ("user", "yes")]
 
 
 @st.composite
@@ -106,10 +101,11 @@ def logs(draw: st.DrawFn) -> list[Event]:
 def test_the_prompt_is_valid_for_any_log_and_window(log: list[Event]):
     state = TurnState(TURN).then(log)
 
-    assert accepted_by_every_provider(list(state.prompt()))
-    assert not state.prompt() or state.prompt()[-1].role is not Role.ASSISTANT
+    assert not state.prompt() or provider_valid(model_request(state, brief())) == []
     said = [event.content["text"] for event in log if event.kind is EventKind.CUSTOMER_MESSAGE]
-    shown_to_model = [message.text for message in state.prompt() if message.role is Role.USER and message.text != YOUR_TURN]
+    shown_to_model = [
+        message.text for message in state.prompt() if message.role is Role.USER and message.text not in (BEGINNING, YOUR_TURN)
+    ]
     assert sorted(shown_to_model) == sorted(said), "every message of the window is shown once"
 
 
