@@ -48,7 +48,7 @@ class ToolCount(KeyCount):
 class Counts:
     """All counts since the start or the last reset; bounded in memory.
 
-    `left`: clients that went away before the end of a reply that nothing was wrong with. `latest`: the messages of the latest requests.
+    `left`: clients that went away before the end of a reply that nothing was wrong with. `latest`: the latest requests.
     """
 
     requests: int = 0
@@ -59,11 +59,11 @@ class Counts:
     by_text: OrderedDict[str, int] = field(default_factory=OrderedDict)
     tools: OrderedDict[str, ToolCount] = field(default_factory=OrderedDict)
     bad_requests: deque[str] = field(default_factory=lambda: deque(maxlen=20))
-    latest: deque[list[dict[str, Any]]] = field(default_factory=lambda: deque(maxlen=MAX_LATEST))
+    latest: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_LATEST))
 
-    def asked(self, text: str, messages: list[dict[str, Any]]) -> None:
-        """Count one model request of `messages`, whose last user message is `text`."""
-        self.latest.append(messages)
+    def asked(self, text: str, request: dict[str, Any]) -> None:
+        """Count one model request, whose last user message is `text`."""
+        self.latest.append(request)
         key = text if len(text) <= MAX_TEXT_CHARS else shortened(text)
         self.by_text[key] = self.by_text.get(key, 0) + 1
         if len(self.by_text) > MAX_TEXTS:

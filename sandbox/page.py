@@ -23,7 +23,7 @@ def text() -> str:
                     "GET, POST /tools/N/status": "?key=KEY or Idempotency-Key: did that call happen; 200 with done and result, or 404",
                     " ": "?absent=200: 200 with done: false instead of 404",
                     "GET /_sandbox/counts": "what was asked and done so far; ?brief=1 leaves out texts and keys",
-                    "GET /_sandbox/asked": "the messages of the latest requests to the model, the latest last",
+                    "GET /_sandbox/asked": "the messages of the latest requests to the model, the latest last; with: the rest of each",
                     "POST /_sandbox/reset": "forget all of it",
                 }
             ),

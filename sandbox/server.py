@@ -81,7 +81,9 @@ class Sandbox:
         if path == "/_sandbox/counts":
             return json_reply(self.counts.document(brief=request.query.get("brief", "0") not in ("", "0")))
         if path == "/_sandbox/asked":
-            return json_reply({"asked": list(self.counts.latest)})
+            latest = list(self.counts.latest)
+            rest = [{name: value for name, value in one.items() if name != "messages"} for one in latest]
+            return json_reply({"asked": [one["messages"] for one in latest], "with": rest})
         if path == "/_sandbox/reset":
             return self._reset() if request.method == "POST" else _not_allowed()
         if path == "/v1/models":
@@ -112,7 +114,7 @@ class Sandbox:
             return script(self._refuse(str(problem), problem.param, problem.code))
         except ValueError as problem:
             return script(self._refuse(str(problem), "messages", "sandbox_marker"))
-        self.counts.asked(text, asked["messages"])
+        self.counts.asked(text, asked)
         stamp = wire.Stamp(number, asked["model"])
         latency_s = self._latency_s if marks.latency_s is None else marks.latency_s
         if fault is None:

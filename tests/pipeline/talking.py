@@ -58,16 +58,21 @@ class Talk:
 
     async def asked(self, text: str) -> list[dict[str, Any]]:
         """The messages of the latest request whose last user message is `text`, once there is one."""
-        found: list[list[dict[str, Any]]] = []
+        return (await self.all_asked(text))[-1]["messages"]  # type: ignore[no-any-return]
+
+    async def all_asked(self, text: str) -> list[dict[str, Any]]:
+        """The latest requests whose last user message is `text`, whole, once there is one."""
+        found: list[dict[str, Any]] = []
 
         def look() -> bool:
             with urllib.request.urlopen(f"{self.stack.sandbox_url}/_sandbox/asked", timeout=10) as reply:
-                all_asked = json.load(reply)["asked"]
-            found[:] = [one for one in all_asked if [m["content"] for m in one if m["role"] == "user"][-1:] == [text]]
+                seen = json.load(reply)
+            requests = [{"messages": said, **rest} for said, rest in zip(seen["asked"], seen["with"], strict=True)]
+            found[:] = [one for one in requests if [m["content"] for m in one["messages"] if m["role"] == "user"][-1:] == [text]]
             return bool(found)
 
         await soon(look)
-        return found[-1]
+        return found
 
     async def requests(self, text: str, count: int) -> None:
         """Wait until the model was asked `count` times with `text` as the last user message."""

@@ -36,7 +36,7 @@ def test_memory_is_bounded(monkeypatch):
     monkeypatch.setattr(counts, "MAX_TOOLS", 10)
     kept = Counts()
     for number in range(50):
-        kept.asked(f"text {number}", [])
+        kept.asked(f"text {number}", {})
         kept.tool("echo").key(f"key {number}")
         kept.bad_requests.append("reason")
     for number in range(50):
@@ -48,8 +48,8 @@ def test_memory_is_bounded(monkeypatch):
 
 def test_long_texts_are_kept_apart_by_a_hash():
     kept = Counts()
-    kept.asked("x" * 5000 + "a", [])
-    kept.asked("x" * 5000 + "b", [])
+    kept.asked("x" * 5000 + "a", {})
+    kept.asked("x" * 5000 + "b", {})
     assert len(kept.by_text) == 2
     assert all(len(text) < 500 for text in kept.by_text)
 
@@ -66,5 +66,7 @@ async def test_who_leaves_before_the_end_is_counted_and_what_they_asked_is_shown
     while await left() < 2:
         await asyncio.sleep(0.01)
     assert await left() == 2, "whoever waits for nothing has nothing to leave before"
-    asked = (await fetch("GET", "/_sandbox/asked")).json()["asked"]
+    document = (await fetch("GET", "/_sandbox/asked")).json()
+    asked = document["asked"]
+    assert all("model" in rest and "messages" not in rest for rest in document["with"])
     assert [messages[-1]["content"].split()[-1] for messages in asked] == ["early", "late", "hung", "stayed"]
