@@ -48,7 +48,7 @@ def test_a_new_agent_has_the_documented_defaults(acme: Tenant):
         ("data_retention_days", 0, 1),
         ("data_retention_days", 366, 365),
         ("conversation_style", "rude", "friendly"),
-        ("strategy", "interrupt", "enqueue"),
+        ("strategy", "interject", "interrupt"),
         ("status", "asleep", "inactive"),
         ("allow_interruption", "yes", False),
         ("composition_mode", "loose", "strict"),
