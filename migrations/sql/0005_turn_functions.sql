@@ -345,6 +345,10 @@ BEGIN
     END IF;
 
     v_upper := turn_upper(o_session, t.opened_at_offset);
+    IF v_mine AND o_pending IS NULL THEN
+        -- Asked again, its reply was lost: the call that is reserved reads what it was to read then, and the next one what came since.
+        v_upper := least(v_upper, t.read_through_offset + 1);
+    END IF;
     o_read_through := turn_heard(o_session, t.opened_at_offset, v_upper);
     -- The latest events, without the messages that later turns will answer.
     SELECT json_agg(json_build_object('offset', w."offset", 'kind', w.kind, 'source', w.source, 'content', w.content,
@@ -633,12 +637,12 @@ BEGIN
     END IF;
 
     IF v_reserve IS NOT NULL THEN
-        -- From what the worker has heard on; said again where its reply was lost.
+        -- From what the worker has heard on, to what the call that is reserved reads; said again where its reply was lost.
         SELECT max("offset"), json_agg(json_build_object('offset', "offset", 'kind', kind, 'source', source, 'content', content,
             'metadata', metadata, 'turn_id', turn_id) ORDER BY "offset")
         INTO o_read_through, o_news
         FROM events
-        WHERE session_id = p_session AND kind = 'customer_message' AND "offset" < v_upper
+        WHERE session_id = p_session AND kind = 'customer_message' AND "offset" < v_upper AND "offset" <= t.read_through_offset
             AND "offset" > greatest((v_reserve->>'heard')::integer, t.opened_at_offset - 1);
     ELSIF v_rest IS NOT NULL THEN
         o_next_turn := hand_on(p_workspace, p_session);

@@ -21,6 +21,7 @@ TURNS = "SELECT * FROM turns WHERE session_id = ANY (%(ids)s) ORDER BY session_i
 class Operator(Play):
     """One person with every lever."""
 
+    @precondition(lambda self: self.meddles)
     @rule(place=PLACES, all_of_them=st.booleans())
     def cancel(self, place: int, all_of_them: bool) -> None:
         turns = self.house.rows(TURNS)
@@ -30,6 +31,7 @@ class Operator(Play):
         elif turns:
             self.pull("SELECT * FROM cancel_turns($1, NULL, $2, $3)", self.pick(turns, place)["id"], "Olga")
 
+    @precondition(lambda self: self.meddles)
     @rule(place=PLACES, mode=st.sampled_from(("auto", "auto", "manual", "paused")))
     def set_mode(self, place: int, mode: str) -> None:
         self.pull("SELECT * FROM set_mode($1, $2, $3, $4, $5)", self.pick(self.house.session_ids, place), mode, "Olga", self.house.window)
@@ -50,9 +52,12 @@ class Operator(Play):
     @precondition(lambda self: self.house.rows(PENDING))
     @rule(which=PLACES)
     def an_approval_expires(self, which: int) -> None:
+        """Its time has come: with it, the time that its turn waits for."""
+        approval = self.pick(self.house.rows(PENDING), which)
+        self.house.rows("UPDATE approvals SET expires_at = now() - interval '1 second' WHERE id = %(id)s", id=approval["id"])
         self.house.rows(
-            "UPDATE approvals SET expires_at = now() - interval '1 second' WHERE id = %(id)s",
-            id=self.pick(self.house.rows(PENDING), which)["id"],
+            "UPDATE turns SET not_before = least(not_before, now() - interval '1 second') WHERE id = %(id)s AND status = 'waiting'",
+            id=approval["turn_id"],
         )
 
     @precondition(lambda self: self.house.rows(TURNS))
@@ -82,6 +87,7 @@ class Operator(Play):
             t=self.house.tools["idempotent"],
         )
 
+    @precondition(lambda self: self.meddles)
     @rule(
         place=PLACES,
         scope=st.sampled_from(("workspace", "agent", "session")),

@@ -23,6 +23,7 @@ class Play(RuleBasedStateMachine):
 
     stage: Stage  # given by a subclass
     house: House
+    meddles: bool
 
     @initialize(
         sessions=st.integers(1, 2),
@@ -31,8 +32,12 @@ class Play(RuleBasedStateMachine):
         history=st.sampled_from((400, 12)),
         strategy=st.sampled_from(STRATEGIES),
         allow_interruption=st.sampled_from((True, True, False)),
+        meddles=st.booleans(),
     )
-    def begin(self, sessions: int, window: int, max_attempts: int, history: int, strategy: str, allow_interruption: bool) -> None:
+    def begin(
+        self, sessions: int, window: int, max_attempts: int, history: int, strategy: str, allow_interruption: bool, meddles: bool
+    ) -> None:
+        self.meddles = meddles  # where the operator does not, turns get further
         self.house = House(
             self.stage,
             sessions=sessions,

@@ -14,7 +14,7 @@ from tests.machine.stage import Stage
 
 @pytest.mark.timeout(900)
 def test_whatever_anybody_does_in_any_order_every_message_is_accounted_for(database_url: str):
-    examples = int(os.environ.get("TURNLINE_TEST_INTERLEAVINGS", "25"))
+    examples = int(os.environ.get("TURNLINE_TEST_INTERLEAVINGS", "60"))
     with Stage(database_url) as stage:
 
         class Here(Machine):

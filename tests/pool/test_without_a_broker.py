@@ -13,11 +13,15 @@ import pytest
 from celery import Celery, current_task
 from celery.contrib.testing.worker import start_worker
 
+from tasks import lifespan
 from tasks.base import AsyncTask
 
 
 @pytest.fixture
-def app() -> Celery:
+def app(monkeypatch: pytest.MonkeyPatch) -> Celery:
+    # Another test of this process may have imported the product, whose hooks want its servers.
+    monkeypatch.setattr(lifespan, "_on_start", [])
+    monkeypatch.setattr(lifespan, "_on_stop", [])
     app = Celery("memory-tests", broker="memory://", backend="cache+memory://", task_cls=AsyncTask, set_as_current=False)
     app.conf.update(
         task_acks_late=True, worker_prefetch_multiplier=1, worker_hijack_root_logger=False, broker_connection_retry_on_startup=True

@@ -185,6 +185,39 @@ async def test_a_claim_sent_twice_is_one_claim(database: Database):
     assert len(await rows(database, made, "SELECT 1 FROM model_calls")) == 1
 
 
+async def test_a_claim_sent_twice_reads_what_it_was_to_read_and_what_was_said_between_is_read_later(database: Database):
+    """Its reply was lost. Were the later message shown to the reserved call, it would be answered now, and by the next turn again."""
+    made = await tenant(database)
+    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    await claim(database, accepted.turn_id)
+    await messages.accept(database, made.workspace_id, made.session_id, "two", strategy="coalesce")
+
+    held = await claim(database, accepted.turn_id)
+    assert [event.content["text"] for event in held.start.events] == ["one"]
+    await held.write(ANSWERED)
+
+    assert await turn_rows(database, made) == [("done", 0, 0), ("queued", 1, None)]
+
+
+async def test_a_write_sent_twice_tells_what_its_call_was_to_read_and_nothing_that_was_said_between(database: Database):
+    made = await tenant(database)
+    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    held = await claim(database, accepted.turn_id)
+    await messages.accept(database, made.workspace_id, made.session_id, "two")
+    again = Change(
+        model_call=SettledCall(FIRST, CallState.FAILED, error_class="Overloaded"),
+        reserve=Reserve(Reserved(0, 1), "openai", "gpt-4o", heard=0),
+    )
+    first = await held.write(again)
+    await messages.accept(database, made.workspace_id, made.session_id, "three")
+    held._writes -= 1
+
+    second = await held.write(again)
+
+    assert [event.content["text"] for event in first.news] == [event.content["text"] for event in second.news] == ["two"]
+    assert await turn_rows(database, made) == [("running", 0, 1)]
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
