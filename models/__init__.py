@@ -7,6 +7,7 @@ from models.audit import AuditRow, WorkerRow
 from models.base import Base
 from models.budget import BudgetHoldRow, BudgetRow
 from models.event import EventRow
+from models.job_run import JobRunRow
 from models.ledger import ModelCallRow
 from models.session import SessionRow
 from models.tool import AgentToolRow, ToolIntegrationRow, ToolRow
@@ -24,6 +25,7 @@ __all__ = [
     "BudgetHoldRow",
     "BudgetRow",
     "EventRow",
+    "JobRunRow",
     "ModelCallRow",
     "PermissionRow",
     "SessionRow",

@@ -173,6 +173,14 @@ async def row(maintenance: Database, audit_id: UUID) -> dict[str, Any]:
     return await maintenance.call("SELECT * FROM audits WHERE id = $1", audit_id)
 
 
+async def to_come(maintenance: Database) -> int:
+    """How many sessions the next audit looks at before any older ones."""
+    before = await last_sound(maintenance)
+    async with maintenance.transaction() as db:
+        values = {"since": before["started_at"] - OVERLAP if before else BEGINNING, "before": LAST}
+        return int((await db.execute(text(_TO_COME), values)).scalar_one())
+
+
 async def _close(maintenance: Database, report: Report, scope: str, error: str | None) -> None:
     checked: dict[str, Any] = report.checked | {"seconds": round(report.seconds, 2), "scope": scope}
     if report.unasked:

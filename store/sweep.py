@@ -10,7 +10,7 @@ from store.database import Database
 # rung again after $1 seconds, then after twice that, at most six times that: rings that still wait in a long queue are not multiplied.
 # Of turns that were not granted a place yet, each workspace gets as many rung as its window ($3) has room for; the oldest first, and of
 # all workspaces the first ones first. A turn that waits for an approval is due when that expires; one that was cancelled, always.
-DUE = """
+_FOUND = """
 WITH due AS (
     SELECT t.id, t.workspace_id, t.opened_at, t.place = 'granted' AND t.status IN ('queued', 'running') AS granted
     FROM turns t JOIN sessions s ON s.id = t.session_id
@@ -31,12 +31,16 @@ chosen AS (
     SELECT id, 0 AS nth, opened_at FROM due WHERE granted
     UNION ALL
     SELECT id, nth, opened_at FROM queued WHERE nth <= $3
-    ORDER BY nth, opened_at LIMIT $2),
+    ORDER BY nth, opened_at LIMIT $2)"""
+DUE = f"""{_FOUND},
 locked AS (
     SELECT t.id FROM turns t WHERE t.id IN (SELECT id FROM chosen) FOR UPDATE SKIP LOCKED)
 UPDATE turns SET rung_at = now(), rings = rings + 1, place = 'granted' FROM locked WHERE turns.id = locked.id
 RETURNING turns.id, turns.rings
 """
+
+
+HOW_MANY = f"{_FOUND} SELECT count(*) AS n FROM chosen"
 
 
 async def due(maintenance: Database, *, stale_s: float, window: int = 200, limit: int = 1000) -> list[tuple[UUID, int]]:
@@ -46,3 +50,8 @@ async def due(maintenance: Database, *, stale_s: float, window: int = 200, limit
     `window`: how many turns of one workspace may be rung or running at a time.
     """
     return [(row["id"], row["rings"]) for row in await maintenance.rows(DUE, stale_s, limit, window)]
+
+
+async def how_many_are_due(maintenance: Database, *, stale_s: float, window: int = 200, limit: int = 1000) -> int:
+    """How many turns `due` would return; nothing is marked."""
+    return int((await maintenance.call(HOW_MANY, stale_s, limit, window))["n"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
+import os
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -21,6 +23,14 @@ def place(url: str) -> str:
     """`url` for a sentence: without user, password and options."""
     parts = urlsplit(url)
     return f"{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def operator() -> str:
+    """Who is at the keyboard, as the log and the rows name an operator."""
+    try:
+        return f"operator {getpass.getuser()}"
+    except (KeyError, OSError):  # a container's user need not have a name
+        return f"operator with user id {os.getuid()}"
 
 
 def asked(url: str, ask: Callable[[Database], Awaitable[T]], *, role: str = APP_ROLE) -> T:

@@ -295,6 +295,43 @@ def audit(as_json: bool, since: str | None, everything: bool, limit: int, max_se
     sys.exit(audits.exit_code(row))
 
 
+@main.group("jobs")
+def jobs_group() -> None:
+    """Scheduled jobs: what they do, what came of them, doing one now."""
+
+
+@jobs_group.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def list_jobs(as_json: bool) -> None:
+    """Every job: what it does, how often, how its last run ended."""
+    from tasks import jobs_cli
+
+    jobs_cli.list_jobs(needed(broker=False), as_json=as_json)
+
+
+@jobs_group.command("runs")
+@click.argument("name", required=False)
+@click.option("--failed", is_flag=True, help="Only runs that failed or were cut off.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=30, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def list_job_runs(name: str | None, failed: bool, limit: int, as_json: bool) -> None:
+    """The latest runs, of the job NAME or of all: when, by whom, how long, what was done."""
+    from tasks import jobs_cli
+
+    jobs_cli.list_runs(needed(broker=False), name, only_bad=failed, limit=limit, as_json=as_json)
+
+
+@jobs_group.command("run")
+@click.argument("name")
+@click.option("--dry-run", is_flag=True, help="Change nothing; count what would be done.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def run_job(name: str, dry_run: bool, as_json: bool) -> None:
+    """Run the job NAME here and now, beside whatever the scheduler does. It leaves a row, as every run does."""
+    from tasks import jobs_cli
+
+    jobs_cli.run_job(needed(broker=False), name, dry_run=dry_run, as_json=as_json)
+
+
 def needed(*, database: bool = True, broker: bool = True) -> Settings:
     """The settings, completed by what `turnline up` made on this machine, with what the command cannot do without.
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 from uuid import UUID
 
 from engine.errors import Conflict, NotFound
 from settings import Settings
 from store import lookups, repair
 from store.database import Database
-from tasks.asking import asked, place
+from tasks.asking import asked, operator, place
 from tasks.processes import SetupError
 
 
@@ -26,7 +24,7 @@ def redrive(settings: Settings, turn_id: UUID, *, from_scratch: bool, by: str | 
         if workspace_id is None:
             raise NotFound("no such turn")
         return await repair.redrive(
-            database, workspace_id, turn_id, from_scratch=from_scratch, by=by or _operator(), window=settings.workspace_in_flight
+            database, workspace_id, turn_id, from_scratch=from_scratch, by=by or operator(), window=settings.workspace_in_flight
         )
 
     try:
@@ -50,7 +48,7 @@ def release(settings: Settings, session_id: UUID, *, by: str | None) -> str:
         workspace_id = await lookups.workspace_of_session(database, session_id)
         if workspace_id is None:
             raise NotFound("no such session")
-        return await repair.release(database, workspace_id, session_id, by=by or _operator(), window=settings.workspace_in_flight)
+        return await repair.release(database, workspace_id, session_id, by=by or operator(), window=settings.workspace_in_flight)
 
     try:
         done = asked(settings.database_url, ask)
@@ -60,13 +58,6 @@ def release(settings: Settings, session_id: UUID, *, by: str | None) -> str:
         return f"The session {session_id} is not quarantined. Nothing was changed."
     said = f"The session {session_id} goes on. Its dead turns stay dead; redrive those that shall be answered."
     return f"{said}\n{_following(settings, done.ring)}"
-
-
-def _operator() -> str:
-    try:
-        return f"operator {getpass.getuser()}"
-    except (KeyError, OSError):  # a container's user need not have a name
-        return f"operator with user id {os.getuid()}"
 
 
 def _following(settings: Settings, turn_id: UUID | None) -> str:

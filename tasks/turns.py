@@ -1,4 +1,4 @@
-"""Carrying turns, and sweeping up those that nobody carries."""
+"""Carrying turns."""
 
 from __future__ import annotations
 
@@ -21,12 +21,8 @@ from engine.loop import advance
 from engine.stop import Stop
 from engine.tokens import bound_tokens, estimated_usage
 from integrations.pricing import cost_of, max_cost_of
-from settings import get_settings
-from store import sweep, turns
-from store.database import MAINTENANCE_ROLE, Database
+from store import turns
 from tasks.celery_app import app
-from tasks.lifespan import on_loop_start
-from tasks.ring import publish
 from tasks.runtime import Runtime, at_hand
 
 log = logging.getLogger(__name__)
@@ -155,28 +151,3 @@ class _Performing:
     def estimate(self, request: ModelRequest, heard: str) -> tuple[Usage, Cost]:
         usage = estimated_usage(request, heard)
         return usage, cost_of(request.model_provider, request.model_name, usage, datetime.now(UTC))
-
-
-@app.task(name="turns.sweep", queue="maintenance", ignore_result=True)
-async def sweep_turns() -> None:
-    """Ring the turns that nobody carries. Zero, one or three of these at a time change nothing but how soon."""
-    await ring_what_is_due()
-
-
-@on_loop_start
-async def ring_what_is_due() -> None:
-    """Ring the turns that nobody carries; a database or broker that is away is left to the next run."""
-    settings = get_settings()
-    maintenance = Database(
-        settings.maintenance_database_url or settings.database_url, role=MAINTENANCE_ROLE, pool_size=1, application_name="turnline-sweep"
-    )
-    await maintenance.open()
-    try:
-        due = await sweep.due(maintenance, stale_s=settings.ring_stale_s, window=settings.workspace_in_flight)
-        if due:
-            await asyncio.to_thread(publish, app, due)
-            log.info("rang turns that nobody carried", extra={"turns": len(due)})
-    except Exception as error:  # noqa: BLE001 - the next run, or another worker's, rings them
-        log.warning("the sweep could not be done: %s", type(error).__name__)
-    finally:
-        await maintenance.close()

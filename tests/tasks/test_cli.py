@@ -43,6 +43,7 @@ def test_help_names_every_command(turnline):
         "turns",
         "turn",
         "audit",
+        "jobs",
     ):
         assert f"\n  {command} " in done.stdout
 

@@ -1,0 +1,165 @@
+"""`turnline jobs` as a process, and what every run of a job leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from beat_schedule import SCHEDULE
+from settings import Settings
+from store import job_runs, messages
+from store.database import MAINTENANCE_ROLE, Database
+from tasks import jobs
+from tests.factories import tenant
+from tests.servers import EmbeddedValkey, process_env, until
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def turnline(tmp_path: Path, database_url: str, valkey: EmbeddedValkey) -> Run:
+    def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        given = {"TURNLINE_HOME": str(tmp_path / "home"), "DATABASE_URL": database_url, "CELERY_BROKER_URL": valkey.url} | env
+        command = [sys.executable, "-m", "tasks.cli", "jobs", *arguments]
+        return subprocess.run(command, env=process_env(**given), cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+
+    return run
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    made = Database(database_url, role=MAINTENANCE_ROLE, pool_size=2)
+    await made.open()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def settings(database_url: str) -> Settings:
+    return Settings(_env_file=None, DATABASE_URL=database_url)  # type: ignore[call-arg]
+
+
+async def unrung_turn(database_url: str) -> None:
+    database = Database(database_url, pool_size=2)
+    await database.open()
+    made = await tenant(database)
+    await messages.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
+    await database.close()
+    with psycopg.connect(database_url) as db:
+        db.execute("UPDATE turns SET opened_at = opened_at - interval '1 minute', rung_at = NULL WHERE status = 'queued'")
+
+
+def test_every_scheduled_task_is_a_job_with_a_row_of_its_own():
+    known = jobs.all_jobs()
+
+    assert {entry["task"] for entry in SCHEDULE.values()} <= set(known)
+    assert all(one.summary.endswith(".") for one in known.values())
+
+
+async def test_a_job_run_by_hand_says_what_it_did_and_leaves_a_row(turnline: Run, database_url: str):
+    await unrung_turn(database_url)
+
+    would = turnline("run", "turns.sweep", "--dry-run")
+    did = turnline("run", "turns.sweep", "--json")
+    again = turnline("run", "turns.sweep")
+    runs = json.loads(turnline("runs", "turns.sweep", "--json").stdout)["runs"]
+
+    assert "turns.sweep: would have done: 1 rung." in would.stdout, would.stderr
+    assert json.loads(did.stdout)["counts"] == {"rung": 1}
+    assert "turns.sweep: done: nothing to do." in again.stdout
+    assert [(run["state"], run["dry_run"], run["counts"]) for run in runs] == [
+        ("done", False, {}),
+        ("done", False, {"rung": 1}),
+        ("done", True, {"rung": 1}),
+    ]
+    assert all(run["asked_by"].startswith("operator") for run in runs)
+
+
+def test_the_list_tells_of_every_job(turnline: Run):
+    assert turnline("run", "usage.audit").returncode == 0
+
+    listed = turnline("list")
+    told = {one["name"]: one for one in json.loads(turnline("list", "--json").stdout)["jobs"]}
+
+    assert "usage.audit" in listed.stdout
+    assert told["usage.audit"]["last_run"]["state"] == "done"
+    assert told["turns.sweep"]["every_s"] == 5.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "words"),
+    [
+        (["run", "turns.swep"], {}, "There is no job 'turns.swep'. There are: "),
+        (["runs", "nonsense"], {}, "There is no job 'nonsense'"),
+        (["run", "turns.sweep"], {"DATABASE_URL": "postgresql://me:hunter2@127.0.0.1:1/x"}, "The database 127.0.0.1:1/x does not answer"),
+        (["run", "turns.sweep"], {"CELERY_BROKER_URL": ""}, "CELERY_BROKER_URL is not set"),
+    ],
+)
+def test_a_mistake_ends_in_a_sentence(turnline: Run, arguments: list[str], env: dict[str, str], words: str):
+    done = turnline(*arguments, **env)
+
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_a_run_that_fails_says_where_and_keeps_what_it_had_done(database: Database, settings: Settings):
+    async def breaks(work: jobs.Work) -> None:
+        work.count(rows_deleted=3)
+        raise ValueError("the words of a customer")
+
+    with pytest.raises(jobs.JobFailed, match=r"ValueError at test_jobs\.py"):
+        await jobs.run(jobs.Job("tests.breaks", "Breaks.", breaks), settings=settings)
+
+    (row,) = await job_runs.latest(database, "tests.breaks", only_bad=True)
+    assert (row["state"], row["counts"]) == ("failed", {"rows_deleted": 3})
+    assert "customer" not in row["error"]
+
+
+async def test_a_run_that_was_killed_shows_as_cut_off_with_what_it_had_done(database: Database, database_url: str):
+    program = f"""
+import asyncio
+from settings import Settings
+from tasks import jobs
+jobs.SEEN_EVERY_S = 0.1
+async def long(work):
+    work.count(rows_deleted=7)
+    await asyncio.sleep(600)
+asyncio.run(jobs.run(jobs.Job("tests.long", "Is long.", long), settings=Settings(_env_file=None, DATABASE_URL={database_url!r})))
+"""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, env=process_env())
+
+    def rows() -> list[Any]:
+        with psycopg.connect(database_url) as db:
+            return db.execute("SELECT counts FROM job_runs WHERE job = 'tests.long'").fetchall()
+
+    await asyncio.to_thread(until, lambda: rows() == [({"rows_deleted": 7},)], 20)
+    process.kill()
+    await process.wait()
+
+    assert [row["state"] for row in await job_runs.latest(database, "tests.long")] == ["running"]
+    with psycopg.connect(database_url) as db:
+        db.execute("UPDATE job_runs SET seen_at = seen_at - interval '5 minutes' WHERE job = 'tests.long'")
+    assert [row["state"] for row in await job_runs.latest(database, "tests.long", only_bad=True)] == ["cut off"]
+
+
+async def test_runs_of_long_ago_are_forgotten_and_failed_ones_later(database: Database, database_url: str):
+    with psycopg.connect(database_url) as db:
+        db.execute(
+            "INSERT INTO job_runs (job, asked_by, finished_at, error) SELECT 'tests.often', 'schedule', now(),"
+            " CASE WHEN n = 1 THEN 'it broke' END FROM generate_series(1, %s) n",
+            [job_runs.KEPT + 20],
+        )
+    await job_runs.begin(database, "tests.often", asked_by="schedule", dry_run=False)
+
+    rows = await job_runs.latest(database, "tests.often", limit=1000)
+    assert len(rows) == job_runs.KEPT + 2
+    assert [row["error"] for row in rows if row["error"]] == ["it broke"]
