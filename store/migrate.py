@@ -14,7 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def _config(url: str) -> Config:
-    config = Config(str(ROOT / "alembic.ini"))
+    config = Config()  # no file: an installed package has none
+    config.set_main_option("script_location", str(ROOT / "migrations").replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
     config.attributes["url"] = url
     return config
 

@@ -1,0 +1,34 @@
+# syntax=docker/dockerfile:1
+# One image for every part of Turnline: the command says which. No secret is in it; settings come through the environment.
+
+FROM python:3.12-slim AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/turnline
+WORKDIR /src
+COPY requirements/run.txt requirements/run.txt
+RUN /opt/turnline/bin/pip install --require-hashes --only-binary :all: -r requirements/run.txt
+COPY pyproject.toml README.md LICENSE alembic.ini beat_schedule.py crashpoints.py settings.py ./
+COPY api api
+COPY engine engine
+COPY integrations integrations
+COPY migrations migrations
+COPY models models
+COPY sandbox sandbox
+COPY store store
+COPY tasks tasks
+RUN /opt/turnline/bin/pip install "hatchling>=1.27" && /opt/turnline/bin/pip install --no-deps --no-build-isolation .
+
+FROM python:3.12-slim
+# A user of its own, who owns one directory: where beat remembers when it last sent what.
+RUN useradd --system --uid 10001 --home-dir /var/lib/turnline --create-home --shell /usr/sbin/nologin turnline
+COPY --from=build /opt/turnline /opt/turnline
+ENV PATH=/opt/turnline/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    CELERY_CUSTOM_WORKER_POOL=tasks.pool:TaskPool \
+    TURNLINE_HOME=/var/lib/turnline
+WORKDIR /var/lib/turnline
+USER turnline
+# SIGTERM reaches the part itself: `turnline` becomes it.
+ENTRYPOINT ["turnline"]
+CMD ["--help"]

@@ -1,0 +1,202 @@
+"""docker-compose.yml and the Dockerfile: valid, and each service's own command, environment and health check at work.
+
+There is no container engine here: what each container would run is run as a process, on real servers that take the places of the
+compose file's. Logins, rights and passwords are those of the file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+import yaml
+
+from tests.deploy.compose import FILE, compose
+from tests.pipeline.stack import Process
+from tests.servers import ROOT, SECRET_KEY, EmbeddedPostgres, EmbeddedValkey, free_port, process_env, until
+
+PARTS = ("api", "worker", "maintenance", "beat", "flower")
+VALUES = {
+    "POSTGRES_PASSWORD": "pg",
+    "TURNLINE_MIGRATE_PASSWORD": "migrate1",
+    "TURNLINE_RUNTIME_PASSWORD": "runtime1",
+    "VALKEY_PASSWORD": "valkey1",
+    "TURNLINE_SECRET_KEYS": SECRET_KEY,
+    "TURNLINE_FLOWER_BASIC_AUTH": "ops:flower1",
+    "OPENAI_API_KEY": "sk-test",
+}
+
+
+def test_the_file_is_a_compose_file():
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(FILE)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("missing", sorted(set(VALUES) - {"OPENAI_API_KEY"}))
+def test_what_must_be_set_is_asked_for(missing: str):
+    with pytest.raises(KeyError, match=missing):
+        compose({name: value for name, value in VALUES.items() if name != missing})
+
+
+def test_every_service_can_be_watched_and_stopped_in_order():
+    services = compose(VALUES)["services"]
+    assert {"postgres", "valkey", "rabbitmq", "migrate", *PARTS} == set(services)
+    for name, service in services.items():
+        assert "healthcheck" in service or name == "migrate"
+        assert "latest" not in service["image"] or service["image"].startswith("turnline:")
+        for port in service.get("ports", []):
+            assert port.startswith("127.0.0.1:"), "only loopback is open"
+    assert services["rabbitmq"]["profiles"] == ["rabbitmq"]
+    for name in PARTS:
+        assert services[name]["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
+        assert services[name]["read_only"]
+        assert services[name]["cap_drop"] == ["ALL"]
+    assert all(services[name]["stop_grace_period"] == "6m" for name in ("worker", "maintenance")), "longer than the longest task, 330 s"
+
+
+def test_the_image_has_what_the_wheel_has_no_root_and_no_secret():
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    copied = {word for line in lines if line.startswith("COPY") and "--from" not in line for word in line.split()[1:-1]}
+    assert all((ROOT / one).exists() for one in copied)
+    packed = set(re.findall(r'"([\w.]+)"', re.search(r"only-include = (\[.*\])", (ROOT / "pyproject.toml").read_text())[1]))  # type: ignore[index]
+    assert packed <= copied, "a package of ours is missing in the image"
+    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert packed <= let_in
+    assert not any(name in one for one in let_in for name in (".env", ".turnline", ".git", "tests"))
+    assert lines.index("USER turnline") > max(n for n, line in enumerate(lines) if line.startswith("RUN"))
+    assert "--require-hashes" in (ROOT / "Dockerfile").read_text()
+
+
+class Containers:
+    """The compose file's services as processes."""
+
+    def __init__(self, directory: Path, postgres: EmbeddedPostgres, valkey_port: int) -> None:
+        self.directory = directory
+        self.ports = {"8000": free_port(), "5555": free_port()}
+        self.moved = {
+            "@postgres:5432/": f"@127.0.0.1:{postgres.port}/",
+            "@valkey:6379/": f"@127.0.0.1:{valkey_port}/",
+            "https://api.openai.com/v1": "http://127.0.0.1:{sandbox}/v1",
+        }
+        self.file = compose(VALUES)
+        self.services: dict[str, Any] = self.file["services"]
+
+    def env(self, name: str) -> dict[str, str]:
+        """The environment of a service, with the addresses of this machine."""
+        given = {key: self.here(str(value)) for key, value in self.services[name]["environment"].items()}
+        ports = {"TURNLINE_API_PORT": str(self.ports["8000"]), "TURNLINE_FLOWER_PORT": str(self.ports["5555"])}
+        return process_env(**(given | ports | {"TURNLINE_HOME": str(self.directory)}))
+
+    def here(self, text: str) -> str:
+        for theirs, ours in self.moved.items():
+            text = text.replace(theirs, ours)
+        return text.replace("0.0.0.0", "127.0.0.1")
+
+    def command(self, name: str) -> list[str]:
+        """What the image's entry point makes of the service's command."""
+        return [sys.executable, "-m", "tasks.cli", *self.services[name]["command"]]
+
+    def healthy(self, name: str) -> bool:
+        kind, *words = self.services[name]["healthcheck"]["test"]
+        for theirs, ours in self.ports.items():
+            words = [word.replace(theirs, str(ours)) for word in words]
+        command = ["sh", "-c", words[0]] if kind == "CMD-SHELL" else words
+        return subprocess.run(command, env=self.env(name), capture_output=True, timeout=40, check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def containers(scratch: Path) -> Iterator[Containers]:
+    """A migrated database with the file's logins, a broker with its password, and a model vendor."""
+    place = scratch / "compose"
+    place.mkdir(mode=0o711)
+    sandbox_port = free_port()
+    with EmbeddedPostgres(place / "postgres", fast=True) as postgres, EmbeddedValkey(None) as valkey:
+        made = Containers(place, postgres, valkey.port)
+        made.moved["https://api.openai.com/v1"] = f"http://127.0.0.1:{sandbox_port}/v1"
+        made.moved[f":{VALUES['VALKEY_PASSWORD']}@"] = f":{urlsplit(valkey.url).password}@"
+        with psycopg.connect(postgres.url, autocommit=True) as db:
+            for statement in made.file["configs"]["logins"]["content"].split(";\n"):
+                if statement.strip():
+                    db.execute(statement)
+        sandbox = Process(place / "sandbox.log", process_env(), sys.executable, "-m", "sandbox", "--port", str(sandbox_port))
+        until(lambda: sandbox.said("listening"), 20)
+        done = subprocess.run(made.command("migrate"), env=made.env("migrate"), capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield made
+        sandbox.stop()
+
+
+def test_the_services_commands_carry_a_turn_are_healthy_and_stop(containers: Containers):
+    running = {}
+    try:
+        for name in PARTS:
+            running[name] = Process(containers.directory / f"{name}.log", containers.env(name), *containers.command(name))
+        until(lambda: running["worker"].said("ready.") and running["maintenance"].said("ready."), 40)
+        until(lambda: containers.healthy("api"), 40)
+        created = subprocess.run(
+            [sys.executable, "-m", "tasks.cli", "workspace", "create", "Acme", "--json"],
+            env=containers.env("api"),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        call = Caller(f"http://127.0.0.1:{containers.ports['8000']}/v1", json.loads(created.stdout)["api_key"])
+        agent = call("agents", {"name": "Ada", "model_name": "gpt-4o"})
+        session = call("sessions", {"agent_id": agent["id"]})
+        call(f"sessions/{session['id']}/messages", {"text": "Hello"})
+        until(lambda: any(event["kind"] == "agent_message" for event in call(f"sessions/{session['id']}/events")["events"]), 30)
+        for name in PARTS:
+            until(lambda name=name: containers.healthy(name), 60)  # type: ignore[misc]
+    finally:
+        codes = {name: process.stop() for name, process in running.items()}
+    assert set(codes.values()) <= {0, -15}, codes
+    assert (codes["worker"], codes["maintenance"]) == (0, 0)
+
+
+def test_a_part_that_is_gone_is_not_healthy(containers: Containers):
+    assert not containers.healthy("api")
+    assert not containers.healthy("flower")
+    assert not containers.healthy("worker")
+
+
+def test_the_logins_may_do_their_part_and_no_more(containers: Containers):
+    runtime, migrate = (containers.env(name) for name in ("api", "migrate"))
+    with psycopg.connect(runtime["DATABASE_URL"], autocommit=True) as db:
+        assert db.execute("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user").fetchone() == (False,)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            db.execute("SELECT 1 FROM events")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            db.execute("SET ROLE turnline_owner")
+    with psycopg.connect(migrate["TURNLINE_OWNER_DATABASE_URL"]) as db:
+        assert db.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone() == (False,)
+
+
+class Caller:
+    """Calls of the API: a body makes it a POST."""
+
+    def __init__(self, url: str, api_key: str) -> None:
+        self.url, self.api_key = url, api_key
+
+    def __call__(self, path: str, body: object = None) -> Any:
+        headers = {"Authorization": f"Bearer {self.api_key}", "Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
+        with urllib.request.urlopen(urllib.request.Request(f"{self.url}/{path}", data, headers), timeout=20) as reply:
+            return json.load(reply)
+
+
+def test_interpolation_is_that_of_compose():
+    assert yaml.safe_load(FILE.read_text())["services"]["worker"]["healthcheck"]["test"][1].count("$$") == 1
+    assert compose(VALUES)["services"]["worker"]["environment"]["CELERY_BROKER_URL"] == "redis://:valkey1@valkey:6379/0"
+    other = compose(VALUES | {"CELERY_BROKER_URL": "amqp://turnline:x@rabbitmq:5672//"})
+    assert other["services"]["worker"]["environment"]["CELERY_BROKER_URL"] == "amqp://turnline:x@rabbitmq:5672//"
