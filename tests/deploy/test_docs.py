@@ -1,0 +1,40 @@
+"""The runbook has a row for everything that the audit can find."""
+
+from __future__ import annotations
+
+import re
+
+import psycopg
+import pytest
+
+from store import messages
+from store.audit_questions import QUESTIONS
+from store.database import Database
+from tests.factories import tenant
+from tests.invariants import violations
+from tests.servers import ROOT
+from tests.store.claims import ANSWERED, claimed
+
+RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
+
+
+@pytest.mark.parametrize("violation", sorted(question.name for question in QUESTIONS))
+def test_the_runbook_says_what_to_do_about_a_violation(violation: str):
+    assert f"\n| {violation} |" in RUNBOOK
+
+
+async def test_counters_are_put_right_as_the_runbook_says(database_url: str):
+    database = Database(database_url, pool_size=2)
+    await database.open()
+    made = await tenant(database)
+    accepted = await messages.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
+    await (await claimed(database, accepted.turn_id)).write(ANSWERED)
+    await database.close()
+    (statement,) = re.findall(r"```sql\n(UPDATE sessions.*?)```", RUNBOOK, re.DOTALL)
+    with psycopg.connect(database_url, autocommit=True) as db:
+        db.execute("UPDATE sessions SET event_count = 7, message_count = 0, cost_usd = 9, tokens_used = 1, unknown_calls = 3")
+        assert violations(database_url)
+
+        db.execute(statement.replace("THE SESSION", str(made.session_id)))
+
+    assert violations(database_url) == {}
