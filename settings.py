@@ -83,6 +83,7 @@ class Settings(BaseSettings):
     # The worker
     worker_concurrency: int = Field(1000, ge=1, description="Turns in flight per worker process.")
     db_pool_size: int = Field(10, ge=1, description="Database connections per process.")
+    db_pooler: bool = Field(False, description="A pooler in transaction mode is between: no prepared statements, the login's own role.")
 
     # The stand-in model vendor that `turnline up` starts where no vendor is configured
     sandbox_port: int = 8900

@@ -22,6 +22,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
+from settings import get_settings
 from store.shares import Shares
 
 APP_ROLE = "turnline_app"
@@ -55,7 +56,13 @@ _NETWORK: Mapping[str, Any] = {
 
 
 def connect_arguments(role: str, application_name: str) -> dict[str, Any]:
-    """Arguments for psycopg's connect: acting as `role`, with short waits."""
+    """Arguments for psycopg's connect: acting as `role`, with short waits.
+
+    Where a pooler in transaction mode is between (TURNLINE_DB_POOLER), it passes no options on: the login's own defaults stand for
+    them (docs/scaling.md). And it may give each transaction another connection, on which nothing has been prepared.
+    """
+    if get_settings().db_pooler:
+        return {**_NETWORK, "application_name": application_name, "prepare_threshold": None}
     return {**_NETWORK, "options": _options(role), "application_name": application_name}
 
 
@@ -69,7 +76,7 @@ class Database:
         arguments = connect_arguments(role, application_name)
         self._pool: AsyncConnectionPool[PsycopgConnection[dict[str, Any]]] = AsyncConnectionPool(
             url,
-            kwargs={**arguments, "autocommit": True, "row_factory": dict_row, "cursor_factory": AsyncRawCursor, "prepare_threshold": 1},
+            kwargs={"prepare_threshold": 1} | arguments | {"autocommit": True, "row_factory": dict_row, "cursor_factory": AsyncRawCursor},
             min_size=1,
             max_size=pool_size,
             timeout=wait_s,

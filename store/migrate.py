@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
@@ -31,9 +32,9 @@ def head() -> str:
     return ScriptDirectory.from_config(_config("")).get_current_head() or ""
 
 
-def current(url: str) -> str | None:
+def current(url: str, **connect_args: Any) -> str | None:
     """The revision the database at `url` is at, or None where it was never migrated. Raises OperationalError if unreachable."""
-    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), connect_args={"connect_timeout": 5})
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), connect_args={"connect_timeout": 5} | connect_args)
     try:
         with engine.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision()

@@ -13,7 +13,7 @@ import psycopg
 from sqlalchemy.exc import DBAPIError
 
 from engine.errors import Rejected
-from store.database import APP_ROLE, Database
+from store.database import APP_ROLE, Database, connect_arguments
 from tasks.processes import SetupError
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ def asked(url: str, ask: Callable[[Database], Awaitable[T]], *, role: str = APP_
     """
 
     async def run() -> T:
-        with psycopg.connect(url, connect_timeout=5, options=f"-c role={role}"):  # the pool would wait, and say less
+        with psycopg.connect(url, **connect_arguments(role, "turnline-cli")):  # the pool would wait, and say less
             pass
         database = Database(url, role=role, pool_size=1, application_name="turnline-cli")
         await database.open()

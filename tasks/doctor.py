@@ -19,6 +19,7 @@ from redis.retry import Retry
 
 from settings import Settings
 from store import migrate
+from store.database import APP_ROLE, MAINTENANCE_ROLE, connect_arguments
 from tasks.asking import place
 from tasks.cli import wrong_settings
 from tasks.home import Home
@@ -101,8 +102,8 @@ def _database(settings: Settings) -> Iterator[Finding]:
 
 
 def _schema(url: str) -> Finding:
-    as_app = url + ("&" if "?" in url else "?") + "options=-c%20role%3Dturnline_app"  # a login need not inherit what its roles may do
-    current, head = migrate.current(as_app), migrate.head()
+    # As the application: a login need not inherit what its roles may do.
+    current, head = migrate.current(url, **connect_arguments(APP_ROLE, "turnline-doctor")), migrate.head()
     if current == head:
         return Finding(True, f"The schema is at the newest revision, {head}.")
     return Finding(False, f"The schema is at revision {current or 'none'}, the newest is {head}. Run `turnline migrate`.")
@@ -110,7 +111,7 @@ def _schema(url: str) -> Finding:
 
 def _audit(url: str) -> Finding:
     try:
-        with psycopg.connect(url, connect_timeout=5, options="-c role=turnline_maintenance") as db:
+        with psycopg.connect(url, **connect_arguments(MAINTENANCE_ROLE, "turnline-doctor")) as db:
             first = db.execute("SELECT now() - opened_at FROM turns ORDER BY id LIMIT 1").fetchone()
             last = db.execute(_LAST_AUDIT).fetchone()
     except psycopg.Error as error:
@@ -127,7 +128,7 @@ def _audit(url: str) -> Finding:
 
 
 def _stalls(url: str) -> Iterator[Finding]:
-    with psycopg.connect(url, connect_timeout=5, options="-c role=turnline_maintenance") as db:
+    with psycopg.connect(url, **connect_arguments(MAINTENANCE_ROLE, "turnline-doctor")) as db:
         for name, stalls, age in db.execute(_STALLED).fetchall():
             times = f"{stalls} times so far, the last one" if stalls > 1 else "once,"
             yield Finding(False, f"The worker {name} hung and its watchdog ended it ({times} {_ago(age)}). Its log says what it was doing.")
