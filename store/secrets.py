@@ -48,6 +48,10 @@ class SecretBox:
         sealed = _cipher(master, workspace_id).encrypt(nonce, plain.encode(), _bound_to(workspace_id, row_id, name))
         return ".".join((VERSION, key_id, base64.b64encode(nonce + sealed).decode()))
 
+    def is_current(self, sealed: str) -> bool:
+        """Whether `sealed` was sealed with the key that seals today."""
+        return sealed.split(".")[1:2] == [next(iter(self._masters), None)]
+
     def open(self, workspace_id: UUID, row_id: UUID, name: str, sealed: str) -> str:
         """The plain form of what `seal` made for the same workspace, row and name.
 

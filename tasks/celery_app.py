@@ -105,7 +105,7 @@ def make_app(settings: Settings) -> Celery:
         timezone="UTC",
         beat_schedule={name: {**entry} for name, entry in SCHEDULE.items()},
         beat_max_loop_interval=5,
-        include=["tasks.turns", "tasks.sweep", "tasks.messages", "tasks.usage", "tasks.watchdog"],
+        include=["tasks.turns", "tasks.sweep", "tasks.messages", "tasks.usage", "tasks.reseal", "tasks.watchdog"],
     )
     app.steps["consumer"].add(DeclareDeadLetters)
     sweep = app.conf.beat_schedule["sweep-turns"]

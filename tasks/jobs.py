@@ -18,6 +18,7 @@ from uuid import UUID
 
 from celery import Celery
 
+from engine.errors import Rejected
 from settings import Settings, get_settings
 from store import job_runs
 from store.database import MAINTENANCE_ROLE, Database
@@ -116,7 +117,8 @@ async def run(
             await wanted.work(work)
         await job_runs.finish(database, run_id, work.counts, None)
     except Exception as error:  # noqa: BLE001 - whatever it is, the row says so
-        said = f"{type(error).__name__} at {_where(error)}"
+        # A refusal is a sentence of ours; any other error's words may quote a customer's.
+        said = str(error).rstrip(".") if isinstance(error, Rejected) else f"{type(error).__name__} at {_where(error)}"
         log.error("a job failed", extra={"job": wanted.name, "error": said, **work.counts})  # noqa: TRY400 - its words may quote data
         if run_id is not None:
             with contextlib.suppress(Exception):  # the database may be what failed
