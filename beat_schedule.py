@@ -8,6 +8,9 @@ from __future__ import annotations
 SCHEDULE: dict[str, dict[str, object]] = {
     # Rings turns that nobody carries. A missed run costs a delay of one cadence, never a reply.
     "sweep-turns": {"task": "turns.sweep", "schedule": 5.0, "options": {"queue": "maintenance", "expires": 15.0}},
+    # What agents and tools came to is shown at most a minute behind.
+    "fold-totals": {"task": "usage.fold_totals", "schedule": 30.0, "options": {"queue": "maintenance", "expires": 30.0}},
+    "roll-up": {"task": "analytics.roll_up", "schedule": 60.0, "options": {"queue": "maintenance", "expires": 60.0}},
     # Once a day; asked for more often, so that a scheduler that was restarted meanwhile does not count its day from there.
     "audit": {
         "task": "usage.audit",

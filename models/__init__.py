@@ -9,12 +9,14 @@ from models.budget import BudgetHoldRow, BudgetRow
 from models.event import EventRow
 from models.job_run import JobRunRow
 from models.ledger import ModelCallRow
+from models.rollup import AgentRollupRow, ModelRollupRow, ToolRollupRow, UsageFactRow
 from models.session import SessionRow
 from models.tool import AgentToolRow, ToolIntegrationRow, ToolRow
 from models.tool_call import ToolCallRow
 from models.turn import TurnRow
 
 __all__ = [
+    "AgentRollupRow",
     "AgentRow",
     "AgentSnapshotRow",
     "AgentToolRow",
@@ -27,12 +29,15 @@ __all__ = [
     "EventRow",
     "JobRunRow",
     "ModelCallRow",
+    "ModelRollupRow",
     "PermissionRow",
     "SessionRow",
     "ToolCallRow",
     "ToolIntegrationRow",
+    "ToolRollupRow",
     "ToolRow",
     "TurnRow",
+    "UsageFactRow",
     "UserRow",
     "WorkerRow",
     "WorkspaceRow",

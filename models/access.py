@@ -25,11 +25,12 @@ class UserRow(Base):
 
 
 class WorkspaceRow(Base):
-    """A tenant."""
+    """A tenant. `timezone` is a name of the IANA database: its analytics are by days of that zone."""
 
     __tablename__ = "workspaces"
     id: Mapped[Id]
     name: Mapped[str]
+    timezone: Mapped[str] = mapped_column(server_default=text("'UTC'"))
     owner_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[CreatedAt]
     updated_at: Mapped[UpdatedAt]

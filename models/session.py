@@ -19,6 +19,8 @@ class SessionRow(Base):
     `lease_*`: who may write the session's turn, until when (the database's clock), proven by which number.
     `dead_in_row` counts dead turns since the last reply; with the third the session is quarantined until an operator lets it go on.
     The counters equal a recount of the log and the ledger, in every committed state.
+    `average_response_time` is in milliseconds, from turns that were answered. `counted`: what changes in it is noted for analytics; it
+    is false only of sessions older than those, until a job has counted them.
     """
 
     __tablename__ = "sessions"
@@ -41,6 +43,7 @@ class SessionRow(Base):
     timezone: Mapped[str] = mapped_column(server_default=text("'UTC'"))
     satisfaction_score: Mapped[int | None]
     average_response_time: Mapped[int | None]
+    counted: Mapped[bool] = mapped_column(server_default=text("true"))
 
     next_offset: Mapped[Count]
     lease_fence: Mapped[BigCount]
@@ -72,6 +75,7 @@ class SessionRow(Base):
         UniqueConstraint("workspace_id", "id"),
         Index("ix_sessions_page", "workspace_id", "created_at", "id"),
         Index("ix_sessions_workspace_id_agent_id", "workspace_id", "agent_id"),
+        Index("ix_sessions_uncounted", "id", postgresql_where=text("NOT counted")),
         CheckConstraint(one_of("mode", "auto", "manual", "paused"), "mode"),
         CheckConstraint(one_of("status", "active", "completed", "abandoned"), "status"),
         CheckConstraint(one_of("session_type", "conversation", "support", "onboarding", "survey"), "session_type"),

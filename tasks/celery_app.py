@@ -89,6 +89,7 @@ def make_app(settings: Settings) -> Celery:
             "tools.*": "tools",
             "turns.sweep": "maintenance",
             "usage.*": "maintenance",
+            "analytics.*": "maintenance",
         },
         task_send_sent_event=True,
         worker_send_task_events=True,
@@ -105,7 +106,7 @@ def make_app(settings: Settings) -> Celery:
         timezone="UTC",
         beat_schedule={name: {**entry} for name, entry in SCHEDULE.items()},
         beat_max_loop_interval=5,
-        include=["tasks.turns", "tasks.sweep", "tasks.messages", "tasks.usage", "tasks.reseal", "tasks.watchdog"],
+        include=["tasks.turns", "tasks.sweep", "tasks.messages", "tasks.usage", "tasks.reseal", "tasks.watchdog", "tasks.analytics"],
     )
     app.steps["consumer"].add(DeclareDeadLetters)
     sweep = app.conf.beat_schedule["sweep-turns"]

@@ -1,0 +1,174 @@
+"""What analytics keep: facts on their way into sums, and the sums by quarter of an hour, by day and in total."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKeyConstraint, Identity, Index, SmallInteger, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+
+from models.base import Base, BigCount, Count, one_of
+
+NONE = text("0")
+
+
+class UsageFactRow(Base):
+    """A change that analytics count, noted by the transaction that made it and gone once it is in the rollups.
+
+    `n` is -1 where something is taken back. Of a session's, `at` is when it was active last and `started_at` says which day's sessions
+    it belongs to; `messages_then` are the messages said at `at`, `messages` those of the session started at `started_at`.
+    """
+
+    __tablename__ = "usage_facts"
+    workspace_id: Mapped[UUID] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    agent_id: Mapped[UUID]
+    kind: Mapped[str]
+    n: Mapped[int] = mapped_column(SmallInteger, server_default=text("1"))
+    at: Mapped[datetime]
+    session_id: Mapped[UUID]
+    state: Mapped[str | None]
+    started_at: Mapped[datetime | None]
+    started: Mapped[int] = mapped_column(SmallInteger, server_default=NONE)
+    active: Mapped[int] = mapped_column(SmallInteger, server_default=NONE)
+    completed: Mapped[int] = mapped_column(SmallInteger, server_default=NONE)
+    abandoned: Mapped[int] = mapped_column(SmallInteger, server_default=NONE)
+    messages: Mapped[Count]
+    messages_then: Mapped[Count]
+    tokens: Mapped[BigCount]
+    cost_usd: Mapped[Decimal] = mapped_column(server_default=NONE)
+    satisfaction: Mapped[Count]
+    rated: Mapped[int] = mapped_column(SmallInteger, server_default=NONE)
+    duration_s: Mapped[int | None] = mapped_column(BigInteger)
+    waited_ms: Mapped[int | None]
+    carried_ms: Mapped[int | None]
+    took_ms: Mapped[int | None]
+    first_token_ms: Mapped[int | None]
+    provider: Mapped[str | None]
+    model: Mapped[str | None]
+    tool_id: Mapped[UUID | None]
+    input_tokens: Mapped[Count]
+    cached_input_tokens: Mapped[Count]
+    cache_write_tokens: Mapped[Count]
+    output_tokens: Mapped[Count]
+    reasoning_tokens: Mapped[Count]
+    unpriced: Mapped[bool] = mapped_column(server_default=text("false"))
+
+
+class Rollup(Base):
+    """A sum over a stretch of time that begins at `start`: a quarter of an hour, a day of the workspace's time zone, or all time.
+
+    Quarters of an hour are whole parts of the hours and days of every time zone. Sums are added to and never made anew from rows that may
+    be gone by then. Histograms are of milliseconds, as `engine.histogram` has them.
+    """
+
+    __abstract__ = True
+    workspace_id: Mapped[UUID] = mapped_column(primary_key=True)
+    agent_id: Mapped[UUID] = mapped_column(primary_key=True)
+    grain: Mapped[str] = mapped_column(primary_key=True)
+    start: Mapped[datetime] = mapped_column(primary_key=True)
+
+    @declared_attr.directive
+    @classmethod
+    def __table_args__(cls) -> tuple[Any, ...]:
+        """An agent's sums, each of a known grain."""
+        return (
+            ForeignKeyConstraint(["workspace_id", "agent_id"], ["agents.workspace_id", "agents.id"]),
+            CheckConstraint(one_of("grain", "quarter", "day", "total"), "grain"),
+        )
+
+
+def _histogram() -> Any:
+    return mapped_column(JSONB, server_default=text("'{}'::jsonb"))
+
+
+class AgentRollupRow(Rollup):
+    """What an agent's sessions and turns came to. `cohort_*`: all that the sessions which started then have come to by now.
+
+    A total's `timezone` is the one that the agent's days are cut in; `folded`: the agent's own totals say the same.
+    """
+
+    __tablename__ = "agent_rollups"
+    sessions_started: Mapped[BigCount]
+    sessions_completed: Mapped[BigCount]
+    sessions_abandoned: Mapped[BigCount]
+    active_sessions: Mapped[BigCount]
+    durations: Mapped[BigCount]
+    duration_s: Mapped[BigCount]
+    messages: Mapped[BigCount]
+    turns_done: Mapped[BigCount]
+    turns_failed: Mapped[BigCount]
+    turns_dead: Mapped[BigCount]
+    turns_cancelled: Mapped[BigCount]
+    response_ms: Mapped[BigCount]
+    cohort_completed: Mapped[BigCount]
+    cohort_abandoned: Mapped[BigCount]
+    cohort_messages: Mapped[BigCount]
+    cohort_tokens: Mapped[BigCount]
+    cohort_cost_usd: Mapped[Decimal] = mapped_column(server_default=NONE)
+    cohort_satisfaction: Mapped[BigCount]
+    cohort_rated: Mapped[BigCount]
+    response_times: Mapped[dict[str, Any]] = _histogram()
+    wait_times: Mapped[dict[str, Any]] = _histogram()
+    work_times: Mapped[dict[str, Any]] = _histogram()
+    last_active_at: Mapped[datetime | None]
+    timezone: Mapped[str | None]
+    folded: Mapped[bool] = mapped_column(server_default=text("false"))
+
+    @declared_attr.directive
+    @classmethod
+    def __table_args__(cls) -> tuple[Any, ...]:
+        """Beyond every rollup's: which totals are to be folded."""
+        due = text("grain = 'total' AND NOT folded")
+        return (*super().__table_args__, Index("ix_agent_rollups_due", "workspace_id", "agent_id", postgresql_where=due))
+
+
+class ModelRollupRow(Rollup):
+    """What an agent's calls of a model came to."""
+
+    __tablename__ = "model_rollups"
+    provider: Mapped[str] = mapped_column(primary_key=True)
+    model: Mapped[str] = mapped_column(primary_key=True)
+    calls: Mapped[BigCount]
+    settled_calls: Mapped[BigCount]
+    failed_calls: Mapped[BigCount]
+    unknown_calls: Mapped[BigCount]
+    unpriced_calls: Mapped[BigCount]
+    input_tokens: Mapped[BigCount]
+    cached_input_tokens: Mapped[BigCount]
+    cache_write_tokens: Mapped[BigCount]
+    output_tokens: Mapped[BigCount]
+    reasoning_tokens: Mapped[BigCount]
+    cost_usd: Mapped[Decimal] = mapped_column(server_default=NONE)
+    latencies: Mapped[dict[str, Any]] = _histogram()
+    first_token_times: Mapped[dict[str, Any]] = _histogram()
+
+
+class ToolRollupRow(Rollup):
+    """What an agent's calls of a tool came to. Calls of tools that it does not have are under the nil id."""
+
+    __tablename__ = "tool_rollups"
+    tool_id: Mapped[UUID] = mapped_column(primary_key=True)
+    calls: Mapped[BigCount]
+    succeeded_calls: Mapped[BigCount]
+    failed_calls: Mapped[BigCount]
+    denied_calls: Mapped[BigCount]
+    unknown_calls: Mapped[BigCount]
+    latencies: Mapped[dict[str, Any]] = _histogram()
+    last_used_at: Mapped[datetime | None]
+    folded: Mapped[bool] = mapped_column(server_default=text("false"))
+
+    @declared_attr.directive
+    @classmethod
+    def __table_args__(cls) -> tuple[Any, ...]:
+        """Beyond every rollup's: which totals are to be folded, and a tool's over all agents."""
+        total = "grain = 'total'"
+        return (
+            *super().__table_args__,
+            Index("ix_tool_rollups_due", "workspace_id", "tool_id", postgresql_where=text(f"{total} AND NOT folded")),
+            Index("ix_tool_rollups_of_tool", "workspace_id", "tool_id", postgresql_where=text(total)),
+        )

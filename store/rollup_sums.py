@@ -1,0 +1,127 @@
+"""What rollups sum, said once: adding facts to them and answering from facts that are not in them yet come to the same.
+
+Each sum is an SQL expression over facts `f`. `f.cohort` is true where a session's change is looked at for the time its session started,
+and false for the time at which it happened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """One rollup table: which facts it counts, by what beyond the agent, and what it sums of them."""
+
+    table: str
+    kinds: str
+    by: tuple[str, ...]
+    numbers: dict[str, str]
+    histograms: dict[str, str]
+    latest: dict[str, str]
+    folded: bool = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every sum's name."""
+        return (*self.numbers, *self.histograms, *self.latest)
+
+    @property
+    def selected(self) -> str:
+        """Every sum, over facts."""
+        return ", ".join(f"{sql} AS {name}" for name, sql in (self.numbers | self.histograms | self.latest).items())
+
+    @property
+    def summed(self) -> str:
+        """Every sum, over rows of the table."""
+        sums = {name: f"sum({name})" for name in self.numbers}
+        sums |= {name: f"histogram_sum({name})" for name in self.histograms} | {name: f"max({name})" for name in self.latest}
+        return ", ".join(f"{sql} AS {name}" for name, sql in sums.items())
+
+    @property
+    def added(self) -> str:
+        """What becomes of a row that is there."""
+        sets = [f"{name} = r.{name} + excluded.{name}" for name in self.numbers]
+        sets += [f"{name} = histogram_merge(r.{name}, excluded.{name})" for name in self.histograms]
+        sets += [f"{name} = greatest(r.{name}, excluded.{name})" for name in self.latest]
+        return ", ".join([*sets, *(["folded = false"] if self.folded else [])])
+
+
+def _sum(what: str, where: str) -> str:
+    return f"coalesce(sum({what}) FILTER (WHERE {where}), 0)"
+
+
+def _times(what: str, where: str) -> str:
+    return f"histogram_of({what}, f.n) FILTER (WHERE {where})"
+
+
+def _calls(kind: str, *states: str) -> dict[str, str]:
+    return {"calls": _sum("f.n", f"f.kind = '{kind}'")} | {f"{state}_calls": _sum("f.n", f"f.state = '{state}'") for state in states}
+
+
+_COHORT = {
+    "sessions_started": "started",
+    "active_sessions": "active",
+    "cohort_completed": "completed",
+    "cohort_abandoned": "abandoned",
+    "cohort_messages": "messages",
+    "cohort_tokens": "tokens",
+    "cohort_cost_usd": "cost_usd",
+    "cohort_satisfaction": "satisfaction",
+    "cohort_rated": "rated",
+}
+_ENDED = "f.kind = 'ending' AND f.state = 'completed'"
+
+AGENT = Sums(
+    "agent_rollups",
+    "f.kind IN ('session', 'ending', 'turn', 'model_call', 'tool_call')",
+    (),
+    numbers={name: _sum(f"f.{column}", "f.cohort") for name, column in _COHORT.items()}
+    | {
+        "messages": _sum("f.messages_then", "NOT f.cohort"),
+        "sessions_completed": _sum("f.n", _ENDED),
+        "sessions_abandoned": _sum("f.n", "f.kind = 'ending' AND f.state = 'abandoned'"),
+        "durations": _sum("f.n", f"{_ENDED} AND f.duration_s IS NOT NULL"),
+        "duration_s": _sum("f.n * f.duration_s", _ENDED),
+        **{
+            f"turns_{status}": _sum("f.n", f"f.kind = 'turn' AND f.state = '{status}'")
+            for status in ("done", "failed", "dead", "cancelled")
+        },
+        "response_ms": _sum("f.n * f.took_ms::bigint", "f.kind = 'turn'"),
+    },
+    histograms={
+        "response_times": _times("f.took_ms", "f.kind = 'turn'"),
+        "wait_times": _times("f.waited_ms", "f.kind = 'turn'"),
+        "work_times": _times("f.carried_ms", "f.kind = 'turn'"),
+    },
+    latest={"last_active_at": "max(f.at) FILTER (WHERE NOT f.cohort AND f.kind <> 'ending')"},
+    folded=True,
+)
+MODEL = Sums(
+    "model_rollups",
+    "f.kind = 'model_call'",
+    ("provider", "model"),
+    numbers=_calls("model_call", "settled", "failed", "unknown")
+    | {"unpriced_calls": _sum("f.n", "f.unpriced")}
+    | {f"{kind}_tokens": f"sum(f.n * f.{kind}_tokens::bigint)" for kind in ("input", "cached_input", "cache_write", "output", "reasoning")}
+    | {"cost_usd": "sum(f.n * f.cost_usd)"},
+    histograms={
+        "latencies": _times("f.took_ms", "f.state = 'settled'"),
+        "first_token_times": _times("f.first_token_ms", "f.state = 'settled'"),
+    },
+    latest={},
+)
+TOOL = Sums(
+    "tool_rollups",
+    "f.kind = 'tool_call'",
+    ("tool_id",),
+    numbers=_calls("tool_call", "succeeded", "failed", "denied", "unknown"),
+    histograms={"latencies": _times("f.took_ms", "f.state IN ('succeeded', 'failed')")},
+    latest={"last_used_at": "max(f.at) FILTER (WHERE f.n = 1 AND f.state <> 'denied')"},
+    folded=True,
+)
+ALL = (AGENT, MODEL, TOOL)
+
+# A session's change counts at two times: when it happened, and when its session started.
+BOTH_TIMES = """CROSS JOIN LATERAL (VALUES (src."at", false), (src.started_at, true)) twice ("when", cohort)
+    WHERE twice."when" IS NOT NULL"""
