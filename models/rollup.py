@@ -25,7 +25,7 @@ class UsageFactRow(Base):
 
     __tablename__ = "usage_facts"
     workspace_id: Mapped[UUID] = mapped_column(primary_key=True)
-    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     agent_id: Mapped[UUID]
     kind: Mapped[str]
     n: Mapped[int] = mapped_column(SmallInteger, server_default=text("1"))

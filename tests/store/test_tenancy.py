@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -16,11 +17,12 @@ from store import messages, workspaces
 from store.database import Database
 from tests.factories import Tenant, tenant
 
+ROLLUPS = ("agent_rollups", "model_rollups", "tool_rollups")
 TENANT_TABLES = sorted(name for name, table in Base.metadata.tables.items() if "workspace_id" in table.c)
 
 
 @pytest.fixture
-async def filled(database: Database) -> Tenant:
+async def filled(database: Database, maintenance: Database) -> Tenant:
     """A tenant with at least one row in each of its tables."""
     made = await tenant(database, tools=({"name": "orders_lookup", "integration": {}},))
     accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
@@ -48,6 +50,16 @@ async def filled(database: Database) -> Tenant:
             "INSERT INTO budget_holds (workspace_id, turn_id, step, attempt, budget_id, amount, day) VALUES (:w, :t, 0, 0, :u, 1, now())",
         ):
             await db.execute(sql(statement), ids)
+    async with maintenance.transaction() as db:
+        for table in ROLLUPS:
+            given = {"model_rollups": {"provider": "openai", "model": "gpt-4"}, "tool_rollups": {"tool_id": made.agent_id}}.get(table, {})
+            row = {
+                "workspace_id": made.workspace_id,
+                "agent_id": made.agent_id,
+                "grain": "quarter",
+                "start": datetime(2026, 1, 1, tzinfo=UTC),
+            }
+            await db.execute(Base.metadata.tables[table].insert().values(row | given))
     return made
 
 
@@ -103,7 +115,7 @@ async def test_another_workspace_sees_and_changes_nothing(database: Database, fi
     changed = await tried(filled.workspace_id, f"UPDATE {table} SET {column} = {column}{where}")
     assert (
         changed == "denied"
-        if table in ("agent_snapshots", "events", "permissions", "users", "workspaces")
+        if table in ("agent_snapshots", "events", "permissions", "usage_facts", "users", "workspaces", *ROLLUPS)
         else changed not in (0, "denied")
     )
 
