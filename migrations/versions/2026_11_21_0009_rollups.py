@@ -10,8 +10,8 @@ from sqlalchemy.dialects import postgresql
 
 from migrations import sql_file
 
-revision = "0008"
-down_revision = "0007"
+revision = "0009"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 
@@ -19,7 +19,7 @@ CURRENT = "(SELECT nullif(current_setting('app.workspace_id', true), '')::uuid)"
 TABLES = ("usage_facts", "agent_rollups", "model_rollups", "tool_rollups")
 COLUMNS = (
     ("workspaces", "timezone text NOT NULL DEFAULT 'UTC'"),
-    # Those that are there already are counted by the job, a few at a time; new ones are from 0009 on.
+    # Those that are there already are counted by the job, a few at a time; new ones are from 0010 on.
     ("sessions", "counted boolean NOT NULL DEFAULT false"),
 )
 # What turnline_maintenance may see and change beyond what it could before: names of models, counts and times.
@@ -61,7 +61,7 @@ def upgrade() -> None:
         op.execute("DROP INDEX CONCURRENTLY IF EXISTS ix_sessions_uncounted")
         op.execute("CREATE INDEX CONCURRENTLY ix_sessions_uncounted ON sessions (id) WHERE NOT counted")
 
-    op.execute(sql_file("0008_rollups.sql"))
+    op.execute(sql_file("0009_rollups.sql"))
     _rollup(
         "agent_rollups",
         (),
