@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from dataclasses import replace
+from decimal import Decimal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import Header, Query, Response
@@ -12,7 +14,7 @@ from api.deps import CallerDep, FrontDep, router
 from api.openapi import PRECONDITION
 from api.pages import Paging, paged
 from api.wire import Json, etag, versions
-from store import agents
+from store import agents, analytics
 
 routes = router("agents")
 IfMatch = Annotated[str | None, Header(max_length=1000, description='Change only this version, like `"3"`: the ETag it came with.')]
@@ -33,7 +35,7 @@ async def create_agent(body: schemas.AgentCreate, caller: CallerDep, front: Fron
     return Json(agent, 201, {"ETag": etag(agent["version"]), "Location": f"/v1/agents/{agent['id']}"})
 
 
-@routes.get("/agents", response_model=answers.Agents)
+@routes.get("/agents", response_model=answers.Agents | answers.AgentsWithStats)
 async def list_agents(
     caller: CallerDep,
     front: FrontDep,
@@ -42,11 +44,28 @@ async def list_agents(
     search: Annotated[
         str | None, Query(max_length=200, description="A part of the name or description, in any case."), schemas.Storable
     ] = None,
+    shown: Annotated[Literal["stats"] | None, Query(alias="with", description="`stats`: what each has come to, as of now.")] = None,
 ) -> Response:
     """List agents, the newest first."""
-    async with front.database.transaction(caller.workspace_id) as db:
+    async with analytics.snapshot(front.database, caller.workspace_id) as db:
         page = await agents.page(db, status=status, search=search, limit=paging.limit, after=paging.after, total=paging.include_total)
+        if shown == "stats":
+            told = await analytics.stats(db, caller.workspace_id, [agent["id"] for agent in page.items])
+            page = replace(page, items=[_with_stats(agent, told[agent["id"]]) for agent in page.items])
     return paged(page)
+
+
+def _with_stats(agent: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
+    return agent | {
+        "total_sessions": told["sessions_started"],
+        "total_messages": told["cohort_messages"],
+        "total_tokens_used": told["cohort_tokens"],
+        "total_cost": Decimal(told["cohort_cost_usd"]),
+        "last_active_at": told["last_active_at"],
+        "active_sessions": told["active_sessions"],
+        "recent_activity": told["last_active_at"],
+        "tool_count": told["tool_count"],
+    }
 
 
 @routes.get("/agents/{agent_id}", response_model=answers.Agent, responses={200: ETAG})

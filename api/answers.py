@@ -65,6 +65,20 @@ class Agents(Paged):
     items: list[Agent]
 
 
+class AgentWithStats(Agent):
+    """An agent with what it came to, as of now."""
+
+    active_sessions: int
+    recent_activity: Annotated[datetime | None, Field(description="When anything was last said or done in its sessions.")]
+    tool_count: int
+
+
+class AgentsWithStats(Paged):
+    """Agents with what they came to, the newest first."""
+
+    items: list[AgentWithStats]
+
+
 class Tool(Answer):
     """A tool's abstract definition."""
 

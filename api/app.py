@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 
 from api import (
     agents,
+    analytics,
     approvals,
     budgets,
     cancelling,
@@ -90,7 +91,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,  # another address is another thing, and a redirected POST may lose its body or its key
         generate_unique_id_function=_operation_id,
     )
-    for room in (agents, tools, sessions, messages, events, stream, turns, cancelling, approvals, budgets, repair, health):
+    for room in (agents, analytics, tools, sessions, messages, events, stream, turns, cancelling, approvals, budgets, repair, health):
         app.include_router(room.routes)
     problems.install(app)
     openapi.install(app)

@@ -1,0 +1,154 @@
+"""What agents came to: from the rollups and what has not been added to them yet."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import Query, Response
+
+from api import analytics_answers as answers
+from api.deps import CallerDep, FrontDep, router
+from api.wire import Json
+from engine import histogram
+from engine.histogram import Histogram
+from store import agents, analytics
+from store.analytics import Days
+
+routes = router("analytics")
+From = Query(alias="from", description="The first day, in the workspace's time zone.")
+To = Query(alias="to", description="The last day.")
+KINDS = ("input", "cached_input", "cache_write", "output", "reasoning")
+CENTS = Decimal("0.0000000001")
+
+
+@routes.get("/agents/{agent_id}/analytics", response_model=answers.Analytics)
+async def get_agent_analytics(
+    agent_id: UUID, caller: CallerDep, front: FrontDep, first: Annotated[date | None, From] = None, last: Annotated[date | None, To] = None
+) -> Response:
+    """Show what an agent came to, in all or between two days. It is exact as of now; only times are rounded to their buckets."""
+    async with analytics.snapshot(front.database, caller.workspace_id) as db:
+        agent = await agents.get(db, agent_id)
+        days = None if first is None and last is None else await analytics.days(db, caller.workspace_id, first, last)
+        told = await analytics.of_agent(db, caller.workspace_id, agent_id, days)
+    return Json(_analytics(agent, told, days))
+
+
+@routes.get("/agents/{agent_id}/performance", response_model=answers.Performance)
+async def get_agent_performance(
+    agent_id: UUID, caller: CallerDep, front: FrontDep, first: Annotated[date | None, From] = None, last: Annotated[date | None, To] = None
+) -> Response:
+    """Show an agent day by day, 366 days at most. Without `to` they end today, without `from` there are thirty."""
+    async with analytics.snapshot(front.database, caller.workspace_id) as db:
+        await agents.get(db, agent_id)
+        days = await analytics.days(db, caller.workspace_id, first, last)
+        zone, told = await analytics.by_day(db, caller.workspace_id, agent_id, days)
+    return Json({"period": _period(days), "timezone": zone, "items": [_day(agent, models) for agent, models in told]})
+
+
+def _analytics(agent: dict[str, Any], told: dict[str, Any], days: Days | None) -> dict[str, Any]:
+    sums, models, tools = told["agent"], told["models"], told["tools"]
+    return {
+        "agent": agent,
+        "period": _period(days),
+        "timezone": told["timezone"],
+        "metrics": {
+            "session_count": sums["sessions_started"],
+            "message_count": sums["messages"],
+            "average_response_time": _average(sums["response_ms"], sums["turns_done"]),
+            "satisfaction_score": _average(sums["cohort_satisfaction"], sums["cohort_rated"]),
+            "cost": sum((row["cost_usd"] for row in models), Decimal(0)),
+        },
+        "session_stats": {
+            "total_sessions": sums["sessions_started"],
+            "active_sessions": sums["active_sessions"],
+            "completed_sessions": sums["cohort_completed"],
+            "abandoned_sessions": sums["cohort_abandoned"],
+            "avg_message_count": _average(sums["cohort_messages"], sums["sessions_started"]),
+            "avg_tokens_used": _average(sums["cohort_tokens"], sums["sessions_started"]),
+            "avg_cost": _average_cost(sums["cohort_cost_usd"], sums["sessions_started"]),
+            "avg_satisfaction": _average(sums["cohort_satisfaction"], sums["cohort_rated"]),
+            "completion_rate": _rate(sums["cohort_completed"], sums["sessions_started"]),
+        },
+        "turns": _outcomes(sums),
+        "tokens": {kind: sum(row[f"{kind}_tokens"] for row in models) for kind in KINDS},
+        "response_time": _times(sums["response_times"]),
+        "stages": {
+            "wait": _times(sums["wait_times"]),
+            "work": _times(sums["work_times"]),
+            "model": _times(histogram.merge(*(row["latencies"] for row in models))),
+            "first_token": _times(histogram.merge(*(row["first_token_times"] for row in models))),
+            "tool": _times(histogram.merge(*(row["latencies"] for row in tools))),
+        },
+        "model_stats": [_model(row) for row in models],
+        "tool_stats": [_tool(row) for row in tools],
+        "last_updated": datetime.now(UTC),
+    }
+
+
+def _model(row: dict[str, Any]) -> dict[str, Any]:
+    told = {name: row[name] for name in ("provider", "model", "calls", "failed_calls", "unknown_calls", "unpriced_calls")}
+    return told | {
+        "tokens": _tokens(row),
+        "cost": Decimal(row["cost_usd"]),
+        "latency": _times(row["latencies"]),
+        "first_token": _times(row["first_token_times"]),
+    }
+
+
+def _tool(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "tool_id": None if row["tool_id"] == analytics.NO_TOOL else row["tool_id"],
+        "tool_name": row["tool_name"],
+        "use_count": analytics.uses(row),
+        **{state: row[f"{state}_calls"] for state in ("succeeded", "failed", "unknown", "denied")},
+        "success_rate": _rate(row["succeeded_calls"], analytics.uses(row)),
+        "latency": _times(row["latencies"]),
+        "last_used_at": row["last_used_at"],
+    }
+
+
+def _day(sums: dict[str, Any], models: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "day": sums["place"],
+        "session_count": sums["sessions_started"],
+        "avg_message_count": _average(sums["cohort_messages"], sums["sessions_started"]),
+        "avg_satisfaction": _average(sums["cohort_satisfaction"], sums["cohort_rated"]),
+        "total_cost": Decimal(sums["cohort_cost_usd"]),
+        "completion_rate": _rate(sums["cohort_completed"], sums["sessions_started"]),
+        "message_count": sums["messages"],
+        "cost": Decimal(models["cost_usd"]),
+        "tokens": _tokens(models),
+        "turns": _outcomes(sums),
+        "response_time": _times(sums["response_times"]),
+    }
+
+
+def _period(days: Days | None) -> str:
+    return "all" if days is None else f"{days.first}/{days.last}"
+
+
+def _outcomes(sums: dict[str, Any]) -> dict[str, int]:
+    return {status: sums[f"turns_{status}"] for status in ("done", "failed", "dead", "cancelled")}
+
+
+def _tokens(row: dict[str, Any]) -> dict[str, int]:
+    return {kind: row[f"{kind}_tokens"] for kind in KINDS}
+
+
+def _times(times: Histogram) -> dict[str, Any]:
+    return {"count": histogram.count(times)} | {f"p{percent}": histogram.percentile(times, percent) for percent in (50, 95, 99)}
+
+
+def _average(total: int, count: int) -> float | None:
+    return total / count if count else None
+
+
+def _average_cost(total: Decimal, count: int) -> Decimal | None:
+    return (Decimal(total) / count).quantize(CENTS) if count else None
+
+
+def _rate(part: int, whole: int) -> float | None:
+    return 100 * part / whole if whole else None

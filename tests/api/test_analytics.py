@@ -1,0 +1,183 @@
+"""What agents came to, over HTTP: as a recount has it, whether or not it is in the rollups yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from store import rollups
+from store.database import MAINTENANCE_ROLE, Database
+from tests import factories
+from tests.api.service import Service, Tenant, apart
+from tests.recount import NIL, day, recount
+from tests.store.activity import Activity
+
+ZONE = "Asia/Kolkata"
+FIRST = datetime(2026, 3, 6, tzinfo=UTC)
+
+
+def rolled(service: Service) -> None:
+    async def add() -> None:
+        maintenance = Database(service.database_url, role=MAINTENANCE_ROLE, pool_size=2)
+        await maintenance.open()
+        await rollups.add(maintenance)
+        await rollups.cut_days_anew(maintenance)
+        await maintenance.close()
+
+    apart(add)
+
+
+@pytest.fixture
+def busy(service: Service, acme: Tenant) -> tuple[Tenant, str]:
+    """A workspace with an agent that had much to do, half of which is in the rollups and half is not."""
+    acme.tool("lookup")
+    agent = acme.agent()
+    service.sql("UPDATE workspaces SET timezone = %s WHERE id = %s", ZONE, acme.workspace_id)
+    made = factories.Tenant(acme.workspace_id, UUID(agent["id"]))
+    activity = Activity(service.database_url, [made], FIRST, 4, 7)
+    for step in range(300):
+        activity.step()
+        if step == 150:
+            rolled(service)
+    activity.close()
+    return acme, agent["id"]
+
+
+def counted(service: Service, agent: str, place: Callable[[datetime], Any]) -> tuple[dict[Any, Any], ...]:
+    """A recount of one agent, without its id."""
+    return tuple({key[1:]: sums for key, sums in one.items() if key[0] == UUID(agent)} for one in recount(service.database_url, place))
+
+
+def test_all_of_an_agent_equals_a_recount(service: Service, busy: tuple[Tenant, str]):
+    acme, agent = busy
+    (sums,), models, tools = (one.values() if n == 0 else one for n, one in enumerate(counted(service, agent, lambda at: 0)))  # type: ignore[misc]
+
+    for _ in range(2):  # half of it in the rollups, and all of it
+        told = acme.call("GET", f"/v1/agents/{agent}/analytics", 200)
+        assert (told["period"], told["timezone"], told["agent"]["id"]) == ("all", ZONE, agent)
+        assert told["metrics"]["session_count"] == sums["sessions_started"]
+        assert told["metrics"]["message_count"] == sums["messages"]
+        assert told["metrics"]["average_response_time"] == pytest.approx(float(sums["response_ms"] / sums["turns_done"]))
+        assert told["metrics"]["satisfaction_score"] == pytest.approx(float(sums["cohort_satisfaction"] / sums["cohort_rated"]))
+        assert Decimal(told["metrics"]["cost"]) == sum(one["cost_usd"] for one in models.values() if "cost_usd" in one)
+        assert Decimal(told["metrics"]["cost"]) == sums["cohort_cost_usd"]
+        assert told["session_stats"]["active_sessions"] == sums["active_sessions"]
+        assert told["session_stats"]["avg_message_count"] == pytest.approx(float(sums["cohort_messages"] / sums["sessions_started"]))
+        assert told["session_stats"]["completion_rate"] == pytest.approx(float(100 * sums["cohort_completed"] / sums["sessions_started"]))
+        assert told["turns"] == {status: sums.get(f"turns_{status}", 0) for status in ("done", "failed", "dead", "cancelled")}
+        assert told["response_time"]["count"] == sum(sums["response_times"].values())
+        assert {one["model"]: one["calls"] for one in told["model_stats"]} == {key[2]: one["calls"] for key, one in models.items()}
+        assert told["tokens"]["input"] == sum(one["input_tokens"] for one in models.values())
+        used = {UUID(one["tool_id"]) if one["tool_id"] else NIL: one for one in told["tool_stats"]}
+        assert {tool: one["succeeded"] + one["failed"] + one["unknown"] + one["denied"] for tool, one in used.items()} == {
+            key[1]: one["calls"] for key, one in tools.items()
+        }
+        assert {one["tool_name"] for one in told["tool_stats"]} == {"lookup", None}
+        rolled(service)
+
+
+def test_days_equal_a_recount_and_so_does_a_part_of_them(service: Service, busy: tuple[Tenant, str]):
+    acme, agent = busy
+    agents, models, _ = counted(service, agent, day(ZONE))
+    days = sorted({key[0] for key in agents} | {key[0] for key in models})
+
+    for _ in range(2):
+        told = acme.call("GET", f"/v1/agents/{agent}/performance", 200, params={"from": str(days[0]), "to": str(days[-1])})
+        assert [one["day"] for one in told["items"]] == [str(one) for one in days]
+        for one in told["items"]:
+            sums = agents.get((date.fromisoformat(one["day"]),), {})
+            assert one["session_count"] == sums.get("sessions_started", 0)
+            assert Decimal(one["total_cost"]) == sums.get("cohort_cost_usd", 0)
+            assert one["message_count"] == sums.get("messages", 0)
+            assert one["turns"]["done"] == sums.get("turns_done", 0)
+            if one["session_count"]:
+                assert one["completion_rate"] == pytest.approx(float(100 * sums.get("cohort_completed", 0) / sums["sessions_started"]))
+                assert one["avg_message_count"] == pytest.approx(float(sums.get("cohort_messages", 0) / sums["sessions_started"]))
+            else:
+                assert one["completion_rate"] is None
+            spent = sum(model.get("cost_usd", Decimal(0)) for key, model in models.items() if str(key[0]) == one["day"])
+            assert Decimal(one["cost"]) == spent
+
+        some = acme.call("GET", f"/v1/agents/{agent}/analytics", 200, params={"from": str(days[1]), "to": str(days[2])})
+        assert some["metrics"]["session_count"] == sum(one["session_count"] for one in told["items"][1:3])
+        assert Decimal(some["metrics"]["cost"]) == sum(Decimal(one["cost"]) for one in told["items"][1:3])
+        rolled(service)
+
+
+def test_agents_with_stats(service: Service, busy: tuple[Tenant, str]):
+    acme, agent = busy
+    idle = acme.agent(name="Idle", tool_ids=[acme.tool("other")["id"]])
+    (sums,) = counted(service, agent, lambda at: 0)[0].values()
+
+    listed = {one["id"]: one for one in acme.call("GET", "/v1/agents?with=stats", 200)["items"]}
+
+    assert listed[agent]["active_sessions"] == sums["active_sessions"]
+    assert listed[agent]["total_sessions"] == sums["sessions_started"]
+    assert Decimal(listed[agent]["total_cost"]) == sums["cohort_cost_usd"]
+    assert listed[agent]["recent_activity"] == listed[agent]["last_active_at"]
+    assert (listed[idle["id"]]["active_sessions"], listed[idle["id"]]["recent_activity"], listed[idle["id"]]["tool_count"]) == (0, None, 1)
+    assert "active_sessions" not in acme.call("GET", "/v1/agents", 200)["items"][0]
+
+
+def test_another_time_zone_cuts_the_days_anew(service: Service, busy: tuple[Tenant, str]):
+    acme, agent = busy
+    rolled(service)
+    service.sql("UPDATE workspaces SET timezone = 'America/St_Johns' WHERE id = %s", acme.workspace_id)
+    agents, _, _ = counted(service, agent, day("America/St_Johns"))
+
+    for _ in range(2):  # before the job has cut them, and after
+        told = acme.call("GET", f"/v1/agents/{agent}/performance", 200, params={"from": "2026-03-01", "to": "2026-03-31"})
+        assert told["timezone"] == "America/St_Johns"
+        started = {one["day"]: one["session_count"] for one in told["items"] if one["session_count"]}
+        assert started == {str(key[0]): one["sessions_started"] for key, one in agents.items() if "sessions_started" in one}
+        rolled(service)
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("from=2026-03-02&to=2026-03-01", "before"),
+        ("from=2026-01-01&to=2027-01-02", "366"),
+        ("from=2026-13-01&to=2026-03-01", "from"),
+        ("from=yesterday&to=2026-03-01", "from"),
+        ("from=2099-03-01", "before"),
+    ],
+)
+def test_days_that_cannot_be_answered_are_problems(acme: Tenant, query: str, words: str):
+    agent = acme.agent()["id"]
+    for what in ("performance", "analytics"):
+        problem = acme.call("GET", f"/v1/agents/{agent}/{what}?{query}", 422)
+        assert problem["code"] == "VALIDATION_ERROR"
+        assert words in str(problem["errors"]) + problem["detail"]
+
+
+def test_an_agent_of_another_workspace_is_not_found(service: Service, busy: tuple[Tenant, str], other: Tenant):
+    _, agent = busy
+    for name in (agent, str(uuid4())):
+        for path in ("analytics", "performance?from=2026-03-01&to=2026-03-02"):
+            assert other.call("GET", f"/v1/agents/{name}/{path}", 404)["code"] == "NOT_FOUND"
+    assert other.call("GET", "/v1/agents?with=stats", 200)["items"] == []
+
+
+def test_days_that_are_not_said_are_the_last_thirty(acme: Tenant):
+    agent = acme.agent()["id"]
+    acme.session(agent_id=agent)
+
+    told = acme.call("GET", f"/v1/agents/{agent}/performance", 200)
+    first, last = map(date.fromisoformat, told["period"].split("/"))
+
+    assert (last - first).days == 29
+    assert [(one["day"], one["session_count"]) for one in told["items"]] == [(str(last), 1)]
+    assert acme.call("GET", f"/v1/agents/{agent}/performance?to=2026-03-30", 200)["period"] == "2026-03-01/2026-03-30"
+    assert acme.call("GET", f"/v1/agents/{agent}/analytics?to=2026-03-30", 200)["metrics"]["session_count"] == 0
+
+
+def test_the_ends_of_time_are_days_like_any_other(acme: Tenant):
+    agent = acme.agent()["id"]
+    for days in ("from=0001-01-01&to=0001-01-02", "to=0001-01-02", "from=9999-12-30&to=9999-12-31"):
+        assert acme.call("GET", f"/v1/agents/{agent}/performance?{days}", 200)["items"] == []
