@@ -68,6 +68,9 @@ class Settings(BaseSettings):
 
     # Looking after it
     audit_max_s: float = Field(60.0, gt=0, le=240, description="How long one audit may look; the next one goes on where it stopped.")
+    metrics_host: str = Field("127.0.0.1", description="Where workers tell their metrics.")
+    metrics_port: int = Field(9810, ge=0, le=65535, description="A worker takes the first free port from here on, of a hundred. 0: none.")
+    metrics_token: SecretStr = Field(SecretStr(""), description="Who shows it as a bearer token may read metrics. Without: loopback only.")
     watchdog_s: float = Field(60.0, ge=0, description="A worker without progress for this long, while there is work, exits. 0: never.")
 
     # The outside

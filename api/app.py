@@ -21,6 +21,7 @@ from api import (
     events,
     health,
     messages,
+    metrics,
     openapi,
     problems,
     reference,
@@ -91,9 +92,25 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,  # another address is another thing, and a redirected POST may lose its body or its key
         generate_unique_id_function=_operation_id,
     )
-    for room in (agents, analytics, tools, sessions, messages, events, stream, turns, cancelling, approvals, budgets, repair, health):
+    for room in (
+        agents,
+        analytics,
+        tools,
+        sessions,
+        messages,
+        events,
+        stream,
+        turns,
+        cancelling,
+        approvals,
+        budgets,
+        repair,
+        health,
+        metrics,
+    ):
         app.include_router(room.routes)
     problems.install(app)
+    metrics.install(app, settings)
     openapi.install(app)
     reference.install(app)
     return app

@@ -17,6 +17,7 @@ from settings import Settings, get_settings
 from tasks import logs
 from tasks.base import AsyncTask
 from tasks.dead_letters import DELIVERY_LIMIT, DeclareDeadLetters, dead_letters_of
+from tasks.queues import say_when
 
 QUEUES = ("turns", "messages", "tools", "maintenance")
 VISIBILITY_TIMEOUT_S = 900  # longer than any task's limit and the drain at shutdown: a message never comes back while it is worked on
@@ -106,7 +107,16 @@ def make_app(settings: Settings) -> Celery:
         timezone="UTC",
         beat_schedule={name: {**entry} for name, entry in SCHEDULE.items()},
         beat_max_loop_interval=5,
-        include=["tasks.turns", "tasks.sweep", "tasks.messages", "tasks.usage", "tasks.reseal", "tasks.watchdog", "tasks.analytics"],
+        include=[
+            "tasks.turns",
+            "tasks.sweep",
+            "tasks.messages",
+            "tasks.usage",
+            "tasks.reseal",
+            "tasks.watchdog",
+            "tasks.analytics",
+            "tasks.metrics",
+        ],
     )
     app.steps["consumer"].add(DeclareDeadLetters)
     sweep = app.conf.beat_schedule["sweep-turns"]
@@ -120,6 +130,7 @@ def _setup_logging(loglevel: int | str = "INFO", **_: Any) -> None:
     logs.setup(get_settings().log_level)
 
 
+signals.before_task_publish.connect(say_when)
 refuse_a_normal_start()
 app = make_app(get_settings())
 app.set_default()

@@ -92,6 +92,11 @@ async def _stop() -> None:
         await runtime.close()
 
 
+def leases_held() -> int:
+    """How many leases this process holds."""
+    return sum(len(runtime.leases) for runtime in list(_open.values()))
+
+
 @asynccontextmanager
 async def at_hand() -> AsyncIterator[Runtime]:
     """The running loop's runtime; under another pool than ours, one opened for the block."""

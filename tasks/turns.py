@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 import traceback
 from datetime import UTC, datetime
 from uuid import UUID
@@ -22,6 +23,7 @@ from engine.stop import Stop
 from engine.tokens import bound_tokens, estimated_usage
 from integrations.pricing import cost_of, max_cost_of
 from store import turns
+from tasks import meters
 from tasks.celery_app import app
 from tasks.runtime import Runtime, at_hand
 
@@ -48,26 +50,30 @@ async def advance_turn(turn_id: str) -> None:
 async def carry(runtime: Runtime, turn_id: UUID) -> Rest | None:
     """Claim a turn and carry it to its rest, which is returned; None where it was not claimed or was lost on the way."""
     settings = runtime.settings
-    claim = await turns.claim(
-        runtime.database,
-        turn_id,
-        runtime.owner(),
-        lease_s=settings.turn_lease_s,
-        max_attempts=settings.turn_max_attempts,
-        window=settings.history_events,
-        limits=runtime.limits,
-        secrets=runtime.secrets,
-        approval_s=settings.approval_s,
-    )
+    with meters.claiming():
+        claim = await turns.claim(
+            runtime.database,
+            turn_id,
+            runtime.owner(),
+            lease_s=settings.turn_lease_s,
+            max_attempts=settings.turn_max_attempts,
+            window=settings.history_events,
+            limits=runtime.limits,
+            secrets=runtime.secrets,
+            approval_s=settings.approval_s,
+        )
     if isinstance(claim, turns.NotClaimed):  # settled already, or in other hands
+        meters.not_claimed(claim.why)
         if claim.next_turn is not None:
             runtime.ringer.ring(claim.next_turn)
         return None
+    meters.claimed(claim.turn_id, claim.attempts)
     rest: Rest | None = None
     try:
         async with runtime.leases.hold(claim.session_id, claim.fence) as lease:
             rest = await _advance(runtime, claim, lease.stop)
     except LeaseLost:
+        meters.lost()
         log.info("the session was taken over by another worker", extra={"session_id": str(claim.session_id), "fence": claim.fence})
     if claim.next_turn is not None:
         runtime.ringer.ring(claim.next_turn)
@@ -118,7 +124,9 @@ class _NewsLog:
         self._wake, self._claim = runtime.wake, claim
 
     async def write(self, change: Change) -> Written:
-        written = await self._claim.write(change)
+        claim, began = self._claim, time.perf_counter()
+        written = await claim.write(change)
+        meters.committed(claim.turn_id, claim.brief.model_provider, change, written.stop, time.perf_counter() - began)
         self._wake.news(self._claim.session_id, self._claim.last_offset)
         return written
 

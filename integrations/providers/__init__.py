@@ -28,6 +28,11 @@ class Provider(Protocol):
 _PROVIDERS: dict[str, Callable[[Outside], Provider]] = {"openai": OpenAI}
 
 
+def known(name: str) -> bool:
+    """Whether there is a vendor that agents may call `name`."""
+    return name in _PROVIDERS
+
+
 def provider_for(name: str, outside: Outside) -> Provider:
     """Return the vendor that agents call `name`.
 

@@ -14,7 +14,7 @@ from tests.api.service import Service, Tenant, settings
 from tests.api.waiting import waiting
 
 WRITES = {"POST", "PUT", "PATCH", "DELETE"}
-OPEN = {"/healthz", "/readyz"}
+OPEN = {"/healthz", "/readyz", "/metrics"}  # the last to this machine only: tests/api/test_metrics.py
 BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/agents": {"name": "Eve"},
     "PATCH /v1/agents/{agent_id}": {"name": "Eve"},

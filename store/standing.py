@@ -1,0 +1,76 @@
+"""How the work of all workspaces stands: what operators' gauges show. Counts and times, of no tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+
+from store.database import APP_ROLE, connect_arguments
+
+PATIENCE_MS = 3000
+OPEN = ("queued", "running", "waiting")
+HEALTH = ("healthy", "degraded", "unhealthy", "unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Open turns of one status, and how long ago the oldest was opened."""
+
+    count: int = 0
+    oldest_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobStanding:
+    """A job's last good end, how long that run took, and its last bad end. Times in seconds of the epoch; None: never."""
+
+    succeeded_at: float | None = None
+    seconds: float | None = None
+    failed_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One look. `behind_s`: how long the oldest turn that could be carried at once has waited for a worker.
+
+    `leases`: of running turns, `live` and `run_out`. `integrations`: enabled ones by health. `violations`: of the last audit, None
+    before the first. `workers`: seen within a minute; `stalled`: ended by their watchdog within a day.
+    """
+
+    turns: Mapping[str, Open] = field(default_factory=dict)
+    behind_s: float = 0.0
+    leases: Mapping[str, int] = field(default_factory=dict)
+    integrations: Mapping[str, int] = field(default_factory=dict)
+    jobs: Mapping[str, JobStanding] = field(default_factory=dict)
+    violations: int | None = None
+    audited_at: float | None = None
+    workers: int = 0
+    stalled: int = 0
+
+
+def read(url: str, *, role: str = APP_ROLE) -> Standing:
+    """Look, on a connection of its own, for `PATIENCE_MS` at most once connected. Raises psycopg.Error."""
+    with psycopg.connect(url, autocommit=True, **connect_arguments(role, "turnline-metrics")) as db:
+        db.execute(f"SET statement_timeout = {PATIENCE_MS}")
+        row = db.execute("SELECT standing()").fetchone()
+    assert row is not None  # noqa: S101 - a function of SQL returns a row
+    return of(row[0])
+
+
+def of(found: Mapping[str, Any]) -> Standing:
+    """The value of what `standing()` returned; where there was nothing to count, it says null."""
+    turns, audit = found["turns"] or {}, found["audit"] or {}
+    return Standing(
+        turns={status: Open(**turns.get(status, {})) for status in OPEN},
+        behind_s=found["behind_s"] or 0.0,
+        leases=found["leases"],
+        integrations={status: (found["integrations"] or {}).get(status, 0) for status in HEALTH},
+        jobs={job: JobStanding(**told) for job, told in (found["jobs"] or {}).items()},
+        violations=audit.get("violations"),
+        audited_at=audit.get("finished_at"),
+        workers=found["workers"]["seen"],
+        stalled=found["workers"]["stalled"],
+    )

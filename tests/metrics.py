@@ -1,0 +1,27 @@
+"""Reading what Prometheus would read."""
+
+from __future__ import annotations
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def samples_of(text: str) -> Samples:
+    """Every sample of an exposition, by name and labels."""
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def scrape(url: str, **headers: str) -> Samples:
+    """What `url` tells."""
+    return samples_of(httpx.get(url, headers=headers, trust_env=False, timeout=20).raise_for_status().text)
+
+
+def value(samples: Samples, name: str, **labels: str) -> float | None:
+    """One sample's value; None where it is not told."""
+    return samples.get((name, frozenset(labels.items())))
