@@ -11,6 +11,10 @@ SCHEDULE: dict[str, dict[str, object]] = {
     # What agents and tools came to is shown at most a minute behind.
     "fold-totals": {"task": "usage.fold_totals", "schedule": 30.0, "options": {"queue": "maintenance", "expires": 30.0}},
     "roll-up": {"task": "analytics.roll_up", "schedule": 60.0, "options": {"queue": "maintenance", "expires": 60.0}},
+    # A run takes five minutes at most; what it leaves, the next one deletes.
+    "clean-up": {"task": "retention.clean_up", "schedule": 900.0, "options": {"queue": "maintenance", "expires": 900.0}},
+    "abandon-idle": {"task": "sessions.abandon_idle", "schedule": 300.0, "options": {"queue": "maintenance", "expires": 300.0}},
+    "expire-approvals": {"task": "approvals.expire", "schedule": 60.0, "options": {"queue": "maintenance", "expires": 60.0}},
     # Once a day; asked for more often, so that a scheduler that was restarted meanwhile does not count its day from there.
     "audit": {
         "task": "usage.audit",

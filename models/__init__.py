@@ -6,6 +6,7 @@ from models.approval import ApprovalRow
 from models.audit import AuditRow, WorkerRow
 from models.base import Base
 from models.budget import BudgetHoldRow, BudgetRow
+from models.deletion import DeletionRow, ErasureRow
 from models.event import EventRow
 from models.job_run import JobRunRow
 from models.ledger import ModelCallRow
@@ -26,6 +27,8 @@ __all__ = [
     "Base",
     "BudgetHoldRow",
     "BudgetRow",
+    "DeletionRow",
+    "ErasureRow",
     "EventRow",
     "JobRunRow",
     "ModelCallRow",

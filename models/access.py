@@ -25,15 +25,21 @@ class UserRow(Base):
 
 
 class WorkspaceRow(Base):
-    """A tenant. `timezone` is a name of the IANA database: its analytics are by days of that zone."""
+    """A tenant. `timezone` is a name of the IANA database: its analytics are by days of that zone.
+
+    `data_retention_days` bounds what its agents have: the shorter of the two counts; null bounds nothing.
+    """
 
     __tablename__ = "workspaces"
     id: Mapped[Id]
     name: Mapped[str]
     timezone: Mapped[str] = mapped_column(server_default=text("'UTC'"))
+    data_retention_days: Mapped[int | None]
     owner_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[CreatedAt]
     updated_at: Mapped[UpdatedAt]
+
+    __table_args__ = (CheckConstraint("data_retention_days BETWEEN 1 AND 365", "data_retention_days"),)
 
 
 class PermissionRow(Base):

@@ -42,5 +42,6 @@ class ApprovalRow(Base):
         UniqueConstraint("session_id", "tool_call_id"),
         Index("ix_approvals_page", "workspace_id", "requested_at", "id"),
         Index("ix_approvals_turn_id", "turn_id"),
+        Index("ix_approvals_pending", "expires_at", postgresql_where=text("status = 'pending'")),
         CheckConstraint(one_of("status", "pending", "approved", "denied", "expired", "cancelled"), "status"),
     )

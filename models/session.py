@@ -18,7 +18,8 @@ class SessionRow(Base):
 
     `lease_*`: who may write the session's turn, until when (the database's clock), proven by which number.
     `dead_in_row` counts dead turns since the last reply; with the third the session is quarantined until an operator lets it go on.
-    The counters equal a recount of the log and the ledger, in every committed state.
+    The counters equal a recount of the log and the ledger, in every committed state. While it is held it is not deleted; once `deleting_at`
+    is set it is gone for the application, and what belongs to it goes in batches, this row last.
     `average_response_time` is in milliseconds, from turns that were answered. `counted`: what changes in it is noted for analytics; it
     is false only of sessions older than those, until a job has counted them.
     """
@@ -67,6 +68,10 @@ class SessionRow(Base):
     started_at: Mapped[CreatedAt]
     last_activity_at: Mapped[CreatedAt]
     ended_at: Mapped[datetime | None]
+    held_at: Mapped[datetime | None]
+    held_by: Mapped[str | None]
+    hold_reason: Mapped[str | None]
+    deleting_at: Mapped[datetime | None]
     created_at: Mapped[CreatedAt]
     updated_at: Mapped[UpdatedAt]
 
@@ -76,6 +81,10 @@ class SessionRow(Base):
         Index("ix_sessions_page", "workspace_id", "created_at", "id"),
         Index("ix_sessions_workspace_id_agent_id", "workspace_id", "agent_id"),
         Index("ix_sessions_uncounted", "id", postgresql_where=text("NOT counted")),
+        Index("ix_sessions_ended", "agent_id", "ended_at", postgresql_where=text("ended_at IS NOT NULL AND deleting_at IS NULL")),
+        Index("ix_sessions_deleting", "deleting_at", "id", postgresql_where=text("deleting_at IS NOT NULL")),
+        Index("ix_sessions_active", "id", postgresql_where=text("status = 'active'")),
+        Index("ix_sessions_customer", "workspace_id", "customer_id", postgresql_where=text("customer_id IS NOT NULL")),
         CheckConstraint(one_of("mode", "auto", "manual", "paused"), "mode"),
         CheckConstraint(one_of("status", "active", "completed", "abandoned"), "status"),
         CheckConstraint(one_of("session_type", "conversation", "support", "onboarding", "survey"), "session_type"),

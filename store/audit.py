@@ -46,6 +46,8 @@ SELECT s.id, s.event_count, {_ACTIVE} AS active FROM page s ORDER BY s.id DESC""
 _OLDER = "SELECT id, event_count, true AS active FROM sessions WHERE id > :after ORDER BY id LIMIT :page"
 _QUARANTINE = """SELECT EXISTS (SELECT 1 FROM information_schema.columns
     WHERE table_schema = current_schema AND table_name = 'sessions' AND column_name = 'quarantined_at') AS seen"""
+# In the snapshot that is asked: of sessions that are being deleted, something is missing already.
+_PRESENT = "SELECT id FROM sessions WHERE id = ANY (:sessions) AND deleting_at IS NULL"
 _COUNTS = """SELECT (SELECT count(*) FROM turns WHERE session_id = ANY (:sessions)) AS turns,
     (SELECT count(*) FROM events WHERE session_id = ANY (:sessions)) AS events,
     (SELECT count(*) FROM model_calls WHERE session_id = ANY (:sessions)) AS model_calls,
@@ -264,8 +266,9 @@ class _Audit:
             async with self._database.transaction() as db:
                 await db.execute(text(_BEGIN))
                 await db.execute(text(f"SET LOCAL statement_timeout = '{QUESTION_S:g}s'"))
-                found = await self._ask(db, batch)
-                counts = (await db.execute(text(_COUNTS), {"sessions": batch})).mappings().one()
+                present = list((await db.execute(text(_PRESENT), {"sessions": batch})).scalars())
+                found = await self._ask(db, present)
+                counts = (await db.execute(text(_COUNTS), {"sessions": present})).mappings().one()
         except DBAPIError as error:
             if not isinstance(error.orig, QueryCanceled):
                 raise

@@ -29,12 +29,13 @@ class Question:
     sql: str
 
     def text(self, *, sessions: str | None, uncarried_s: float, quarantine: bool = False) -> str:
-        """The statement, for the sessions of the SQL array `sessions`, or for all.
+        """The statement, for the sessions of the SQL array `sessions`, or for all but those that are being deleted.
 
         `quarantine`: whether sessions.quarantined_at can be seen.
         """
         column = {"e": "e.session_id", "u": "u.session_id", "t": "t.session_id", "m": "m.session_id", "c": "c.session_id", "s": "s.id"}
-        scope: Mapping[str, str] = {key: f"{name} = ANY ({sessions})" if sessions else "true" for key, name in column.items()}
+        of = f"= ANY ({sessions})" if sessions else "NOT IN (SELECT id FROM sessions WHERE deleting_at IS NOT NULL)"
+        scope: Mapping[str, str] = {key: f"{name} {of}" for key, name in column.items()}
         carried = "s.mode = 'auto'" + (" AND s.quarantined_at IS NULL" if quarantine else "")
         return self.sql.format(**scope, carried=carried, uncarried_s=float(uncarried_s))
 

@@ -91,6 +91,9 @@ def make_app(settings: Settings) -> Celery:
             "turns.sweep": "maintenance",
             "usage.*": "maintenance",
             "analytics.*": "maintenance",
+            "retention.*": "maintenance",
+            "sessions.*": "maintenance",
+            "approvals.*": "maintenance",
         },
         task_send_sent_event=True,
         worker_send_task_events=True,
@@ -116,6 +119,7 @@ def make_app(settings: Settings) -> Celery:
             "tasks.watchdog",
             "tasks.analytics",
             "tasks.metrics",
+            "tasks.retention",
         ],
     )
     app.steps["consumer"].add(DeclareDeadLetters)

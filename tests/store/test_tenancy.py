@@ -60,6 +60,8 @@ async def filled(database: Database, maintenance: Database) -> Tenant:
                 "start": datetime(2026, 1, 1, tzinfo=UTC),
             }
             await db.execute(Base.metadata.tables[table].insert().values(row | given))
+        await db.execute(sql("INSERT INTO erasures (workspace_id, customer_sha256, asked_by) VALUES (:w, :key, 'Olga')"), ids)
+        await db.execute(sql("INSERT INTO deletions (session_id, workspace_id, agent_id, reason) VALUES (:u, :w, :a, 'retention')"), ids)
     return made
 
 
@@ -115,7 +117,7 @@ async def test_another_workspace_sees_and_changes_nothing(database: Database, fi
     changed = await tried(filled.workspace_id, f"UPDATE {table} SET {column} = {column}{where}")
     assert (
         changed == "denied"
-        if table in ("agent_snapshots", "events", "permissions", "usage_facts", "users", "workspaces", *ROLLUPS)
+        if table in ("agent_snapshots", "deletions", "erasures", "events", "permissions", "usage_facts", "users", "workspaces", *ROLLUPS)
         else changed not in (0, "denied")
     )
 
