@@ -15,6 +15,8 @@ SCHEDULE: dict[str, dict[str, object]] = {
     "clean-up": {"task": "retention.clean_up", "schedule": 900.0, "options": {"queue": "maintenance", "expires": 900.0}},
     "abandon-idle": {"task": "sessions.abandon_idle", "schedule": 300.0, "options": {"queue": "maintenance", "expires": 300.0}},
     "expire-approvals": {"task": "approvals.expire", "schedule": 60.0, "options": {"queue": "maintenance", "expires": 60.0}},
+    # Those that are due: each is asked once in TURNLINE_HEALTH_EVERY_S, whatever this cadence.
+    "check-tool-health": {"task": "tools.check_all_health", "schedule": 15.0, "options": {"queue": "maintenance", "expires": 15.0}},
     # Once a day; asked for more often, so that a scheduler that was restarted meanwhile does not count its day from there.
     "audit": {
         "task": "usage.audit",

@@ -75,6 +75,13 @@ class Settings(BaseSettings):
     abandon_after_s: float = Field(86_400.0, ge=0, description="How long nothing may happen in a session before it is abandoned. 0: never.")
     watchdog_s: float = Field(60.0, ge=0, description="A worker without progress for this long, while there is work, exits. 0: never.")
 
+    health_every_s: float = Field(300.0, gt=0, description="How often each tool's integration is asked whether it is there.")
+    health_timeout_s: float = Field(5.0, gt=0, description="How long one may take to answer that.")
+    health_parallel: int = Field(100, ge=1, description="How many are asked at a time.")
+    health_degraded_after: int = Field(2, ge=1, description="Failures in a row until an integration is degraded.")
+    health_unhealthy_after: int = Field(5, ge=1, description="The same until it is unhealthy, and not used.")
+    health_healthy_after: int = Field(2, ge=1, description="Answers in a row until it is healthy again.")
+
     # The outside
     model_timeout_s: float = 120.0
     model_max_bytes: int = 8 * 1024 * 1024

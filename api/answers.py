@@ -152,6 +152,23 @@ class Integrations(Answer):
     items: list[Integration]
 
 
+class HealthChange(Answer):
+    """An integration's health became another."""
+
+    id: UUID
+    integration_id: UUID
+    from_status: str
+    to_status: str
+    error: str | None
+    created_at: datetime
+
+
+class HealthChanges(Answer):
+    """The latest changes, the newest first."""
+
+    items: list[HealthChange]
+
+
 class SessionAgent(Answer):
     """A glance at a session's agent."""
 

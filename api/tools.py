@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import Response
+from fastapi import Query, Response
 
 from api import answers, schemas
 from api.deps import CallerDep, FrontDep, router
 from api.openapi import CONFLICT
 from api.pages import Paging, paged
 from api.wire import Json
-from store import tools
+from store import health, tools
 
 routes = router("tools")
 
@@ -60,6 +61,15 @@ async def list_integrations(tool_id: UUID, caller: CallerDep, front: FrontDep) -
     """List a tool's integrations in the order they are tried."""
     async with front.database.transaction(caller.workspace_id) as db:
         return Json({"items": await tools.integrations_of(db, tool_id)})
+
+
+@routes.get("/tools/{tool_id}/health", response_model=answers.HealthChanges)
+async def list_health_changes(
+    tool_id: UUID, caller: CallerDep, front: FrontDep, limit: Annotated[int, Query(ge=1, le=100)] = 20
+) -> Response:
+    """List when the health of a tool's integrations became another, the newest first. How each is now, its integrations say."""
+    async with front.database.transaction(caller.workspace_id) as db:
+        return Json({"items": await health.changes_of_tool(db, tool_id, limit)})
 
 
 @routes.patch("/tools/{tool_id}/integrations/{integration_id}", response_model=answers.Integration, responses=CONFLICT)

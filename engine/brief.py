@@ -38,7 +38,7 @@ class IntegrationSpec:
 class ToolSpec:
     """A tool as the model sees it (`name`, `description`, `parameters`), and what it is mapped to.
 
-    `approval`: a person must approve each call of it.
+    `approval`: a person must approve each call of it. `offered`: not where all that it is mapped to is unhealthy.
     """
 
     id: UUID
@@ -50,6 +50,7 @@ class ToolSpec:
     effect: Effect = Effect.UNSAFE
     approval: bool = False
     integrations: tuple[IntegrationSpec, ...] = ()
+    offered: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ def model_request(state: TurnState, brief: Brief) -> ModelRequest:
         model_provider=brief.model_provider,
         model_name=brief.model_name,
         messages=(PromptMessage(Role.SYSTEM, brief.instructions), *state.prompt()),
-        tools=brief.tools,
+        tools=tuple(tool for tool in brief.tools if tool.offered),
         temperature=brief.temperature,
         max_tokens=brief.max_tokens,
     )

@@ -13,6 +13,13 @@
 `{name}` in its path and in the texts of its `query` stands for a mapped argument, `{idempotency_key}` for the call's key. 404 means that
 the call did not happen; 200 that it did, or, with `done`, what that JMESPath expression makes of the answer: null says nothing, anything
 else that is false, 0 or empty says no. `result` makes the tool's result of the answer; without it the call's own mapping does.
+
+`health` is what is asked now and then whether the tool's server is there; without it, the tool's address with OPTIONS and no secret:
+
+    {"health": {"url": "https://shop.example/health", "method": "GET", "headers": {}, "query": {},
+     "secret_headers": {"Authorization": "Bearer {{shop_key}}"}}}
+
+Any answer below 500 is one, 404 and 401 included; so is 501, which says that the method is not known there.
 """
 
 from __future__ import annotations
@@ -30,6 +37,8 @@ METHODS = ("POST", "GET", "PUT", "PATCH", "DELETE")
 DEFAULT_METHOD = METHODS[0]
 STATUS_METHODS = ("GET", "POST")
 DEFAULT_STATUS_METHOD = STATUS_METHODS[0]
+HEALTH_METHODS = ("GET", "HEAD", "OPTIONS")  # none that does anything
+DEFAULT_HEALTH_METHOD = HEALTH_METHODS[0]
 KEY_PLACEHOLDER = "idempotency_key"
 MAX_TIMEOUT_S = 300.0
 MAX_URL = 2_000
@@ -37,8 +46,9 @@ MAX_ENTRIES = 50
 
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SECRET = re.compile(r"\{\{\s*([A-Za-z0-9_.-]+)\s*\}\}")
-_KNOWN = ("url", "method", "headers", "query", "timeout_s", "secret_headers", "status")
+_KNOWN = ("url", "method", "headers", "query", "timeout_s", "secret_headers", "status", "health")
 _KNOWN_OF_STATUS = ("url", "method", "headers", "query", "secret_headers", "done", "result")
+_KNOWN_OF_HEALTH = ("url", "method", "headers", "query", "secret_headers")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]{0,4000}")
 # These are ours to set, or change what a request is.
@@ -62,6 +72,7 @@ def check_configuration(configuration: object, secret_names: Collection[str] | N
     _check_request(configuration, _KNOWN, METHODS)
     _check_timeout(configuration.get("timeout_s"))
     _check_status(configuration.get("status"))
+    _check_health(configuration.get("health"))
     if secret_names is not None:
         missing = sorted(secrets_used(configuration) - set(secret_names))
         if missing:
@@ -79,9 +90,9 @@ def check_effect(effect: str, configuration: Mapping[str, Any]) -> None:
 
 
 def secrets_used(configuration: Mapping[str, Any]) -> set[str]:
-    """Return the names of the secrets that the configuration's `secret_headers` refer to, those of its `status` included."""
+    """Return the names of the secrets that the configuration's `secret_headers` refer to, those of its `status` and `health` included."""
     names: set[str] = set()
-    for request in (configuration, configuration.get("status") or {}):
+    for request in (configuration, configuration.get("status") or {}, configuration.get("health") or {}):
         for value in (request.get("secret_headers") or {}).values():
             names.update(_SECRET.findall(value) if "{{" in value else [value])
     return names
@@ -137,6 +148,16 @@ def _check_status(status: object) -> None:
         raise Rejected("status.done must be a JMESPath expression, as text.")
     check_mapping(status.get("done"), "status.done")
     check_mapping(status.get("result"), "status.result")
+
+
+def _check_health(health: object) -> None:
+    if health is None:
+        return
+    if not isinstance(health, Mapping):
+        raise Rejected("health must be an object: what is asked whether the tool's server is there.")
+    _check_request(health, _KNOWN_OF_HEALTH, HEALTH_METHODS, "health.")
+    if PLACEHOLDER.search(urlsplit(str(health["url"])).path):
+        raise Rejected("health.url must not have placeholders: there are no arguments to fill them from.")
 
 
 def _check_url(url: object, where: str) -> None:

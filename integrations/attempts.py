@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from uuid import UUID
 
 from engine.brief import Effect, IntegrationSpec, ToolSpec
-from engine.errors import Ambiguous, Rejected, TimedOut, Transient, TurnlineError
+from engine.errors import Ambiguous, ProviderDown, RateLimited, Rejected, TimedOut, Transient, TurnlineError
 from engine.events import ToolOutcome, ToolStatus
 from integrations.http import Sending
 from integrations.tools import Integration
@@ -23,12 +25,16 @@ _FIRST_WAIT_S = 0.2
 REPEATABLE = frozenset({Effect.PURE, Effect.IDEMPOTENT})
 
 
+Hear = Callable[[UUID, str | None], None]
+"""Told of an integration whether a request of a call was answered (None), or why it was not."""
+
+
 @dataclass(slots=True)
 class Attempts:
     """One integration of a tool, one call, and what is known about it.
 
     `maybe_done`: it may have happened, and nobody knows; set from the start where a former attempt had begun the call. `doubted`: that
-    was so once, and its status has told since. `ends_at` is on the monotonic clock.
+    was so once, and its status has told since. `ends_at` is on the monotonic clock. `hear` is told how each request went.
     """
 
     tool: ToolSpec
@@ -40,6 +46,7 @@ class Attempts:
     sending: Sending
     maybe_done: bool = False
     doubted: bool = False
+    hear: Hear | None = None
 
     async def outcome(self, *, others: bool = False) -> ToolOutcome | None:
         """Try as often as the effect allows, and say what came of it; None where the next integration takes over.
@@ -48,7 +55,7 @@ class Attempts:
         """
         for attempt in range(1, MAX_TRIES + 1):
             try:
-                return await self.integration.call(
+                outcome = await self.integration.call(
                     self.tool,
                     self.spec,
                     self.arguments,
@@ -56,7 +63,10 @@ class Attempts:
                     deadline_s=self._left_s(),
                     sending=self.sending,
                 )
+                self._heard(None)
+                return outcome
             except TurnlineError as error:
+                self._heard(error)
                 self.maybe_done = self.maybe_done or error.maybe_done
                 if self.maybe_done and self.tool.effect is Effect.QUERYABLE and (known := await self.asked(error)) is not None:
                     return known
@@ -103,6 +113,13 @@ class Attempts:
                 return found
             denied_at = denied_at or now
             wait_s = BELIEVED_AFTER_S / 2
+
+    def _heard(self, error: TurnlineError | None) -> None:
+        """Tell how a request went. A refusal, a rate limit, an answer of no use: answers all. Our own refusal is no evidence."""
+        if self.hear is None or isinstance(error, Rejected):
+            return
+        silent = isinstance(error, (ProviderDown, TimedOut, Ambiguous)) and not isinstance(error, RateLimited)
+        self.hear(self.spec.id, str(error) if silent else None)
 
     def _passes_on(self, error: TurnlineError) -> bool:
         """Whether another integration, which knows nothing of this one's keys, may make the call instead."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from crashpoints import Point, reached
 from engine.brief import Effect, ModelRequest, ToolSpec
 from engine.events import ModelReply, ToolCall, ToolOutcome, ToolStatus
-from integrations.attempts import MAX_TRIES, Attempts
+from integrations.attempts import MAX_TRIES, Attempts, Hear
 from integrations.http import Outside, Sending
 from integrations.providers import provider_for
 from integrations.tools import integration_for
@@ -52,12 +52,14 @@ class Performer:
         *,
         tool_names: tuple[str, ...] = (),
         begun: bool = False,
+        hear: Hear | None = None,
     ) -> ToolOutcome:
         """Return what came of `call`; everything but cancellation is an outcome.
 
         `tool` is None where the agent has none of that name; `tool_names` are those it has. `idempotency_key` is the same for every try
         of this call, whoever makes it. `deadline_s` is wall-clock time for all tries and waits (default: three times
         `settings.tool_timeout_s`). `begun`: a former attempt had started this call, and nobody heard how it ended.
+        `hear` is told of each request whether the integration answered.
 
         By effect: pure and idempotent calls are tried up to three times. A queryable one that may have happened is asked for its
         status, and sent again only where that says no. An unsafe one is sent again only where nothing had been sent or done.
@@ -72,7 +74,7 @@ class Performer:
         elif tool is None:
             outcome = _unheard() if begun else _no_such_tool(call, tool_names)
         else:
-            ways = self._ways(tool, call.arguments, idempotency_key, ends_at, sending)
+            ways = self._ways(tool, call.arguments, idempotency_key, ends_at, sending, hear)
             outcome = await (_once_more(tool, ways) if begun else _first_time(tool, ways))
         reached(Point.C11)
         return replace(outcome, latency_ms=round((time.monotonic() - began) * 1000), requests=sending.requests)
@@ -81,11 +83,15 @@ class Performer:
         """Close every connection of the running loop."""
         await self._outside.aclose()
 
-    def _ways(self, tool: ToolSpec, arguments: dict[str, object], key: str, ends_at: float, sending: Sending) -> list[Attempts]:
+    def _ways(
+        self, tool: ToolSpec, arguments: dict[str, object], key: str, ends_at: float, sending: Sending, hear: Hear | None
+    ) -> list[Attempts]:
         """The tool's integrations, in order, as far as something here can carry them out."""
         known = ((spec, integration_for(spec.integration_type, self._outside)) for spec in tool.integrations)
         return [
-            Attempts(tool, spec, integration, arguments, key, ends_at, sending) for spec, integration in known if integration is not None
+            Attempts(tool, spec, integration, arguments, key, ends_at, sending, hear=hear)
+            for spec, integration in known
+            if integration is not None
         ]
 
 

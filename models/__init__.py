@@ -12,7 +12,7 @@ from models.job_run import JobRunRow
 from models.ledger import ModelCallRow
 from models.rollup import AgentRollupRow, ModelRollupRow, ToolRollupRow, UsageFactRow
 from models.session import SessionRow
-from models.tool import AgentToolRow, ToolIntegrationRow, ToolRow
+from models.tool import AgentToolRow, ToolHealthChangeRow, ToolIntegrationRow, ToolRow
 from models.tool_call import ToolCallRow
 from models.turn import TurnRow
 
@@ -36,6 +36,7 @@ __all__ = [
     "PermissionRow",
     "SessionRow",
     "ToolCallRow",
+    "ToolHealthChangeRow",
     "ToolIntegrationRow",
     "ToolRollupRow",
     "ToolRow",

@@ -65,6 +65,8 @@ class ToolIntegrationRow(Base):
     health_status: Mapped[str] = mapped_column(server_default=text("'unknown'"))
     error_count: Mapped[Count]
     last_error: Mapped[str | None]
+    answers_in_row: Mapped[Count]
+    next_health_check: Mapped[datetime | None] = mapped_column(index=True)
     created_at: Mapped[CreatedAt]
     updated_at: Mapped[UpdatedAt]
 
@@ -73,6 +75,26 @@ class ToolIntegrationRow(Base):
         UniqueConstraint("workspace_id", "tool_id", "integration_type", "target_id"),
         CheckConstraint(one_of("integration_type", "custom_tool", "workflow_block", "mcp_server"), "integration_type"),
         CheckConstraint(one_of("health_status", "healthy", "degraded", "unhealthy", "unknown"), "health_status"),
+    )
+
+
+class ToolHealthChangeRow(Base):
+    """An integration's health became another. Kept when the integration is removed."""
+
+    __tablename__ = "tool_health_changes"
+    id: Mapped[Id]
+    workspace_id: Mapped[UUID]
+    tool_id: Mapped[UUID]
+    integration_id: Mapped[UUID]
+    from_status: Mapped[str]
+    to_status: Mapped[str]
+    error: Mapped[str | None]
+    created_at: Mapped[CreatedAt]
+
+    __table_args__ = (
+        ForeignKeyConstraint(["workspace_id", "tool_id"], ["tools.workspace_id", "tools.id"], ondelete="CASCADE"),
+        Index(None, "workspace_id", "id"),
+        Index(None, "workspace_id", "tool_id"),
     )
 
 

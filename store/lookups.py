@@ -23,3 +23,9 @@ async def workspace_of_api_key(database: Database, sha256: bytes) -> UUID | None
     """The workspace of the API key with this digest, or None where there is none or it was revoked."""
     found: UUID | None = (await database.call("SELECT workspace_of_api_key($1) AS id", sha256))["id"]
     return found
+
+
+async def workspace_of_integration(database: Database, integration_id: UUID) -> UUID | None:
+    """The workspace of a tool's integration, or None where there is no such one."""
+    found: UUID | None = (await database.call("SELECT workspace_of_integration($1) AS id", integration_id))["id"]
+    return found

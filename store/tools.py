@@ -188,8 +188,11 @@ async def change_integration(
         check_effect(effect, configuration)
     if not values and not secrets:
         return _without_ciphertexts(kept)
+    asked_anew = {"next_health_check": None} if secrets or "configuration" in values or "enabled" in values else {}
     try:
-        changed = await db.execute(update(ToolIntegrationRow).where(*one).values(secrets=sealed, **values).returning(*INTEGRATION))
+        changed = await db.execute(
+            update(ToolIntegrationRow).where(*one).values(secrets=sealed, **values, **asked_anew).returning(*INTEGRATION)
+        )
     except IntegrityError:
         raise Conflict("the tool is mapped to this target already") from None
     return _without_ciphertexts(changed.mappings().one())

@@ -181,6 +181,7 @@ def _brief(claim: Claim, row: Mapping[str, Any], limits: Limits, secrets: Secret
 
 
 def _tool(item: Mapping[str, Any], connected: Sequence[Mapping[str, Any]], workspace_id: UUID, secrets: Secrets) -> ToolSpec:
+    usable = [one for one in connected if one["health_status"] != "unhealthy"]
     return ToolSpec(
         id=UUID(item["id"]),
         name=item["name"],
@@ -190,7 +191,8 @@ def _tool(item: Mapping[str, Any], connected: Sequence[Mapping[str, Any]], works
         usage_guidelines=item["usage_guidelines"],
         effect=Effect(item["effect"]),
         approval=item["approval"] == "required",
-        integrations=tuple(filter(None, (_integration(one, workspace_id, secrets) for one in connected))),
+        integrations=tuple(filter(None, (_integration(one, workspace_id, secrets) for one in usable))),
+        offered=bool(usable) or not connected,
     )
 
 

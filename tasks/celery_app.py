@@ -87,6 +87,7 @@ def make_app(settings: Settings) -> Celery:
         task_routes={
             "turns.advance": "turns",
             "messages.*": "messages",
+            "tools.check_all_health": "maintenance",
             "tools.*": "tools",
             "turns.sweep": "maintenance",
             "usage.*": "maintenance",
@@ -120,6 +121,7 @@ def make_app(settings: Settings) -> Celery:
             "tasks.analytics",
             "tasks.metrics",
             "tasks.retention",
+            "tasks.health",
         ],
     )
     app.steps["consumer"].add(DeclareDeadLetters)

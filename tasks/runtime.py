@@ -19,6 +19,7 @@ from settings import Settings, get_settings
 from store.database import Database
 from store.secrets import SecretBox
 from store.wake import Wake
+from tasks.hearing import Hearing
 from tasks.leases import Leases
 from tasks.lifespan import on_loop_start, on_loop_stop
 from tasks.ring import Ringer
@@ -43,6 +44,7 @@ class Runtime:
             steps=settings.turn_steps,
             wall_clock_s=settings.turn_wall_clock_s,
         )
+        self.hearing = Hearing(self.database, settings)
         self._box = SecretBox(settings.secret_keys.get_secret_value())
         self._process = f"{socket.gethostname()}:{os.getpid()}"
 
@@ -60,10 +62,12 @@ class Runtime:
         await self.wake.open()
         self.ringer.start()
         self.leases.start()
+        self.hearing.start()
 
     async def close(self) -> None:
         """Close everything, after the last turn."""
         await self.leases.stop()
+        await self.hearing.stop()
         await asyncio.to_thread(self.ringer.close)
         await self.wake.close()
         await self.outside.aclose()

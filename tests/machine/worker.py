@@ -131,7 +131,9 @@ class Worker:
             raise answer
         return cast(ModelReply, answer)
 
-    async def call_tool(self, tool: ToolSpec | None, call: ToolCall, key: str, *, tool_names: tuple[str, ...], begun: bool) -> ToolOutcome:
+    async def call_tool(
+        self, tool: ToolSpec | None, call: ToolCall, key: str, *, tool_names: tuple[str, ...], begun: bool, hear: object
+    ) -> ToolOutcome:
         known = self.world.called(self, tool, call, key, begun)
         return known if known is not None else cast(ToolOutcome, await self._wait(Wait("tool", call)))
 

@@ -1,0 +1,59 @@
+"""Tools' integrations asked by one maintenance worker, as the schedule has it: how long it takes until all were asked once.
+
+    python -m benchmarks.health [--integrations 10000] [--latency-ms 20]
+
+They belong to 100 workspaces; a stand-in tool server answers each after so many milliseconds. The target: all of them within
+TURNLINE_HEALTH_EVERY_S (300 s). Prints seconds, checks a second, CPU of the worker and of Postgres per check.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+import psycopg
+
+from benchmarks.rig import cpu_s, rig
+from tests.servers import until
+
+EVERY_S = 300.0
+FILL = """
+WITH w AS (INSERT INTO workspaces (name) SELECT 'W' || n FROM generate_series(1, 100) n RETURNING id),
+t AS (INSERT INTO tools (workspace_id, name, parameters) SELECT id, 'tool', '{}' FROM w RETURNING id, workspace_id)
+INSERT INTO tool_integrations (workspace_id, tool_id, integration_type, target_id, configuration)
+SELECT workspace_id, id, 'custom_tool', 'target ' || n, jsonb_build_object('url', %(url)s || n) FROM t, generate_series(1, %(each)s) n"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--integrations", type=int, default=10_000)
+    parser.add_argument("--latency-ms", type=int, default=20)
+    given = parser.parse_args()
+    with rig() as (stack, postgres, _):
+        with psycopg.connect(stack.database_url, autocommit=True) as db:
+            address = f"{stack.sandbox_url}/tools/x?latency_ms={given.latency_ms}&n="
+            db.execute(FILL, {"url": address, "each": given.integrations // 100})
+        worker = stack.start("-m", "tasks.cli", "worker", "--maintenance")
+        until(lambda: worker.said("ready."), 30)
+        assert postgres.pid is not None
+        began, cpu, database_cpu = time.monotonic(), cpu_s([worker.popen.pid]), cpu_s([postgres.pid])
+        stack.beat()
+        left = given.integrations
+        while left and time.monotonic() - began < 3 * EVERY_S:
+            time.sleep(1)
+            left = stack.one("SELECT count(*) FROM tool_integrations WHERE last_health_check IS NULL")
+            print(f"\r{time.monotonic() - began:.0f} s: {given.integrations - left} asked", end="", flush=True)
+        seconds = time.monotonic() - began
+        well = stack.one("SELECT count(*) FROM tool_integrations WHERE health_status = 'healthy'")
+        spent, database_spent = cpu_s([worker.popen.pid]) - cpu, cpu_s([postgres.pid]) - database_cpu
+    print(
+        f"\r{given.integrations - left} of {given.integrations} asked in {seconds:.0f} s ({(given.integrations - left) / seconds:.0f}/s), "
+        f"{well} healthy; CPU per check: worker {1000 * spent / given.integrations:.1f} ms, Postgres "
+        f"{1000 * database_spent / given.integrations:.1f} ms. Target: {EVERY_S:.0f} s."
+    )
+    return 1 if left or seconds > EVERY_S else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Asking whether what a tool is mapped to is there: one small function for each `integration_type`, without any effect."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+from engine.brief import IntegrationSpec
+from engine.errors import Malformed, ProviderDown, Rejected, TurnlineError
+from engine.tool_config import DEFAULT_HEALTH_METHOD, PLACEHOLDER, fill_secret
+from integrations.http import Outside
+
+WHOM = "The tool's server"
+_MAX_BYTES = 64 * 1024
+_DRAIN_S = 1.0
+NOT_IMPLEMENTED = 501  # an answer: the server is there, and does not know the method
+
+Probe = Callable[[IntegrationSpec, Outside, float], Awaitable[None]]
+"""Returns where there was an answer, within so many seconds. Raises TurnlineError where there was none."""
+
+
+async def custom_tool(integration: IntegrationSpec, outside: Outside, deadline_s: float) -> None:
+    """Ask what `health` in the configuration says, or the tool's own address with OPTIONS and without secrets.
+
+    Raises:
+        TurnlineError: no connection, no answer in time, no HTTP, or a status of 500 and above other than 501.
+    """
+    configuration = integration.configuration
+    asked = configuration.get("health")
+    if asked:
+        method = str(asked.get("method") or DEFAULT_HEALTH_METHOD).upper()
+        url = str(asked["url"])
+        if asked.get("query"):
+            url += ("&" if "?" in url else "?") + urlencode(asked["query"])
+        secret = {name: fill_secret(text, integration.secrets) for name, text in (asked.get("secret_headers") or {}).items()}
+        headers = {name.lower(): value for name, value in ((asked.get("headers") or {}) | secret).items()}
+    else:
+        method, headers = "OPTIONS", {}
+        parts = urlsplit(str(configuration["url"]))
+        url = urlunsplit((parts.scheme, parts.netloc, PLACEHOLDER.sub("0", parts.path), "", ""))
+    async with outside.tools.exchange(method, url, whom=WHOM, deadline_s=deadline_s, max_bytes=_MAX_BYTES, headers=headers) as reply:
+        status = reply.status
+        with contextlib.suppress(Malformed):  # more than a probe reads, or compressed: there is somebody all the same
+            await reply.drain(_DRAIN_S)
+    if status >= 500 and status != NOT_IMPLEMENTED:
+        raise ProviderDown(f"{WHOM} answered {status}")
+
+
+PROBES: dict[str, Probe] = {"custom_tool": custom_tool}
+
+
+async def probed(integration: IntegrationSpec, outside: Outside, deadline_s: float) -> str | None:
+    """None where the integration answered; else why not, in a sentence that holds no secret. Kinds that nobody can ask answer."""
+    probe = PROBES.get(integration.integration_type)
+    if probe is None:
+        return None
+    try:
+        await probe(integration, outside, deadline_s)
+    except Rejected as error:
+        return f"It is not set up correctly: {error}"
+    except TurnlineError as error:
+        return str(error)
+    return None

@@ -1,0 +1,115 @@
+"""Asking tools' integrations whether they are there, on a schedule."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import replace
+from uuid import UUID
+
+from engine.errors import Rejected
+from integrations.http import Outside
+from integrations.probes import probed
+from settings import Settings, get_settings
+from store import health, lookups
+from store.database import Database
+from store.secrets import SecretBox
+from tasks.celery_app import app
+from tasks.hearing import tell, thresholds
+from tasks.jobs import Work, job, scheduled
+from tasks.runtime import at_hand
+
+log = logging.getLogger(__name__)
+
+RUN_S = 55.0  # the next run goes on where this one stopped
+
+
+class Checks:
+    """Asks integrations and records what they said. `database` acts as the application."""
+
+    def __init__(self, settings: Settings, database: Database, outside: Outside) -> None:
+        self._settings, self._database, self._outside = settings, database, outside
+        self._box = SecretBox(settings.secret_keys.get_secret_value())
+
+    async def check(self, workspace_id: UUID, integration_id: UUID) -> tuple[str | None, health.Changed | None] | None:
+        """Ask one: why it did not answer (None: it did), and its change of health. None where it is gone or switched off."""
+        found = await health.spec(self._database, workspace_id, integration_id)
+        if found is None:
+            return None
+        spec, sealed = found
+        try:
+            secrets = {name: self._box.open(workspace_id, integration_id, name, text) for name, text in sealed.items()}
+        except Rejected as refused:
+            error: str | None = str(refused)
+        else:
+            error = await probed(replace(spec, secrets=secrets), self._outside, self._settings.health_timeout_s)
+        heard = health.Heard(workspace_id, integration_id, error)
+        changed = await health.record(self._database, heard, thresholds(self._settings), every_s=self._settings.health_every_s)
+        tell(heard, changed)
+        return error, changed
+
+
+@job(
+    "tools.check_all_health",
+    "Asks every tool's integration, each a few times an hour, whether it is there; what does not answer is not used.",
+)
+async def CHECK_ALL(work: Work) -> None:
+    """Ask what is due, so many at a time, until nothing is due or a minute has passed."""
+    total = await health.how_many_are_due(work.database)
+    if work.dry_run:
+        work.count(due=total)
+        return
+    settings = work.settings
+    database = Database(settings.database_url, pool_size=min(10, settings.health_parallel), application_name="turnline-health", wait_s=30)
+    outside = Outside(settings)
+    await database.open()
+    checks, ends_at, done = Checks(settings, database, outside), time.monotonic() + RUN_S, 0
+
+    async def one(workspace_id: UUID, integration_id: UUID) -> None:
+        nonlocal done
+        said = await checks.check(workspace_id, integration_id)
+        done += 1
+        work.progress(done, max(total, done))
+        if said is not None:
+            error, changed = said
+            work.count(checked=1, failed=int(error is not None), changed=int(changed is not None))
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            under_way: set[asyncio.Task[None]] = set()
+            while time.monotonic() < ends_at:
+                room = settings.health_parallel - len(under_way)
+                taken = await health.take(work.database, room) if room else []
+                for place in taken:
+                    task = group.create_task(one(*place))
+                    under_way.add(task)
+                    task.add_done_callback(under_way.discard)
+                if not taken and not under_way:
+                    break
+                if under_way:
+                    await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+        await health.forget(work.database)
+    finally:
+        await outside.aclose()
+        await database.close()
+
+
+@app.task(name="tools.check_all_health", queue="maintenance", ignore_result=True)
+async def check_all_health() -> None:
+    """Ask the integrations that are due. Any number of these at a time ask each once."""
+    await scheduled(CHECK_ALL)
+
+
+@app.task(name="tools.check_health", queue="tools", ignore_result=True)
+async def check_health(integration_id: str) -> None:
+    """Ask one integration now. An id of nothing is no error."""
+    try:
+        wanted = UUID(integration_id)
+    except (ValueError, AttributeError, TypeError):
+        log.warning("a health check of something that is no integration's id was dropped")
+        return
+    async with at_hand() as runtime:
+        workspace_id = await lookups.workspace_of_integration(runtime.database, wanted)
+        if workspace_id is not None:
+            await Checks(get_settings(), runtime.database, runtime.outside).check(workspace_id, wanted)
