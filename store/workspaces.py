@@ -8,6 +8,7 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
+from zoneinfo import available_timezones
 
 from sqlalchemy import and_, func, insert, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
@@ -88,6 +89,23 @@ async def create(database: Database, name: str, *, owner_email: str | None = Non
             )
         await db.execute(insert(ApiKeyRow).values(first.row))
     return Created(workspace_id, first.text)
+
+
+async def timezone(database: Database, workspace_id: UUID, zone: str | None = None) -> str:
+    """The workspace's time zone, set to `zone` where one is given. Its days are cut anew by the next roll-up.
+
+    Raises:
+        Rejected: there is no such workspace, or no such zone in the IANA database.
+    """
+    if zone is not None and zone not in available_timezones():
+        raise Rejected(f"{zone!r} is not a time zone of the IANA database, like Europe/Berlin.")
+    async with database.transaction(workspace_id) as db:
+        if zone is not None:
+            await db.execute(update(WorkspaceRow).where(WorkspaceRow.id == workspace_id).values(timezone=zone))
+        told = await db.scalar(select(WorkspaceRow.timezone).where(WorkspaceRow.id == workspace_id))
+    if told is None:
+        raise Rejected(f"There is no workspace {workspace_id}.")
+    return told
 
 
 async def create_api_key(

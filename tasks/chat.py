@@ -24,12 +24,8 @@ def chat(settings: Settings, agent: str, *, url: str | None, api_key: str | None
     Raises:
         SetupError: no key, no such agent, or the API cannot be reached.
     """
-    home = Home(settings.home)
-    key = api_key or (home.secrets().api_key if home.exists() else "")
-    if not key:
-        raise SetupError("No API key: set TURNLINE_API_KEY. `turnline workspace create NAME` makes one.")
-    with Api(url or f"http://127.0.0.1:{settings.api_port}", key) as api:
-        found = _agent(api, agent)
+    with opened(settings, url, api_key) as api:
+        found = agent_of(api, agent)
         session = api.get(f"/v1/sessions/{session_id}") if session_id else api.post("/v1/sessions", {"agent_id": found["id"]})
         click.echo(f"Session {session['id']} with {found['name']}. An empty line or Ctrl-D ends it; Ctrl-C cancels a reply.")
         after = _last_offset(api, session["id"])
@@ -44,7 +40,25 @@ def chat(settings: Settings, agent: str, *, url: str | None, api_key: str | None
                     after = _cancelled(api, session["id"], turn["id"], after)
 
 
-def _agent(api: Api, wanted: str) -> dict[str, Any]:
+def opened(settings: Settings, url: str | None, api_key: str | None) -> Api:
+    """The API at `url`, or of this machine, called with `api_key`, or with the key that `turnline up` made.
+
+    Raises:
+        SetupError: there is no key.
+    """
+    home = Home(settings.home)
+    key = api_key or (home.secrets().api_key if home.exists() else "")
+    if not key:
+        raise SetupError("No API key: set TURNLINE_API_KEY. `turnline workspace create NAME` makes one.")
+    return Api(url or f"http://127.0.0.1:{settings.api_port}", key)
+
+
+def agent_of(api: Api, wanted: str) -> dict[str, Any]:
+    """The agent of that id or name.
+
+    Raises:
+        SetupError: there is none, or there are several.
+    """
     with contextlib.suppress(ValueError):
         return api.get(f"/v1/agents/{UUID(wanted)}")
     agents: list[dict[str, Any]] = api.get("/v1/agents", search=wanted, limit=100)["items"]

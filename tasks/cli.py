@@ -180,6 +180,20 @@ def chat(agent: str, url: str | None, api_key: str | None, session_id: str | Non
     run(get_settings(), agent, url=url, api_key=api_key, session_id=session_id)
 
 
+@main.command()
+@click.argument("agent")
+@click.option("--from", "first", metavar="DAY", help="The first day, like 2026-11-01. Default: thirty days in all.")
+@click.option("--to", "last", metavar="DAY", help="The last day. Default: today, in the workspace's time zone.")
+@click.option("--url", envvar="TURNLINE_API_URL", help="The API. Default: http://127.0.0.1:8000, or as TURNLINE_API_PORT says.")
+@click.option("--api-key", envvar="TURNLINE_API_KEY", help="Default: the first key of this machine's `turnline up`.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def analytics(agent: str, first: str | None, last: str | None, url: str | None, api_key: str | None, as_json: bool) -> None:
+    """Draw what AGENT (its name or id) came to: sessions, turns, times, cost, models and tools, day by day."""
+    from tasks.analytics_cli import show
+
+    show(get_settings(), agent, first=first, last=last, url=url, api_key=api_key, as_json=as_json)
+
+
 @main.group()
 def workspace() -> None:
     """Workspaces: the tenants."""
@@ -197,6 +211,18 @@ def create_workspace(name: str, as_json: bool) -> None:
         click.echo(json.dumps({"workspace_id": str(created.workspace_id), "api_key": created.api_key}))
     else:
         click.echo(f"Workspace {name}: {created.workspace_id}\nIts API key, shown this once only: {created.api_key}")
+
+
+@workspace.command("timezone")
+@click.argument("workspace_id", metavar="ID", type=click.UUID)
+@click.argument("zone", required=False)
+def workspace_timezone(workspace_id: object, zone: str | None) -> None:
+    """Show the time zone of the workspace ID, or let it be ZONE, like Europe/Berlin: its analytics are by days of that zone."""
+    from uuid import UUID
+
+    from tasks.workspaces import timezone
+
+    click.echo(timezone(needed(broker=False), UUID(str(workspace_id)), zone))
 
 
 @main.command()

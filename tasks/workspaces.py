@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from settings import Settings
 from store import workspaces
 from tasks.asking import asked
@@ -14,6 +16,15 @@ def create(settings: Settings, name: str) -> workspaces.Created:
         SetupError: the name will not do, the database does not answer, or it was not migrated.
     """
     return asked(settings.database_url, lambda database: workspaces.create(database, name))
+
+
+def timezone(settings: Settings, workspace_id: UUID, zone: str | None) -> str:
+    """The workspace's time zone, set to `zone` where one is given.
+
+    Raises:
+        SetupError: there is no such workspace or zone, the database does not answer, or it was not migrated.
+    """
+    return asked(settings.database_url, lambda database: workspaces.timezone(database, workspace_id, zone))
 
 
 def key_works(settings: Settings, api_key: str) -> bool:

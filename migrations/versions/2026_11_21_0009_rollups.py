@@ -51,7 +51,7 @@ def upgrade() -> None:
         # Names of the IANA database, which the function that is asked here knows; whatever else it takes is kept out by the pattern.
         _unless(
             "pg_constraint WHERE conname = 'ck_workspaces_timezone'",
-            "ALTER TABLE workspaces ADD CONSTRAINT ck_workspaces_timezone CHECK (timezone ~ ''^[A-Za-z][A-Za-z0-9_+/-]*$''"
+            "ALTER TABLE workspaces ADD CONSTRAINT ck_workspaces_timezone CHECK (timezone ~ ''^[A-Za-z_-]+(/[A-Za-z0-9_+-]+)*$''"
             " AND timezone(timezone, ''2000-01-01 00:00Z''::timestamptz) IS NOT NULL)",
         )
         for table in NEWLY_SEEN:
@@ -102,7 +102,7 @@ def upgrade() -> None:
         op.execute(f"GRANT SELECT ON {table} TO turnline_app")
         op.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO turnline_maintenance")
     op.execute("GRANT INSERT ON usage_facts TO turnline_app")  # by the triggers of what it writes
-    op.execute("GRANT UPDATE (timezone) ON workspaces TO turnline_app")
+    op.execute("GRANT UPDATE (timezone, updated_at) ON workspaces TO turnline_app")
     for table, columns in SEEN.items():
         op.execute(f"GRANT SELECT ({columns}) ON {table} TO turnline_maintenance")
     for table, columns in WRITTEN.items():

@@ -1,0 +1,231 @@
+"""Rollups beside late commits, older sessions, deletions and another time zone; and totals in the rows they are of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from store import rollups, totals
+from store.database import MAINTENANCE_ROLE, Database
+from tests.recount import Counted, recount, rolled_up
+from tests.servers import Databases
+from tests.store.activity import Activity
+from tests.store.test_rollups import same, two_agents
+
+FIRST = datetime(2026, 3, 6, tzinfo=UTC)
+
+
+@pytest.fixture
+def url(databases: Databases) -> Iterator[str]:
+    made = databases.migrated()
+    yield made
+    databases.drop(made)
+
+
+@pytest.fixture
+async def maintenance(url: str) -> AsyncIterator[Database]:
+    made = Database(url, role=MAINTENANCE_ROLE, pool_size=2)
+    await made.open()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def activity(url: str) -> AsyncIterator[Activity]:
+    made = Activity(url, await two_agents(url, "UTC"), FIRST, 3, 11)
+    yield made
+    made.close()
+
+
+def steps(activity: Activity, count: int) -> None:
+    for _ in range(count):
+        activity.step()
+
+
+def all_of(url: str) -> tuple[tuple[Counted, ...], ...]:
+    return tuple(rolled_up(url, grain, "start::text") for grain in ("quarter", "day", "total"))
+
+
+async def test_a_transaction_that_commits_late_is_counted_once_it_does(url: str, maintenance: Database, activity: Activity):
+    steps(activity, 40)
+    with psycopg.connect(url) as late:
+        late.execute(
+            "UPDATE sessions SET message_count = message_count + 0, tokens_used = tokens_used + 9 WHERE id = %s", [_some(activity)]
+        )
+        steps_elsewhere = psycopg.connect(url, autocommit=True)
+        steps_elsewhere.execute("UPDATE sessions SET satisfaction_score = 2 WHERE id = %s", [activity.sessions[-1][1]])
+        steps_elsewhere.close()
+        await rollups.add(maintenance)  # while the other is under way
+        assert await rollups.to_come(maintenance) == {"facts": 0, "sessions": 0}
+    assert (await rollups.to_come(maintenance))["facts"] == 1
+    await rollups.add(maintenance)
+    same(url, "UTC")
+
+
+async def test_running_again_changes_nothing(url: str, maintenance: Database, activity: Activity):
+    steps(activity, 60)
+    await rollups.add(maintenance)
+    assert sum((await totals.fold(maintenance)).values()) > 0
+    before, rows = all_of(url), _versions(url)
+
+    assert await rollups.add(maintenance) == (0, 0)
+    assert await rollups.cut_days_anew(maintenance) == 0
+    assert await totals.fold(maintenance) == {"agents": 0, "tools": 0}
+
+    assert (all_of(url), _versions(url)) == (before, rows)
+
+
+async def test_sessions_from_before_are_counted_whatever_happens_to_them_meanwhile(url: str, maintenance: Database, activity: Activity):
+    activity.db.execute("SET session_replication_role = replica")  # no trigger notes what happens
+    steps(activity, 120)
+    activity.db.execute("UPDATE sessions SET counted = false")
+    activity.db.execute("SET session_replication_role = origin")
+    steps(activity, 40)  # to those from before, and to new ones
+
+    while await rollups.note_older_sessions(maintenance, 5):
+        steps(activity, 5)
+        await rollups.add(maintenance)
+    steps(activity, 20)
+    await rollups.add(maintenance)
+
+    same(url, "UTC")
+
+
+async def test_what_is_deleted_stays_counted_and_late_changes_are_added_to_it(url: str, maintenance: Database, activity: Activity):
+    steps(activity, 150)
+    await rollups.add(maintenance)
+    before = all_of(url)
+    with psycopg.connect(url) as db:
+        ended = [row[0] for row in db.execute("SELECT id FROM sessions WHERE status <> 'active'")]
+        assert ended
+        for table in ("events", "model_calls", "tool_calls", "turns"):
+            db.execute(f"DELETE FROM {table} WHERE session_id = ANY (%s)", [ended])  # type: ignore[arg-type]
+        db.execute("DELETE FROM sessions WHERE id = ANY (%s)", [ended])
+    await rollups.add(maintenance)
+    assert all_of(url) == before
+
+    left = next(session for _, session, _ in activity.sessions if session not in ended)
+    with psycopg.connect(url) as db:
+        db.execute("UPDATE sessions SET satisfaction_score = 4 WHERE id = %s AND satisfaction_score IS NULL", [left])
+        db.execute("UPDATE sessions SET cost_usd = cost_usd + 7 WHERE id = %s", [left])
+    await rollups.add(maintenance)
+    assert _total(all_of(url)[1], "cohort_cost_usd") == _total(before[1], "cohort_cost_usd") + 7
+    assert _total(all_of(url)[1], "sessions_started") == _total(before[1], "sessions_started")
+
+
+async def test_an_active_session_that_is_erased_is_active_no_more(url: str, maintenance: Database, activity: Activity):
+    activity.opens()
+    await rollups.add(maintenance)
+    with psycopg.connect(url) as db:
+        db.execute("DELETE FROM sessions")
+    await rollups.add(maintenance)
+
+    assert _total(all_of(url)[2], "sessions_started") == 1
+    assert _total(all_of(url)[2], "active_sessions") == 0
+
+
+async def test_another_time_zone_cuts_days_that_equal_a_recount(url: str, maintenance: Database, activity: Activity):
+    steps(activity, 100)
+    await rollups.add(maintenance)
+    for zone in ("Australia/Lord_Howe", "America/St_Johns", "UTC"):
+        with psycopg.connect(url) as db:
+            db.execute("UPDATE workspaces SET timezone = %s", [zone])
+        steps(activity, 10)
+        await rollups.add(maintenance)  # to days of the zone before
+        assert await rollups.cut_days_anew(maintenance) > 0
+        steps(activity, 10)
+        await rollups.add(maintenance)
+        same(url, zone)
+
+
+@pytest.mark.parametrize("zone", ["Europe/Atlantis", "Foo+3", "", "UTC'; SELECT"])
+async def test_a_time_zone_that_there_is_not_is_refused(url: str, activity: Activity, zone: str):
+    with psycopg.connect(url) as db, pytest.raises(psycopg.DatabaseError):
+        db.execute("UPDATE workspaces SET timezone = %s", [zone])
+
+
+async def test_totals_equal_a_recount_and_only_rows_that_changed_are_written(url: str, maintenance: Database, activity: Activity):
+    for count in (120, 30):
+        steps(activity, count)
+        await rollups.add(maintenance)
+        await totals.fold(maintenance)
+        _totals_are_right(url)
+    rows = _versions(url)
+    activity.db.execute("UPDATE sessions SET cost_usd = cost_usd + 1 WHERE id = %s", [_some(activity)])
+    await rollups.add(maintenance)
+    assert await totals.fold(maintenance) == {"agents": 1, "tools": 0}
+    changed = {key for key, version in _versions(url).items() if rows[key] != version}
+    assert changed == {("agents", activity.sessions[0][0].agent_id)}
+
+
+async def test_two_copies_at_once_count_everything_once(
+    url: str, maintenance: Database, activity: Activity, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(rollups, "_QUEUED", rollups._QUEUED.replace(str(rollups.BATCH), "7"))  # many small batches, to and fro
+    steps(activity, 120)
+    other = Database(url, role=MAINTENANCE_ROLE, pool_size=2)
+    await other.open()
+    (one, _), (two, _) = await asyncio.gather(rollups.add(maintenance), rollups.add(other))
+    folded = await asyncio.gather(totals.fold(maintenance), totals.fold(other))
+    await other.close()
+
+    assert min(one, two) > 0
+    assert sum(copy["agents"] for copy in folded) == len({tenant.agent_id for tenant, _, _ in activity.sessions})
+    same(url, "UTC")
+    _totals_are_right(url)
+
+
+def _some(activity: Activity) -> UUID:
+    return activity.sessions[0][1]
+
+
+def _total(counted: tuple[Counted, ...], name: str) -> Any:
+    return sum(one.get(name, 0) for one in counted[0].values())
+
+
+def _versions(url: str) -> dict[tuple[str, UUID], str]:
+    with psycopg.connect(url) as db:
+        return {
+            (table, row[0]): row[1]
+            for table in ("agents", "tools", "agent_tools")
+            for row in db.execute(f"SELECT id, xmin::text FROM {table}")  # type: ignore[arg-type]
+        }
+
+
+def _totals_are_right(url: str) -> None:
+    agents, _, tools = recount(url, lambda at: 0)
+    with psycopg.connect(url, row_factory=psycopg.rows.dict_row) as db:
+        for row in db.execute("SELECT * FROM agents"):
+            sums = agents.get((row["id"], 0), {})
+            assert row["total_sessions"] == sums.get("sessions_started", 0)
+            assert row["total_messages"] == sums.get("cohort_messages", 0)
+            assert row["total_tokens_used"] == sums.get("cohort_tokens", 0)
+            assert row["total_cost"] == sums.get("cohort_cost_usd", 0)
+            durations = sums.get("durations")
+            assert row["average_session_duration"] == (durations and _rounded(sums.get("duration_s", 0), durations))
+        for row in db.execute("SELECT * FROM tools"):
+            of_tool = [sums for (_, _, tool), sums in tools.items() if tool == row["id"]]
+            uses = sum(sums["calls"] - sums.get("denied_calls", 0) for sums in of_tool)
+            won = sum(sums.get("succeeded_calls", 0) for sums in of_tool)
+            assert (row["use_count"], row["success_rate"]) == (uses, round(100 * won / uses, 10) if uses else None)
+        for row in db.execute("SELECT * FROM agent_tools"):
+            sums = tools.get((row["agent_id"], 0, row["tool_id"]), {})
+            assert row["use_count"] == sums.get("calls", 0) - sums.get("denied_calls", 0)
+            assert (row["last_used_at"] is None) == (row["use_count"] == 0)
+        told = db.execute(
+            "SELECT s.average_response_time AS told, round(avg(floor(extract(epoch FROM t.settled_at - t.opened_at) * 1000)))::int AS true"
+            " FROM sessions s LEFT JOIN turns t ON t.session_id = s.id AND t.status = 'done' GROUP BY s.id"
+        ).fetchall()
+        assert [row["told"] for row in told] == [row["true"] for row in told]
+        assert any(row["told"] for row in told)
+
+
+def _rounded(total: Any, count: Any) -> int:
+    """As numbers are rounded in the database: a half away from zero."""
+    return int((total / count).quantize(1, rounding="ROUND_HALF_UP"))
