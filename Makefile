@@ -2,13 +2,14 @@
 PYTHON := .venv/bin/python
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help demo up test bench chaos faults crashpoints takeover lint fmt types imports lock clean run-env dev-env
+.PHONY: help demo up test bench analytics-bench chaos faults crashpoints takeover lint fmt types imports lock clean run-env dev-env
 
 help:
 	@echo "make demo    send one real message through everything, on throw-away servers, and show what happened"
 	@echo "make up      run everything on this machine and keep it running (data in .turnline)"
 	@echo "make test    lint, types, import rules and the whole test suite, on servers it starts itself"
 	@echo "make bench   the benchmarks, beside their floor"
+	@echo "make analytics-bench   what analytics cost, with 100,000 turns"
 	@echo "make chaos   two thousand messages while a worker is killed every three seconds and the broker is emptied"
 	@echo "make faults  500 messages under each of 19 faults, on Valkey and on RabbitMQ (takes a quarter of an hour)"
 	@echo "make crashpoints   a process killed at every crash point, and at every ordered pair of them"
@@ -46,6 +47,9 @@ fmt: dev-env
 bench: dev-env
 	$(PYTHON) -m benchmarks.turns
 	$(PYTHON) -m benchmarks.fairness
+
+analytics-bench: dev-env
+	$(PYTHON) -m benchmarks.analytics
 
 chaos: dev-env
 	$(PYTHON) -m benchmarks.chaos

@@ -34,7 +34,7 @@ class Activity:
     def step(self) -> None:
         """One random thing."""
         steps = [self.opens, self.says, self.turns_up, self.turns_up, self.settles, self.settles, self.calls_model, self.calls_model]
-        steps += [self.calls_tool, self.ends, self.rates, self.redrives, self.redrives, self.forgets]
+        steps += [self.calls_tool, self.ends, self.rates, self.redrives, self.redrives, self.comes_back, self.forgets]
         self.random.choice(steps)()
 
     def opens(self) -> None:
@@ -149,6 +149,13 @@ class Activity:
                 "UPDATE sessions SET status = %s, ended_at = %s WHERE id = %s AND status = 'active'",
                 (status, self.moment(started), session),
             )
+
+    def comes_back(self) -> None:
+        """A session that was only given up goes on."""
+        self.db.execute(
+            "UPDATE sessions SET status = 'active', ended_at = NULL"
+            " WHERE id = (SELECT id FROM sessions WHERE status = 'abandoned' ORDER BY id LIMIT 1)"
+        )
 
     def rates(self) -> None:
         if self.sessions:
