@@ -25,13 +25,15 @@ LOCK = "SELECT pg_advisory_xact_lock(7_460_001)"  # one at a time adds up or fol
 _QUEUED = f"SELECT ARRAY(SELECT ctid FROM usage_facts LIMIT {BATCH})::text[] AS places"
 _ANSWERED = """SELECT coalesce(array_agg(DISTINCT session_id), '{}') AS ids
 FROM usage_facts WHERE ctid = ANY (CAST(:places AS tid[])) AND kind = 'turn'"""
+# A session that somebody holds is left out, and told.
 _AVERAGES = """
-WITH held AS (SELECT id, average_response_time FROM sessions WHERE id = ANY (:ids) ORDER BY id FOR NO KEY UPDATE)
-UPDATE sessions SET average_response_time = told.average
-FROM held, LATERAL (SELECT round(avg(ms_between(t.opened_at, t.settled_at)))::integer AS average FROM turns t
-                    WHERE t.session_id = held.id AND t.status = 'done') told
-WHERE sessions.id = held.id AND held.average_response_time IS DISTINCT FROM told.average
-RETURNING 1"""
+WITH held AS (SELECT id, average_response_time FROM sessions WHERE id = ANY (:ids) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED),
+written AS (
+    UPDATE sessions SET average_response_time = told.average
+    FROM held, LATERAL (SELECT round(avg(ms_between(t.opened_at, t.settled_at)))::integer AS average FROM turns t
+                        WHERE t.session_id = held.id AND t.status = 'done') told
+    WHERE sessions.id = held.id AND held.average_response_time IS DISTINCT FROM told.average)
+SELECT coalesce(array_agg(id), '{}') FROM sessions WHERE id = ANY (:ids) AND NOT EXISTS (SELECT 1 FROM held WHERE held.id = sessions.id)"""
 
 # A day begins at its midnight in the time zone that the agent's days are cut in: its total's, or the workspace's where it has none yet.
 _GRAINS = """CROSS JOIN LATERAL (VALUES ('quarter', date_bin('15 minutes', f."when", '2000-01-01 00:00Z')),
@@ -52,7 +54,8 @@ def _adding(sums: Sums) -> str:
 
 
 _ADD = f"""
-WITH taken AS (DELETE FROM usage_facts WHERE ctid = ANY (CAST(:places AS tid[])) RETURNING *),
+WITH taken AS (
+    DELETE FROM usage_facts WHERE ctid = ANY (CAST(:places AS tid[])) AND NOT (kind = 'turn' AND session_id = ANY (:busy)) RETURNING *),
 facts AS MATERIALIZED (
     SELECT src.*, twice."when", twice.cohort, coalesce(r.timezone, w.timezone) AS zone
     FROM (SELECT taken.* FROM taken) src
@@ -93,7 +96,8 @@ async def note_older_sessions(maintenance: Database, limit: int = SESSIONS) -> i
 async def add(maintenance: Database, *, facts_so_far: Callable[[int], None] = lambda facts: None) -> tuple[int, int]:
     """Add every fact that is queued to the rollups, batch by batch; how many facts, and how often a sum was written.
 
-    Returns once what was queued as it began is added, by it or by another. `facts_so_far` is told after each batch.
+    Returns once what was queued as it began is added, by it or by another; turns of a session that somebody holds just then are left to
+    the next run. `facts_so_far` is told after each batch.
     """
     facts, sums = 0, 0
     left = int((await maintenance.call(_PENDING))["facts"])
@@ -104,18 +108,21 @@ async def add(maintenance: Database, *, facts_so_far: Callable[[int], None] = la
             if not places:
                 return facts, sums
             # Before its facts are gone: a run that is killed in between does this once more.
-            await _average_responses(maintenance, db, places)
-            added = (await db.execute(text(_ADD), {"places": places})).one()
+            busy = await _average_responses(maintenance, db, places)
+            added = (await db.execute(text(_ADD), {"places": places, "busy": busy})).one()
         facts, sums, left = facts + added.facts, sums + added.sums, left - len(places)
         facts_so_far(facts)
     return facts, sums
 
 
-async def _average_responses(maintenance: Database, db: AsyncConnection, places: list[str]) -> None:
+async def _average_responses(maintenance: Database, db: AsyncConnection, places: list[str]) -> list[UUID]:
+    """Bring up to date what sessions say of their turns; those that somebody holds, which were left as they are."""
+    busy: list[UUID] = []
     ids: list[UUID] = await db.scalar(text(_ANSWERED), {"places": places}) or []
     for first in range(0, len(ids), SESSIONS):
         async with maintenance.transaction() as apart:  # so that turns wait for these rows only as long as this takes
-            await apart.execute(text(_AVERAGES), {"ids": ids[first : first + SESSIONS]})
+            busy += await apart.scalar(text(_AVERAGES), {"ids": ids[first : first + SESSIONS]}) or []
+    return busy
 
 
 async def cut_days_anew(maintenance: Database) -> int:
@@ -130,6 +137,7 @@ async def cut_days_anew(maintenance: Database) -> int:
                 return agents
             place = {"workspace": found.workspace_id, "agent": found.agent_id}
             zone = {"zone": found.timezone}
+            await db.execute(text("SET LOCAL statement_timeout = '5min'"))  # a busy agent's years, once
             for sums in ALL:
                 delete, insert = _cutting(sums)
                 await db.execute(text(delete), place)
