@@ -68,7 +68,7 @@ def process_env(**values: str) -> dict[str, str]:
     )
 
 
-def until(condition: Callable[[], object], within_s: float = 10.0) -> None:
+def until(condition: Callable[[], object], within_s: float = 30.0) -> None:
     """Return once `condition()` is true; fail the test when it is not in time."""
     deadline = time.monotonic() + within_s
     while not condition():

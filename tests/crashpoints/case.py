@@ -180,7 +180,7 @@ class Case:
         other = self._reach(crash, self.lane.armed_broker)
         before = self._snapshot()
         sleeper.go_on()
-        until(lambda: "taken over" in sleeper.process.log.read_text(), 15)
+        until(lambda: "taken over" in sleeper.process.log.read_text())
         if self._snapshot() != before:
             self.outcome.wrong.append("a worker that had slept past its lease wrote into a turn that another was carrying")
         other.process.kill()
@@ -209,7 +209,7 @@ class Case:
             done = "SELECT count(*) FROM turns WHERE session_id = %s AND status = 'done'"
             before = self._one(done, self.session_id)
             armed.go_on()
-            until(lambda: self._one(done, self.session_id) > before, 20)
+            until(lambda: self._one(done, self.session_id) > before)
             armed.process.kill()  # it would wait for its broker
 
     def _requests(self, crash: Crash) -> int:
@@ -238,7 +238,7 @@ class Case:
         before = self._snapshot()
         for armed in self.sleepers:
             armed.go_on()
-            until(lambda armed=armed: "taken over" in armed.process.log.read_text(), 15)  # type: ignore[misc]
+            until(lambda armed=armed: "taken over" in armed.process.log.read_text())  # type: ignore[misc]
             assert armed.process.stop() == 0
         if self._snapshot() != before:
             self.outcome.wrong.append("a worker that had slept past its lease changed something")
