@@ -53,9 +53,20 @@ class Standing:
 
 def read(url: str, *, role: str = APP_ROLE) -> Standing:
     """Look, on a connection of its own, for `PATIENCE_MS` at most once connected. Raises psycopg.Error."""
-    with psycopg.connect(url, autocommit=True, **connect_arguments(role, "turnline-metrics")) as db:
-        db.execute(f"SET statement_timeout = {PATIENCE_MS}")
-        row = db.execute("SELECT standing()").fetchone()
+    with connected(url, role=role) as db:
+        return look(db)
+
+
+def connected(url: str, *, role: str = APP_ROLE) -> psycopg.Connection:
+    """A connection for looks, whose statements take `PATIENCE_MS` at most. Raises psycopg.Error."""
+    db = psycopg.connect(url, autocommit=True, **connect_arguments(role, "turnline-metrics"))
+    db.execute(f"SET statement_timeout = {PATIENCE_MS}")
+    return db
+
+
+def look(db: psycopg.Connection) -> Standing:
+    """Look on a connection at hand. Raises psycopg.Error."""
+    row = db.execute("SELECT standing()").fetchone()
     assert row is not None  # noqa: S101 - a function of SQL returns a row
     return of(row[0])
 

@@ -16,7 +16,7 @@ ON CONFLICT (name) DO UPDATE SET pid = excluded.pid, started_at = excluded.start
 RETURNING name"""
 _STALLED = "UPDATE workers SET stalls = stalls + 1, stalled_at = now() WHERE name = $1 RETURNING name"
 _FORGET = "DELETE FROM workers WHERE seen_at < now() - make_interval(days => $1) RETURNING name"
-_ALL = "SELECT name, pid, started_at, seen_at, progress_at, running, stalls, stalled_at FROM workers ORDER BY name"
+ALL = "SELECT name, pid, started_at, seen_at, progress_at, running, stalls, stalled_at FROM workers ORDER BY name"
 
 
 async def seen(maintenance: Database, name: str, pid: int, *, age_s: float, idle_s: float, running: int) -> None:
@@ -32,4 +32,4 @@ async def stalled(maintenance: Database, name: str) -> None:
 
 async def everyone(maintenance: Database) -> list[dict[str, Any]]:
     """The rows of all workers seen in the last week, by name."""
-    return await maintenance.rows(_ALL)
+    return await maintenance.rows(ALL)

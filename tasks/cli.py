@@ -289,6 +289,17 @@ def release(session_id: object, by: str | None) -> None:
 
 
 @main.command()
+@click.option("--every", "every_s", metavar="SECONDS", type=click.FloatRange(0.5, 60), default=2.0, show_default=True)
+@click.option("--once", is_flag=True, help="Show it once, and end.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and end.")
+def top(every_s: float, once: bool, as_json: bool) -> None:
+    """Watch queues, turns, workers, tools, jobs and cost. Ctrl-C ends it. Without the broker it shows what the database tells."""
+    from tasks.top import top as run
+
+    run(needed(broker=False), every_s=every_s, once=once, as_json=as_json)
+
+
+@main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.option("--since", metavar="DURATION", help="Look at the sessions active in the last 90s, 15m, 2h, 7d … instead.")
 @click.option("--all", "everything", is_flag=True, help="Look at all sessions, as far as the time allows.")
