@@ -104,6 +104,9 @@ class Settings(BaseSettings):
     flower_host: str = "127.0.0.1"
     flower_port: int = 5555
     flower_basic_auth: SecretStr = Field(SecretStr(""), description="user:password")
+    flower_read_only: bool = Field(False, description="Whether Flower shows work and stops none.")
+    flower_url_prefix: str = Field("", description="Where a proxy serves it: ops/flower.")
+    flower_db: str = Field("", description="A file in which it keeps what it has seen over a restart.")
 
     @field_validator("allowed_networks", "allowed_ports", mode="before")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 # Celery reads this when it first imports its pools, so it is set before anything of Celery is imported.
@@ -137,6 +138,10 @@ def _setup_logging(loglevel: int | str = "INFO", **_: Any) -> None:
 
 
 signals.before_task_publish.connect(say_when)
+if "flower.urls" in sys.modules:  # this process may become Flower: Celery's command line has loaded it before us
+    from tasks.flower import close_doors
+
+    close_doors()
 refuse_a_normal_start()
 app = make_app(get_settings())
 app.set_default()

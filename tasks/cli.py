@@ -150,7 +150,10 @@ def beat() -> None:
 
 @main.command()
 def flower() -> None:
-    """Run Flower behind a password (TURNLINE_FLOWER_BASIC_AUTH=user:password)."""
+    """Run Flower behind a password (TURNLINE_FLOWER_BASIC_AUTH=user:password).
+
+    TURNLINE_FLOWER_READ_ONLY, TURNLINE_FLOWER_URL_PREFIX and TURNLINE_FLOWER_DB say how.
+    """
     settings = needed(database=False)
     auth = settings.flower_basic_auth.get_secret_value() or os.environ.get("FLOWER_BASIC_AUTH", "")
     if not auth and not os.environ.get("FLOWER_AUTH"):
@@ -158,7 +161,7 @@ def flower() -> None:
             "Flower shows and stops work, so it does not run without a password. Set TURNLINE_FLOWER_BASIC_AUTH=user:password, "
             "or FLOWER_AUTH and FLOWER_AUTH_PROVIDER for OAuth."
         )
-    become(settings, commands.flower(settings.flower_host, settings.flower_port), commands.flower_env(auth) if auth else {})
+    become(settings, commands.flower(settings), commands.flower_env(auth) if auth else {})
 
 
 @main.command()

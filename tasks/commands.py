@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 from collections.abc import Mapping
@@ -36,9 +37,16 @@ def beat(schedule: Path) -> list[str]:
     return _celery("beat", "-s", str(schedule), "--pidfile=", "-l", "INFO")  # a pid file only keeps it from starting after a kill
 
 
-def flower(host: str, port: int) -> list[str]:
+def flower(settings: Settings, port: int | None = None) -> list[str]:
     """Flower. Its password comes through the environment: see `flower_env`."""
-    return _celery("flower", f"--address={host}", f"--port={port}")
+    options = [f"--address={settings.flower_host}", f"--port={settings.flower_port if port is None else port}", "--max-tasks=20000"]
+    if settings.flower_read_only:
+        options.append("--read_only=True")
+    if flower_prefix(settings):
+        options.append(f"--url_prefix={flower_prefix(settings)[1:]}")
+    if settings.flower_db:  # kept when it stops, and now and then, for the case that it is killed
+        options += ["--persistent=True", f"--db={Path(settings.flower_db).absolute()}", "--state_save_interval=300000"]
+    return _celery("flower", *options)
 
 
 def sandbox(port: int, *, latency_ms: int = 0, token_ms: int = 0) -> list[str]:
@@ -66,6 +74,17 @@ def env_of(settings: Settings) -> dict[str, str]:
         "TURNLINE_SECRET_KEYS": settings.secret_keys.get_secret_value(),
     }
     return {name: value for name, value in values.items() if value}
+
+
+def flower_prefix(settings: Settings) -> str:
+    """What every path of Flower's begins with: "" or "/ops/flower"."""
+    prefix = settings.flower_url_prefix.strip("/")
+    return f"/{prefix}" if prefix else ""
+
+
+def basic_auth_header(basic_auth: str) -> dict[str, str]:
+    """The header by which "user:password" logs in."""
+    return {"Authorization": "Basic " + base64.b64encode(basic_auth.encode()).decode()}
 
 
 def flower_env(basic_auth: str) -> dict[str, str]:

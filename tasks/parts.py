@@ -179,13 +179,13 @@ def log_says(words: str) -> Callable[[Command], bool]:
     return lambda part: words in part.said()
 
 
-def http_ok(port: int, path: str, host: str = LOOPBACK) -> Callable[[Command], bool]:
-    """Ready once GET `path` answers 2xx."""
+def http_ok(port: int, path: str, host: str = LOOPBACK, headers: Mapping[str, str] | None = None) -> Callable[[Command], bool]:
+    """Ready once GET `path` with `headers` answers 2xx."""
 
     def ready(_: Command) -> bool:
         connection = http.client.HTTPConnection(host, port, timeout=5)
         with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
-            connection.request("GET", path)
+            connection.request("GET", path, headers=dict(headers or {}))
             return 200 <= connection.getresponse().status < 300
         return False
 

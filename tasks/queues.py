@@ -17,10 +17,14 @@ PATIENCE_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """One queue. `oldest_s`: how long ago its oldest message was sent; None where the broker or the message does not tell."""
+    """One queue. `oldest_s`: how long ago its oldest message was sent; None where the broker or the message does not tell.
+
+    `consumers`: how many workers listen to it, where the broker tells.
+    """
 
     messages: int
     oldest_s: float | None = None
+    consumers: int | None = None
 
 
 def say_when(headers: dict[str, Any] | None = None, **_: object) -> None:
@@ -54,5 +58,6 @@ def _on_redis(client: Any, name: str) -> Depth:
 
 def _on_amqp(connection: Any, name: str) -> Depth:
     with connection.channel() as channel, contextlib.suppress(*connection.channel_errors):  # a refusal closes its channel
-        return Depth(channel.queue_declare(name, passive=True).message_count)
+        told = channel.queue_declare(name, passive=True)
+        return Depth(told.message_count, consumers=told.consumer_count)
     return Depth(0)

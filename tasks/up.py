@@ -63,7 +63,7 @@ class Machine:
     @property
     def flower_url(self) -> str:
         """Where Flower answers."""
-        return f"http://{_for_url(self.settings.flower_host)}:{self.ports.flower}"
+        return f"http://{_for_url(self.settings.flower_host)}:{self.ports.flower}{commands.flower_prefix(self.settings)}"
 
     def start(self) -> None:
         """Start everything and return when all of it answers.
@@ -121,14 +121,15 @@ class Machine:
     def _front(self) -> list[Part]:
         api = commands.api(self.settings.api_host, self.ports.api)
         beat = commands.beat(self.home.path / "beat" / "schedule")
-        flower = commands.flower(self.settings.flower_host, self.ports.flower)
+        flower = commands.flower(self.settings, self.ports.flower)
+        healthcheck = f"{commands.flower_prefix(self.settings)}/healthcheck"
         return [
             self._command("api", api, http_ok(self.ports.api, "/readyz", self.settings.api_host)),
             self._command("beat", beat, self._logged("beat: Starting")),
             self._command(
                 "flower",
                 flower,
-                http_ok(self.ports.flower, "/healthcheck", self.settings.flower_host),
+                http_ok(self.ports.flower, healthcheck, self.settings.flower_host, commands.basic_auth_header(self.flower_auth)),
                 env=commands.flower_env(self.flower_auth),
             ),
         ]

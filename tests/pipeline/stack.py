@@ -17,6 +17,7 @@ from uuid import UUID
 
 import psycopg
 
+from tasks.commands import basic_auth_header
 from tests.servers import ROOT, SECRET_KEY, free_port, process_env, until
 
 TOOL = {
@@ -30,10 +31,11 @@ TOOL = {
 FLOWER_AUTH = "operator:tests-know-it"
 
 
-def answers(url: str) -> bool:
+def answers(url: str, basic_auth: str = "") -> bool:
     """Whether `url` answers 200."""
+    request = urllib.request.Request(url, headers=basic_auth_header(basic_auth) if basic_auth else {})
     try:
-        with urllib.request.urlopen(url, timeout=2) as reply:
+        with urllib.request.urlopen(request, timeout=2) as reply:
             return bool(reply.status == 200)
     except OSError:
         return False
@@ -118,11 +120,11 @@ class Stack:
         """Start the scheduler."""
         return self.start("-m", "celery", "-A", "tasks", "beat", "-s", str(self.directory / f"schedule-{self._numbers + 1}"))
 
-    def flower(self, port: int) -> Process:
+    def flower(self, port: int, *options: str, prefix: str = "") -> Process:
         """Start Flower, behind a password."""
         self.env |= {"FLOWER_BASIC_AUTH": FLOWER_AUTH}
-        process = self.start("-m", "celery", "-A", "tasks", "flower", "--address=127.0.0.1", f"--port={port}")
-        until(lambda: process.said("") and answers(f"http://127.0.0.1:{port}/healthcheck"), 30)
+        process = self.start("-m", "celery", "-A", "tasks", "flower", "--address=127.0.0.1", f"--port={port}", *options)
+        until(lambda: process.said("") and answers(f"http://127.0.0.1:{port}{prefix}/healthcheck", FLOWER_AUTH), 30)
         return process
 
     def api(self, port: int, *, wait: bool = True) -> Process:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+import sys
 import urllib.error
 import urllib.request
 from typing import Any
 
 import pytest
 from celery import Celery
+from flower import urls
 
 from store import messages
 from store.database import Database
+from tasks.commands import basic_auth_header
+from tasks.processes import port_is_free
 from tasks.ring import Ringer, task_id
 from tests.factories import tenant
-from tests.pipeline.stack import FLOWER_AUTH, Stack
+from tests.pipeline.stack import FLOWER_AUTH, Process, Stack
 from tests.servers import free_port, until
 
 
@@ -23,15 +28,13 @@ from tests.servers import free_port, until
 def flower(stack: Stack) -> str:
     port = free_port()
     stack.flower(port)
-    stack.worker()
+    stack.worker(queues="turns,messages,tools")
     return f"http://127.0.0.1:{port}"
 
 
-def get(url: str, *, password: bool = True) -> Any:
+def get(url: str) -> Any:
     """What Flower answers: the JSON, or the status where it refuses."""
-    request = urllib.request.Request(url)
-    if password:
-        request.add_header("Authorization", "Basic " + base64.b64encode(FLOWER_AUTH.encode()).decode())
+    request = urllib.request.Request(url, headers=basic_auth_header(FLOWER_AUTH))
     try:
         with urllib.request.urlopen(request, timeout=10) as reply:
             return json.loads(reply.read())
@@ -72,6 +75,71 @@ async def test_a_message_by_celery_shows_none_of_its_words(stack: Stack, flower:
     stack.drained()
 
 
-@pytest.mark.parametrize("path", ["/api/tasks", "/api/workers", "/", "/workers", "/broker"])
-def test_nothing_of_it_is_open_to_the_world(flower: str, path: str):
-    assert get(f"{flower}{path}", password=False) == 401
+def paths() -> list[str]:
+    """One address of every route that Flower has, of a static file, and of nothing."""
+    patterns = [entry.regex.pattern if hasattr(entry, "regex") else entry[0] for entry in urls.handlers]
+    made = {re.sub(r"\\.\*|\(\.[+*]\)", "x", pattern).rstrip("$").removesuffix("/?") for pattern in patterns}
+    return sorted(f"/{path.lstrip('/')}" for path in made | {"/static/favicon.ico", "/favicon.ico", "/robots.txt", "/login/", "/nothing"})
+
+
+def status(url: str, method: str = "GET", **headers: str) -> int:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method=method, headers=headers), timeout=10) as reply:
+            return int(reply.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.parametrize("prefix", ["", "/ops/flower"])
+def test_no_route_answers_a_stranger(stack: Stack, flower: str, prefix: str):
+    url = flower
+    if prefix:
+        port = free_port()
+        stack.flower(port, f"--url_prefix={prefix[1:]}", prefix=prefix)
+        url = f"http://127.0.0.1:{port}{prefix}"
+    wrong = {"Authorization": "Basic " + base64.b64encode(b"operator:guessed").decode()}
+
+    assert len(paths()) > 35
+    for path in paths():
+        for method in ("GET", "POST", "OPTIONS", "HEAD", "PUT"):
+            assert status(url + path, method) in (401, 403), f"{method} {path}"
+        assert status(url + path, **wrong) in (401, 403), path
+    mine = basic_auth_header(FLOWER_AUTH)
+    assert [status(url + path, **mine) for path in ("/workers", "/metrics", "/healthcheck", "/static/favicon.ico")] == [200] * 4
+    if prefix:
+        assert status(url.removesuffix(prefix) + "/", **mine) == 404
+
+
+def test_without_a_password_it_answers_nobody(stack: Stack):
+    port = free_port()
+    env = {name: value for name, value in stack.env.items() if name != "FLOWER_BASIC_AUTH"}
+    argv = (sys.executable, "-m", "celery", "-A", "tasks", "flower", "--address=127.0.0.1", f"--port={port}")
+    process = Process(stack.directory / "open.log", env | {"FLOWER_UNAUTHENTICATED_API": "true"}, *argv)
+    try:
+        until(lambda: process.said("Visit me"), 30)
+        until(lambda: not port_is_free(port), 20)
+        assert [status(f"http://127.0.0.1:{port}{path}") for path in ("/", "/tasks", "/api/tasks", "/metrics")] == [403] * 4
+    finally:
+        process.kill()
+
+
+def test_read_only_it_shows_and_changes_nothing(stack: Stack):
+    port = free_port()
+    stack.flower(port, "--read_only=True")
+    url, mine = f"http://127.0.0.1:{port}", basic_auth_header(FLOWER_AUTH)
+
+    assert status(f"{url}/tasks", **mine) == 200
+    for path in paths():
+        if path.startswith("/api/"):
+            assert status(url + path, "POST", **mine) == 403, path
+
+
+def test_the_queues_are_told_with_their_lengths(stack: Stack, flower: str):
+    producer = Celery(broker=stack.broker_url)
+    for _ in range(3):
+        producer.send_task("usage.audit", queue="maintenance")  # which nobody listens to here
+    producer.close()
+
+    told = {queue["name"]: queue["messages"] for queue in get(f"{flower}/api/queues/length")["active_queues"]}
+
+    assert told == {"turns": 0, "messages": 0, "tools": 0, "maintenance": 3}

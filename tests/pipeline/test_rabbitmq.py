@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,12 +14,14 @@ from settings import Settings
 from store import messages
 from store.database import Database
 from tasks.celery_app import make_app
+from tasks.commands import basic_auth_header
+from tasks.queues import Depth, depths
 from tasks.ring import Ringer
 from tests.factories import tenant
 from tests.invariants import violations
-from tests.pipeline.stack import TOOL, Stack, running
+from tests.pipeline.stack import FLOWER_AUTH, TOOL, Stack, running
 from tests.rabbitmq import ABSENT, RabbitMQ
-from tests.servers import until
+from tests.servers import free_port, until
 
 pytestmark = pytest.mark.skipif(not RabbitMQ.executable(), reason=ABSENT)
 
@@ -65,3 +69,25 @@ async def test_a_turn_with_a_tool_and_a_message_through_the_broker(stack: Stack)
     ringer.close()
     app.close()
     await database.close()
+
+
+def test_flower_and_top_tell_the_queues_without_the_management_plugin(stack: Stack):
+    port = free_port()
+    stack.flower(port)
+    app = make_app(Settings(DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))  # type: ignore[call-arg]
+    with app.connection_for_write() as connection:
+        connection.default_channel.basic_publish(connection.default_channel.prepare_message(b"{}"), "", "turns.dead")
+
+    def told() -> dict[str, tuple[int, int]]:
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/api/queues/length", headers=basic_auth_header(FLOWER_AUTH))
+        with urllib.request.urlopen(request, timeout=10) as reply:
+            return {queue["name"]: (queue["messages"], queue["consumers"]) for queue in json.load(reply)["active_queues"]}
+
+    until(lambda: told()["turns.dead"] == (1, 0), 20)
+    assert told()["turns"] == (0, 1)
+    assert depths(app, ["turns.dead", "no-such-queue", "turns"]) == {
+        "turns.dead": Depth(1, consumers=0),
+        "no-such-queue": Depth(0),
+        "turns": Depth(0, consumers=1),
+    }
+    app.close()
