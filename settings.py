@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -68,6 +68,7 @@ class Settings(BaseSettings):
 
     # Looking after it
     audit_max_s: float = Field(60.0, gt=0, le=240, description="How long one audit may look; the next one goes on where it stopped.")
+    scheduler: Literal["file", "redbeat"] = Field("file", description="redbeat: several beats, of which one at a time sends; in REDIS_URL.")
     metrics_host: str = Field("127.0.0.1", description="Where workers tell their metrics.")
     metrics_port: int = Field(9810, ge=0, le=65535, description="A worker takes the first free port from here on, of a hundred. 0: none.")
     metrics_token: SecretStr = Field(SecretStr(""), description="Who shows it as a bearer token may read metrics. Without: loopback only.")

@@ -55,6 +55,29 @@ def transport_options(broker_url: str) -> dict[str, Any]:
     }
 
 
+def scheduling(settings: Settings) -> dict[str, Any]:
+    """Where beat keeps what it sent: a file of its own, or, shared by several beats, Redis or Valkey.
+
+    The beat that holds redbeat's lock renews it at least every 5 s, in which another looks as often: the next one takes over 25 s after
+    the last sign of life at the latest. A beat that has lost the lock, or the server for `retry_period` seconds, exits, for its supervisor
+    to start it again.
+
+    Raises:
+        ValueError: redbeat is asked for, and there is neither.
+    """
+    if settings.scheduler == "file":
+        return {}
+    if not settings.wake_url:
+        raise ValueError("TURNLINE_SCHEDULER is redbeat, which needs Redis or Valkey: set REDIS_URL.")
+    return {
+        "beat_scheduler": "redbeat.RedBeatScheduler",
+        "redbeat_redis_url": settings.wake_url,
+        "redbeat_redis_options": {"socket_timeout": 5, "socket_connect_timeout": 3, "socket_keepalive": True, "retry_period": 15},
+        "redbeat_key_prefix": "turnline:beat:",
+        "redbeat_lock_timeout": 20,  # redbeat's own default leaves nobody sending for 25 minutes after a crash
+    }
+
+
 def make_app(settings: Settings) -> Celery:
     """A Celery app for `settings`. Connects to nothing until it is used."""
     app = Celery("turnline", task_cls=AsyncTask, set_as_current=True)
@@ -112,6 +135,7 @@ def make_app(settings: Settings) -> Celery:
         timezone="UTC",
         beat_schedule={name: {**entry} for name, entry in SCHEDULE.items()},
         beat_max_loop_interval=5,
+        **scheduling(settings),
         include=[
             "tasks.turns",
             "tasks.sweep",

@@ -141,8 +141,10 @@ def worker(concurrency: int | None, name: str | None, queues: str, maintenance: 
 
 @main.command()
 def beat() -> None:
-    """Run the scheduler. A second one does no harm."""
+    """Run the scheduler. A second one does no harm; with TURNLINE_SCHEDULER=redbeat it stands by."""
     settings = needed()
+    if settings.scheduler == "redbeat" and not settings.wake_url:
+        raise SetupError("TURNLINE_SCHEDULER is redbeat, which needs Redis or Valkey: set REDIS_URL.")
     schedule = settings.home.absolute() / "beat" / "schedule"
     schedule.parent.mkdir(parents=True, exist_ok=True)
     become(settings, commands.beat(schedule))
