@@ -324,11 +324,11 @@ BEGIN
     -- What the tools are connected to is as of now: an address that was put right or a secret that was changed counts at once.
     SELECT json_agg(json_build_object('tool_id', i.tool_id, 'id', i.id, 'integration_type', i.integration_type,
             'configuration', i.configuration, 'secrets', i.secrets, 'parameter_mapping', i.parameter_mapping,
-            'response_mapping', i.response_mapping, 'health_status', i.health_status) ORDER BY i.priority DESC, i.created_at)
+            'response_mapping', i.response_mapping) ORDER BY i.priority DESC, i.created_at)
     INTO o_integrations
     FROM tool_integrations i JOIN tools tl ON tl.id = i.tool_id
     WHERE i.tool_id IN (SELECT (x->>'id')::uuid FROM jsonb_array_elements(o_agent->'tools') x)
-        AND i.enabled AND tl.enabled;
+        AND i.enabled AND tl.enabled AND i.health_status <> 'unhealthy';
 
     IF o_attempts > 1 OR t.writes > 0 OR t.redrives > 0 THEN  -- somebody was here before
         PERFORM expire_approvals_of(o_workspace, o_session, p_turn, o_fence);
