@@ -210,6 +210,9 @@ class Session(Answer):
     last_activity_at: datetime
     ended_at: datetime | None
     quarantined_at: Annotated[datetime | None, Field(description="Since when nothing of it is carried: three turns died in a row.")]
+    held_at: Annotated[datetime | None, Field(description="Since when it is kept from being deleted.")]
+    held_by: str | None
+    hold_reason: str | None
     created_at: datetime
     updated_at: datetime
 

@@ -20,6 +20,7 @@ from api import (
     cancelling,
     events,
     health,
+    holds,
     messages,
     metrics,
     openapi,
@@ -105,6 +106,7 @@ def create_app(settings: Settings) -> FastAPI:
         approvals,
         budgets,
         repair,
+        holds,
         health,
         metrics,
     ):

@@ -331,6 +331,12 @@ class Redrive(Body):
     ] = False
 
 
+class Hold(Body):
+    """Why a session is kept from being deleted."""
+
+    reason: Annotated[str | None, Field(max_length=2000), Storable] = None
+
+
 class ModeChange(Body):
     """Who answers from now on."""
 

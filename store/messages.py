@@ -121,15 +121,18 @@ def check_message(text: object, message_key: object, metadata: object) -> None:
 
 async def record_refusal(
     database: Database, workspace_id: UUID, session_id: UUID, message_key: object, text: object, error: Permanent
-) -> int:
+) -> int | None:
     """Append a `status_update` that says why a message was not accepted, for a sender who gets no answer; returns its offset.
 
-    The same refusal of the same message is recorded once, however often it is delivered. The event names the key, never the text.
+    None where the session has been deleted meanwhile. The same refusal of the same message is recorded once, however often it is
+    delivered. The event names the key, never the text.
     """
     refusal = hashlib.sha256(f"{message_key}\0{text}".encode("utf-8", "surrogatepass")).hexdigest()
     key = message_key[:KEY_MAX_LENGTH] if isinstance(message_key, str) and _storable(message_key) else None
     async with database.transaction(workspace_id) as db:
         fence = await db.scalar(sql("SELECT lease_fence FROM sessions WHERE id = :id FOR NO KEY UPDATE"), {"id": session_id})
+        if fence is None:
+            return None
         known: int | None = await db.scalar(
             sql(
                 'SELECT "offset" FROM events'

@@ -81,12 +81,10 @@ async def clean_up(
     return done
 
 
-async def delete_marked(
-    maintenance: Database, sessions: Collection[UUID], *, on_batch: Callable[[dict[str, int]], None] = lambda counts: None
-) -> Deleted:
-    """Delete all of these sessions that are marked for it, without resting. Others may be at it too; see `left`."""
+async def delete_marked(maintenance: Database, sessions: Collection[UUID], *, rest: float = REST) -> Deleted:
+    """Delete all of these sessions that are marked for it. Others may be at some of them, and not be done yet; see `left`."""
     done = Deleted()
-    await _delete(maintenance, done, list(sessions), ROWS, 0.0, on_batch, lambda: True)
+    await _delete(maintenance, done, list(sessions), ROWS, rest, lambda counts: None, lambda: True)
     return done
 
 

@@ -11,8 +11,11 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.errors import Conflict, NotFound, Rejected
+from engine.sanitise import check_json_value
 from models import AgentRow, SessionRow, UserRow
 from store import paging
+
+REASON_MAX_LENGTH = 2000
 
 _OWN = (
     SessionRow.id,
@@ -43,6 +46,9 @@ _OWN = (
     SessionRow.last_activity_at,
     SessionRow.ended_at,
     SessionRow.quarantined_at,
+    SessionRow.held_at,
+    SessionRow.held_by,
+    SessionRow.hold_reason,
     SessionRow.created_at,
     SessionRow.updated_at,
 )
@@ -126,6 +132,30 @@ async def end(db: AsyncConnection, session_id: UUID, reason: str | None = None) 
     if reason is not None:
         values["meta"] = SessionRow.meta.op("||")(cast({"end_reason": reason}, JSONB))
     await db.execute(update(SessionRow).where(SessionRow.id == session_id, SessionRow.status == "active").values(values))
+    return await get(db, session_id)
+
+
+async def hold(db: AsyncConnection, session_id: UUID, reason: str | None, *, by: str) -> dict[str, Any]:
+    """Keep the session from being deleted until it is let go, and return it. One that is held gets the new reason, if there is one.
+
+    Raises:
+        NotFound: no such session.
+        Rejected: the reason is too long or not storable.
+    """
+    check_json_value(reason, "reason")
+    if reason is not None and len(reason) > REASON_MAX_LENGTH:
+        raise Rejected(f"reason is longer than {REASON_MAX_LENGTH} characters.")
+    now, kept = func.now(), SessionRow.held_at
+    values = {"held_at": func.coalesce(kept, now), "held_by": by, "hold_reason": func.coalesce(reason, SessionRow.hold_reason)}
+    changed = update(SessionRow).where(SessionRow.id == session_id).values(values | {"updated_at": now})
+    await db.execute(changed if reason is not None else changed.where(kept.is_(None)))
+    return await get(db, session_id)
+
+
+async def unhold(db: AsyncConnection, session_id: UUID) -> dict[str, Any]:
+    """Let a session go that was held, and return it: it is deleted when its retention is over. Raises NotFound."""
+    values = {"held_at": None, "held_by": None, "hold_reason": None, "updated_at": func.now()}
+    await db.execute(update(SessionRow).where(SessionRow.id == session_id, SessionRow.held_at.is_not(None)).values(values))
     return await get(db, session_id)
 
 

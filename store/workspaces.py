@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils.compat import uuid7
 
-from engine.errors import Conflict, Rejected
+from engine.errors import Conflict, NotFound, Rejected
 from models import ApiKeyRow, PermissionRow, UserRow, WorkspaceRow
 from store.database import Database
 from store.lookups import workspace_of_api_key
@@ -106,6 +106,20 @@ async def timezone(database: Database, workspace_id: UUID, zone: str | None = No
     if told is None:
         raise Rejected(f"There is no workspace {workspace_id}.")
     return told
+
+
+async def retention_days(db: AsyncConnection, workspace_id: UUID) -> int | None:
+    """For how many days the workspace keeps sessions that have ended; None: as long as their agents do. Raises NotFound."""
+    row = (await db.execute(select(WorkspaceRow.data_retention_days).where(WorkspaceRow.id == workspace_id))).one_or_none()
+    if row is None:
+        raise NotFound("no such workspace")
+    days: int | None = row.data_retention_days
+    return days
+
+
+async def set_retention_days(db: AsyncConnection, workspace_id: UUID, days: int | None) -> None:
+    """Keep sessions that have ended for `days` (1 to 365) at most, or (None) as long as their agents do."""
+    await db.execute(text("UPDATE workspaces SET data_retention_days = :days WHERE id = :id"), {"days": days, "id": workspace_id})
 
 
 async def create_api_key(

@@ -230,6 +230,21 @@ def workspace_timezone(workspace_id: object, zone: str | None) -> None:
     click.echo(timezone(needed(broker=False), UUID(str(workspace_id)), zone))
 
 
+@workspace.command("retention")
+@click.argument("workspace_id", metavar="ID", type=click.UUID)
+@click.argument("days", type=click.IntRange(1, 365), required=False)
+@click.option("--none", "unlimited", is_flag=True, help="No limit of its own; its agents' count alone.")
+def workspace_retention(workspace_id: object, days: int | None, unlimited: bool) -> None:
+    """Show or set for how many DAYS a workspace keeps sessions that have ended. An agent that has fewer keeps its own."""
+    from uuid import UUID
+
+    from tasks.workspaces import retention
+
+    if days is not None and unlimited:
+        raise click.UsageError("Give DAYS or --none.")
+    click.echo(retention(needed(broker=False), UUID(str(workspace_id)), days, change=unlimited or days is not None))
+
+
 @main.command()
 @click.option(
     "--stuck", is_flag=True, help="What to look at: open turns that nobody has carried for a while and why; dead and failed ones."
@@ -302,6 +317,65 @@ def top(every_s: float, once: bool, as_json: bool) -> None:
     from tasks.top import top as run
 
     run(needed(broker=False), every_s=every_s, once=once, as_json=as_json)
+
+
+@click.argument("session_id", metavar="SESSION", type=click.UUID)
+@click.option("--reason", help="Why, for whoever asks.")
+@click.option("--by", metavar="NAME", help="Who does it. Default: this machine's user.")
+def hold(session_id: object, reason: str | None, by: str | None) -> None:
+    """Keep a session from being deleted, by its retention or with its customer, until it is let go."""
+    from uuid import UUID
+
+    from tasks import holds
+
+    click.echo(holds.hold(needed(broker=False), UUID(str(session_id)), reason=reason, by=by))
+
+
+@main.command()
+@click.argument("session_id", metavar="SESSION", type=click.UUID)
+def unhold(session_id: object) -> None:
+    """Let a session go that was held: it is deleted when its retention is over."""
+    from uuid import UUID
+
+    from tasks import holds
+
+    click.echo(holds.unhold(needed(broker=False), UUID(str(session_id))))
+
+
+@main.command()
+@click.option("--customer", "customer_id", metavar="ID", required=True, help="The customer_id that their sessions were opened with.")
+@click.option("--workspace", "workspace_id", metavar="ID", type=click.UUID, help="Needed where several workspaces have this customer_id.")
+@click.option("--dry-run", is_flag=True, help="Change nothing; say what would go.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--by", metavar="NAME", help="Who does it, for the receipt. Default: this machine's user.")
+@click.option("--json", "as_json", is_flag=True, help="Print the receipt as one JSON object. Asks nothing, so it needs --yes or --dry-run.")
+def erase(customer_id: str, workspace_id: object, dry_run: bool, yes: bool, by: str | None, as_json: bool) -> None:
+    """Erase a customer everywhere: sessions, their logs, turns and calls, approvals, messages that wait in the broker. Prints a receipt.
+
+    Sums in analytics stay; they name nobody. A session that is held stops it. Killed in the middle, it goes on when it is run again.
+    """
+    from uuid import UUID
+
+    from tasks import erase as erasing
+
+    if as_json and not (yes or dry_run):
+        raise click.UsageError("With --json give --yes or --dry-run.")
+    settings = needed()
+    workspace, kept = erasing.look(settings, customer_id, UUID(str(workspace_id)) if workspace_id else None)
+    if workspace is None:
+        click.echo(json.dumps({"sessions": 0}) if as_json else "There is nothing of this customer. Nothing was changed.")
+        return
+    found = {"sessions": len(kept), "events": sum(one.events for one in kept)}
+    if dry_run:
+        broker = erasing.waiting(settings, kept)
+        would = {"workspace_id": str(workspace), **found, "broker": broker}
+        said = f"Would erase: {erasing.words(found)}; in the broker: {erasing.words(broker)}."
+        click.echo(json.dumps(would) if as_json else said)
+        return
+    if not yes:
+        click.confirm(f"Erase {erasing.words(found)} from workspace {workspace}, for good?", abort=True)
+    receipt = erasing.erase(settings, customer_id, workspace, by=by)
+    click.echo(json.dumps(receipt, default=str) if as_json else erasing.summary(receipt))
 
 
 @main.command()

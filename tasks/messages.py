@@ -58,10 +58,14 @@ async def receive(
                 strategy=strategy,
                 window=runtime.settings.workspace_in_flight,
             )
-        except (Conflict, Rejected, NotFound) as error:
+        except NotFound:  # it is being deleted
+            log.warning("a message for no session of ours was dropped", extra={"session_id": str(session)})
+            return
+        except (Conflict, Rejected) as error:
             log.warning("a message was refused", extra={"session_id": str(session), "error_class": error.error_class})
             offset = await messages.record_refusal(runtime.database, workspace_id, session, message_key, text, error)
-            runtime.wake.news(session, offset)
+            if offset is not None:
+                runtime.wake.news(session, offset)
             return
         reached(Point.C2)
         runtime.wake.news(session, accepted.offset)

@@ -1,12 +1,15 @@
-"""`turnline workspace create`, and the first workspace of `turnline up`."""
+"""`turnline workspace create` and `retention`, and the first workspace of `turnline up`."""
 
 from __future__ import annotations
 
 from uuid import UUID
 
+from engine.errors import NotFound
 from settings import Settings
 from store import workspaces
-from tasks.asking import asked
+from store.database import Database
+from tasks.asking import asked, place
+from tasks.processes import SetupError
 
 
 def create(settings: Settings, name: str) -> workspaces.Created:
@@ -25,6 +28,30 @@ def timezone(settings: Settings, workspace_id: UUID, zone: str | None) -> str:
         SetupError: there is no such workspace or zone, the database does not answer, or it was not migrated.
     """
     return asked(settings.database_url, lambda database: workspaces.timezone(database, workspace_id, zone))
+
+
+def retention(settings: Settings, workspace_id: UUID, days: int | None, *, change: bool) -> str:
+    """Show for how many days a workspace keeps sessions that have ended, having set it to `days` where it is to `change`; a sentence.
+
+    Raises:
+        SetupError: there is no such workspace, or the database does not answer.
+    """
+
+    async def ask(database: Database) -> int | None:
+        async with database.transaction(workspace_id) as db:
+            if change:
+                await workspaces.set_retention_days(db, workspace_id, days)
+            return await workspaces.retention_days(db, workspace_id)
+
+    try:
+        kept = asked(settings.database_url, ask)
+    except NotFound:
+        raise SetupError(f"There is no workspace {workspace_id} in {place(settings.database_url)}.") from None
+    if kept is None:
+        return f"The workspace {workspace_id} keeps sessions that have ended as long as their agents say (data_retention_days)."
+    return (
+        f"The workspace {workspace_id} keeps sessions that have ended for {kept} days, or as long as their agents say, if that is shorter."
+    )
 
 
 def key_works(settings: Settings, api_key: str) -> bool:
