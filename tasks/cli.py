@@ -319,6 +319,7 @@ def top(every_s: float, once: bool, as_json: bool) -> None:
     run(needed(broker=False), every_s=every_s, once=once, as_json=as_json)
 
 
+@main.command()
 @click.argument("session_id", metavar="SESSION", type=click.UUID)
 @click.option("--reason", help="Why, for whoever asks.")
 @click.option("--by", metavar="NAME", help="Who does it. Default: this machine's user.")
