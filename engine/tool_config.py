@@ -19,7 +19,8 @@ else that is false, 0 or empty says no. `result` makes the tool's result of the 
     {"health": {"url": "https://shop.example/health", "method": "GET", "headers": {}, "query": {},
      "secret_headers": {"Authorization": "Bearer {{shop_key}}"}}}
 
-Any answer below 500 is one, 404 and 401 included; so is 501, which says that the method is not known there.
+Any answer below 500 is one, 404 and 401 included; so is 501, which says that the method is not known there. To OPTIONS at the tool's
+address, 500 is one, too.
 """
 
 from __future__ import annotations

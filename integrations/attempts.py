@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from engine.brief import Effect, IntegrationSpec, ToolSpec
-from engine.errors import Ambiguous, ProviderDown, RateLimited, Rejected, TimedOut, Transient, TurnlineError
+from engine.errors import Ambiguous, Malformed, ProviderDown, RateLimited, Rejected, TimedOut, Transient, TurnlineError
 from engine.events import ToolOutcome, ToolStatus
 from integrations.http import Sending
 from integrations.tools import Integration
@@ -54,6 +54,7 @@ class Attempts:
         That is only so where there are `others` and nothing can have been done here.
         """
         for attempt in range(1, MAX_TRIES + 1):
+            sent = self.sending.requests
             try:
                 outcome = await self.integration.call(
                     self.tool,
@@ -63,10 +64,10 @@ class Attempts:
                     deadline_s=self._left_s(),
                     sending=self.sending,
                 )
-                self._heard(None)
+                self._heard(None, answered=True)
                 return outcome
             except TurnlineError as error:
-                self._heard(error)
+                self._heard(error, answered=self.sending.requests > sent)
                 self.maybe_done = self.maybe_done or error.maybe_done
                 if self.maybe_done and self.tool.effect is Effect.QUERYABLE and (known := await self.asked(error)) is not None:
                     return known
@@ -114,12 +115,18 @@ class Attempts:
             denied_at = denied_at or now
             wait_s = BELIEVED_AFTER_S / 2
 
-    def _heard(self, error: TurnlineError | None) -> None:
-        """Tell how a request went. A refusal, a rate limit, an answer of no use: answers all. Our own refusal is no evidence."""
-        if self.hear is None or isinstance(error, Rejected):
+    def _heard(self, error: TurnlineError | None, *, answered: bool) -> None:
+        """Tell how a request went, if that says anything. `answered`: it had been sent, so what is no failure of the wire is an answer.
+
+        A refusal and a rate limit are answers. Our own refusal says nothing; nor does a 5xx, which one bad argument may bring about, and
+        which the next probe tells from a server that is gone.
+        """
+        if self.hear is None:
             return
-        silent = isinstance(error, (ProviderDown, TimedOut, Ambiguous)) and not isinstance(error, RateLimited)
-        self.hear(self.spec.id, str(error) if silent else None)
+        if isinstance(error, (TimedOut, Ambiguous, Malformed)) or (isinstance(error, ProviderDown) and not answered):
+            self.hear(self.spec.id, str(error))
+        elif error is None or (isinstance(error, (Rejected, RateLimited)) and answered):
+            self.hear(self.spec.id, None)
 
     def _passes_on(self, error: TurnlineError) -> bool:
         """Whether another integration, which knows nothing of this one's keys, may make the call instead."""

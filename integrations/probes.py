@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from engine.brief import IntegrationSpec
-from engine.errors import Malformed, ProviderDown, Rejected, TurnlineError
+from engine.errors import Malformed, ProviderDown, Rejected, ReplyLost, TurnlineError
 from engine.tool_config import DEFAULT_HEALTH_METHOD, PLACEHOLDER, fill_secret
 from integrations.http import Outside
 
@@ -15,6 +14,8 @@ WHOM = "The tool's server"
 _MAX_BYTES = 64 * 1024
 _DRAIN_S = 1.0
 NOT_IMPLEMENTED = 501  # an answer: the server is there, and does not know the method
+# What a proxy says where nobody is behind it.
+NOBODY_THERE = frozenset({502, 503, 504})
 
 Probe = Callable[[IntegrationSpec, Outside, float], Awaitable[None]]
 """Returns where there was an answer, within so many seconds. Raises TurnlineError where there was none."""
@@ -23,8 +24,11 @@ Probe = Callable[[IntegrationSpec, Outside, float], Awaitable[None]]
 async def custom_tool(integration: IntegrationSpec, outside: Outside, deadline_s: float) -> None:
     """Ask what `health` in the configuration says, or the tool's own address with OPTIONS and without secrets.
 
+    What was made for being asked says by a 5xx that it is not well. Elsewhere 500 may only mean that OPTIONS was not thought of: such a
+    server is there, and one that breaks the connection at it is asked with HEAD.
+
     Raises:
-        TurnlineError: no connection, no answer in time, no HTTP, or a status of 500 and above other than 501.
+        TurnlineError: no connection, no answer in time, no HTTP, or a status that says so.
     """
     configuration = integration.configuration
     asked = configuration.get("health")
@@ -35,16 +39,32 @@ async def custom_tool(integration: IntegrationSpec, outside: Outside, deadline_s
             url += ("&" if "?" in url else "?") + urlencode(asked["query"])
         secret = {name: fill_secret(text, integration.secrets) for name, text in (asked.get("secret_headers") or {}).items()}
         headers = {name.lower(): value for name, value in ((asked.get("headers") or {}) | secret).items()}
+        status = await _status(outside, method, url, deadline_s, headers)
+        down = status >= 500 and status != NOT_IMPLEMENTED
     else:
-        method, headers = "OPTIONS", {}
         parts = urlsplit(str(configuration["url"]))
         url = urlunsplit((parts.scheme, parts.netloc, PLACEHOLDER.sub("0", parts.path), "", ""))
-    async with outside.tools.exchange(method, url, whom=WHOM, deadline_s=deadline_s, max_bytes=_MAX_BYTES, headers=headers) as reply:
-        status = reply.status
-        with contextlib.suppress(Malformed):  # more than a probe reads, or compressed: there is somebody all the same
-            await reply.drain(_DRAIN_S)
-    if status >= 500 and status != NOT_IMPLEMENTED:
+        try:
+            status = await _status(outside, "OPTIONS", url, deadline_s)
+        except (ReplyLost, Malformed):
+            status = await _status(outside, "HEAD", url, deadline_s)
+        down = status in NOBODY_THERE
+    if down:
         raise ProviderDown(f"{WHOM} answered {status}")
+
+
+async def _status(outside: Outside, method: str, url: str, deadline_s: float, headers: Mapping[str, str] | None = None) -> int:
+    """The answer's status. Its body does not matter, and may be endless, stalled or broken: there is somebody all the same."""
+    status: int | None = None
+    try:
+        async with outside.tools.exchange(method, url, whom=WHOM, deadline_s=deadline_s, max_bytes=_MAX_BYTES, headers=headers) as reply:
+            status = reply.status
+            await reply.drain(_DRAIN_S)
+    except TurnlineError:
+        if status is None:
+            raise
+    assert status is not None  # noqa: S101 - one of the two came about
+    return status
 
 
 PROBES: dict[str, Probe] = {"custom_tool": custom_tool}

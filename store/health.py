@@ -39,10 +39,10 @@ _CHANGES = """SELECT id, workspace_id, tool_id, integration_id, from_status, to_
 ORDER BY id DESC LIMIT $1"""
 _SPEC = "SELECT id, integration_type, configuration, secrets FROM tool_integrations WHERE id = :id AND enabled"
 _HELD = """SELECT tool_id, health_status, error_count, answers_in_row FROM tool_integrations WHERE id = :id FOR NO KEY UPDATE"""
-# Half an interval to one and a half: what was made in one moment is not asked in one moment for ever.
+# Three quarters of an interval to a whole one: within it, and what was made in one moment is not asked in one moment for ever.
 _RECORD = """UPDATE tool_integrations SET health_status = :status, error_count = :failures, answers_in_row = :answers,
     last_error = coalesce(:error, CASE WHEN :status = 'healthy' THEN NULL ELSE last_error END), last_health_check = now(),
-    next_health_check = now() + make_interval(secs => :every_s * (0.5 + random()))
+    next_health_check = now() + make_interval(secs => :every_s * (0.75 + random() / 4))
 WHERE id = :id"""
 _CHANGED = """INSERT INTO tool_health_changes (workspace_id, tool_id, integration_id, from_status, to_status, error)
 VALUES (:workspace_id, :tool_id, :id, :from_status, :to_status, :error)"""

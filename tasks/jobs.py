@@ -37,7 +37,7 @@ Progress = Callable[[int, int | None], None]
 class Work:
     """What a job works with: a database as turnline_maintenance, the settings, the broker, and where it says what it did.
 
-    With `dry_run` it changes nothing and counts what it would do.
+    With `dry_run` it changes nothing and counts what it would do. `by_hand`: somebody waits for it, and no schedule goes on where it stops.
     """
 
     database: Database
@@ -46,6 +46,7 @@ class Work:
     counts: Counter[str] = field(default_factory=Counter)
     on_progress: Progress = lambda done, total: None
     celery: Celery | None = None  # where to ring, if not in the process's own app
+    by_hand: bool = False
 
     def count(self, **amounts: int) -> None:
         """Add to what the run has done; shown to operators by these names, with spaces for underscores."""
@@ -109,7 +110,8 @@ async def run(
     """
     url = settings.maintenance_database_url or settings.database_url
     database = Database(url, role=MAINTENANCE_ROLE, pool_size=CONNECTIONS, application_name=f"turnline-{wanted.name}")
-    work = Work(database, settings, dry_run, on_progress=on_progress or (lambda done, total: None), celery=celery)
+    told = on_progress or (lambda done, total: None)
+    work = Work(database, settings, dry_run, on_progress=told, celery=celery, by_hand=asked_by != "schedule")
     run_id: UUID | None = None
     await database.open()
     try:

@@ -13,7 +13,7 @@ from engine.errors import Rejected
 from engine.tool_config import check_configuration
 from integrations.probes import probed
 from tests.integrations.conftest import MakeOutside
-from tests.integrations.servers import Request, Server, serve
+from tests.integrations.servers import Request, Server, reset, serve
 from tests.servers import free_port
 
 
@@ -27,15 +27,19 @@ async def said(writer: asyncio.StreamWriter, status: int, extra: str = "") -> No
 
 
 @pytest.mark.parametrize("status", [200, 302, 401, 404, 405, 429, 501, 500, 502, 503, 504])
-async def test_any_status_below_500_is_an_answer(outside: MakeOutside, status: int):
+@pytest.mark.parametrize("declared", [False, True])
+async def test_which_statuses_are_answers(outside: MakeOutside, status: int, declared: bool):
+    """500 is one where nobody has said that it can be asked this."""
+
     async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
         await said(writer, status)
         writer.close()
 
     async with serve(handler) as server:
-        error = await probed(spec({"url": f"{server.url}/orders"}), outside(), 5)
+        health = {"health": {"url": f"{server.url}/health"}} if declared else {}
+        error = await probed(spec({"url": f"{server.url}/orders"} | health), outside(), 5)
 
-    assert (error is None) == (status < 500 or status == 501), error
+    assert (error is None) == (status < (500 if declared else 501) or status == 501), error
 
 
 async def asked(outside: MakeOutside, configure: Any, **secrets: str) -> Request:
@@ -81,6 +85,31 @@ async def test_silence_no_server_and_no_http_are_failures(outside: MakeOutside):
         assert "did not answer within 0.3 s" in str(await probed(spec({"url": quiet.url}), made, 0.3))
         assert await probed(spec({"url": mail.url}), made, 5)
     assert await probed(spec({"url": f"http://127.0.0.1:{free_port()}/"}), made, 5)
+
+
+async def test_a_server_that_breaks_off_at_options_is_asked_with_head(outside: MakeOutside):
+    async def handler(request: Request, writer: asyncio.StreamWriter) -> None:
+        if request.method == "OPTIONS":
+            reset(writer)
+        else:
+            writer.write(b"HTTP/1.1 200 X\r\nContent-Length: 0\r\n\r\n")
+
+    async with serve(handler) as server:
+        assert await probed(spec({"url": server.url}), outside(), 5) is None
+
+    assert [request.method for request in server.requests] == ["OPTIONS", "HEAD"]
+
+
+@pytest.mark.parametrize("body", [b"x" * 300_000, b"x"], ids=["endless", "broken off"])
+async def test_a_body_does_not_matter(outside: MakeOutside, body: bytes):
+    async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 X\r\nContent-Length: 999999999\r\n\r\n" + body)
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        writer.close()
+
+    async with serve(handler) as server:
+        assert await probed(spec({"url": server.url, "health": {"url": server.url}}), outside(), 5) is None
 
 
 async def test_a_forbidden_address_is_never_asked(outside: MakeOutside):
