@@ -40,6 +40,7 @@ from settings import Settings, get_settings
 from store.database import Database
 from store.secrets import SecretBox
 from store.wake import Listener, Wake
+from tasks import logs
 from tasks.ring import Ringer
 
 
@@ -131,7 +132,9 @@ def _check(settings: Settings) -> None:
 def _from_environment() -> FastAPI:
     refuse_a_normal_start()
     try:
-        return create_app(get_settings())
+        settings = get_settings()
+        logs.setup(settings.log_level)
+        return create_app(settings)
     except pydantic.ValidationError as error:
         # Names and reasons; the values may be secret.
         found = "; ".join(f"{item['loc'][0]}: {item['msg']}" for item in error.errors(include_url=False, include_input=False))

@@ -7,6 +7,7 @@ import sys
 
 import structlog
 
+OWN_WAYS = ("uvicorn", "uvicorn.error", "uvicorn.access")  # they come with handlers of their own
 QUIET = ("httpx", "httpcore", "aiohttp.access", "celery.worker.strategy", "celery.app.trace", "amqp")
 
 
@@ -36,5 +37,8 @@ def setup(level: str = "INFO") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    for name in OWN_WAYS:
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
     for name in QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))

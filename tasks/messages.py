@@ -25,6 +25,7 @@ class QuietRequest(Request):
         super().__init__(*args, **kwargs)
         self._argsrepr = "(…)"
         self._kwargsrepr = "{…}"
+        self._request_dict |= {"argsrepr": "(…)", "kwargsrepr": "{…}"}  # what Celery logs of a task that fails
 
 
 @app.task(name="messages.receive", queue="messages", Request=QuietRequest)
@@ -44,7 +45,7 @@ async def receive(
         except (ValueError, AttributeError, TypeError):
             workspace_id = None
         if session is None or workspace_id is None:
-            log.warning("a message for no session of ours was dropped", extra={"session_id": str(session_id)[:64]})
+            log.warning("a message for no session of ours was dropped", extra={"session_id": str(session or "no UUID")})
             return
         reached(Point.C1)
         try:
