@@ -52,21 +52,21 @@ class Standing:
 
 
 def read(url: str, *, role: str = APP_ROLE) -> Standing:
-    """Look, on a connection of its own, for `PATIENCE_MS` at most once connected. Raises psycopg.Error."""
+    """Look, on a connection of its own. Raises psycopg.Error."""
     with connected(url, role=role) as db:
         return look(db)
 
 
 def connected(url: str, *, role: str = APP_ROLE) -> psycopg.Connection:
-    """A connection for looks, whose statements take `PATIENCE_MS` at most. Raises psycopg.Error."""
-    db = psycopg.connect(url, autocommit=True, **connect_arguments(role, "turnline-metrics"))
-    db.execute(f"SET statement_timeout = {PATIENCE_MS}")
-    return db
+    """A connection for looks. Raises psycopg.Error."""
+    return psycopg.connect(url, autocommit=True, **connect_arguments(role, "turnline-metrics"))
 
 
 def look(db: psycopg.Connection) -> Standing:
-    """Look on a connection at hand. Raises psycopg.Error."""
-    row = db.execute("SELECT standing()").fetchone()
+    """Look on a connection at hand, for `PATIENCE_MS` at most. Raises psycopg.Error."""
+    with db.transaction():  # SET LOCAL: a pooler may give the next transaction to somebody else
+        db.execute(f"SET LOCAL statement_timeout = {PATIENCE_MS}")
+        row = db.execute("SELECT standing()").fetchone()
     assert row is not None  # noqa: S101 - a function of SQL returns a row
     return of(row[0])
 
