@@ -70,7 +70,7 @@ class Tokens(Answer):
     reasoning: int
 
 
-class Stages(Answer):
+class StageTimes(Answer):
     """Where turns spent their time: waiting for a worker, carried by one, in model calls (until the first token), in tool calls."""
 
     wait: Times
@@ -121,7 +121,7 @@ class Analytics(Answer):
     turns: Outcomes
     tokens: Tokens
     response_time: Times
-    stages: Stages
+    stages: StageTimes
     model_stats: list[ModelStats]
     tool_stats: Annotated[list[ToolStats], Field(description="The most used first.")]
     last_updated: datetime

@@ -33,6 +33,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/turns/{turn_id}/redrive": {"from_scratch": False},
     "POST /v1/sessions/{session_id}/release": {},
     "PUT /v1/sessions/{session_id}/mode": {"mode": "manual"},
+    "PUT /v1/sessions/{session_id}/hold": {"reason": "a dispute"},
 }
 
 
