@@ -412,6 +412,16 @@ def audit(as_json: bool, since: str | None, everything: bool, limit: int, max_se
     sys.exit(audits.exit_code(row))
 
 
+@main.command()
+@click.option("--limit", type=click.IntRange(1, 1000), default=30, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def tools(limit: int, as_json: bool) -> None:
+    """How the integrations of all workspaces' tools fare: those that are not well, and what has changed of late."""
+    from tasks.tools_cli import show_health
+
+    show_health(needed(broker=False), limit=limit, as_json=as_json)
+
+
 @main.group("jobs")
 def jobs_group() -> None:
     """Scheduled jobs: what they do, what came of them, doing one now."""
