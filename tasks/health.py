@@ -76,20 +76,28 @@ async def CHECK_ALL(work: Work) -> None:
             error, changed = said
             work.count(checked=1, failed=int(error is not None), changed=int(changed is not None))
 
+    under_way, ended = set[asyncio.Task[None]](), asyncio.Event()
+
+    def has_ended(task: asyncio.Task[None]) -> None:
+        under_way.discard(task)
+        ended.set()
+
+    least, more = max(1, settings.health_parallel // 4), True
     try:
         async with asyncio.TaskGroup() as group:
-            under_way: set[asyncio.Task[None]] = set()
-            while time.monotonic() < ends_at:
+            while under_way or more:
+                ended.clear()
+                more = more and time.monotonic() < ends_at
                 room = settings.health_parallel - len(under_way)
-                taken = await health.take(work.database, room) if room else []
-                for place in taken:
-                    task = group.create_task(one(*place))
-                    under_way.add(task)
-                    task.add_done_callback(under_way.discard)
-                if not taken and not under_way:
-                    break
-                if under_way:
-                    await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                if more and room >= least:
+                    taken = await health.take(work.database, room)
+                    more = len(taken) == room
+                    for place in taken:
+                        task = group.create_task(one(*place))
+                        under_way.add(task)
+                        task.add_done_callback(has_ended)
+                elif under_way:
+                    await ended.wait()
         await health.forget(work.database)
     finally:
         await outside.aclose()
