@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help demo up test bench analytics-bench chaos faults crashpoints takeover lint fmt types imports lock clean run-env dev-env
+.PHONY: help demo up test bench analytics-bench retention-bench chaos faults crashpoints takeover lint fmt types imports lock clean run-env dev-env
 
 help:
 	@echo "make demo    send one real message through everything, on throw-away servers, and show what happened"
@@ -10,6 +10,7 @@ help:
 	@echo "make test    lint, types, import rules and the whole test suite, on servers it starts itself"
 	@echo "make bench   the benchmarks, beside their floor"
 	@echo "make analytics-bench   what analytics cost, with 100,000 turns"
+	@echo "make retention-bench   what turns feel while 1,000,000 events of old sessions are deleted"
 	@echo "make chaos   two thousand messages while a worker is killed every three seconds and the broker is emptied"
 	@echo "make faults  500 messages under each of 19 faults, on Valkey and on RabbitMQ (takes a quarter of an hour)"
 	@echo "make crashpoints   a process killed at every crash point, and at every ordered pair of them"
@@ -50,6 +51,9 @@ bench: dev-env
 
 analytics-bench: dev-env
 	$(PYTHON) -m benchmarks.analytics
+
+retention-bench: dev-env
+	$(PYTHON) -m benchmarks.retention
 
 chaos: dev-env
 	$(PYTHON) -m benchmarks.chaos

@@ -13,8 +13,8 @@ from uuid import UUID
 
 from store.database import Database
 
-ROWS = 2000  # events of one batch
-MARKED = 200  # sessions marked at a time
+ROWS = 500  # events of one batch
+MARKED = 100  # sessions marked at a time
 REST = 3.0  # times as long as a batch took, so that turns have the database to themselves for most of the time
 KEPT_DAYS = 400  # of the record of what was deleted
 

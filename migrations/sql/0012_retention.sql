@@ -66,7 +66,7 @@ BEGIN
     FROM (SELECT id, row_number() OVER (ORDER BY deleting_at, id) AS place, sum(event_count) OVER (ORDER BY deleting_at, id) AS so_far
           FROM (SELECT id, event_count, deleting_at FROM sessions
                 WHERE deleting_at IS NOT NULL AND (p_only IS NULL OR id = ANY (p_only))
-                ORDER BY deleting_at, id LIMIT 200 FOR UPDATE SKIP LOCKED) locked) counted
+                ORDER BY deleting_at, id LIMIT 50 FOR UPDATE SKIP LOCKED) locked) counted
     WHERE so_far <= p_rows OR place = 1;
 
     v_turns := ARRAY(SELECT id FROM turns WHERE session_id = ANY (v_ids) LIMIT p_rows / 4);
