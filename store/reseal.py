@@ -39,15 +39,17 @@ async def reseal(
     async with database.transaction(workspace_id) as db:
         found = (await db.execute(select(row.id, row.secrets).where(row.id.in_(list(integration_ids))))).all()
         for integration_id, secrets in found:
-            fresh = dict(secrets)
+            fresh, count = dict(secrets), 0
             for name, text in secrets.items():
                 if box.is_current(text):
                     continue
                 try:
                     fresh[name] = box.seal(workspace_id, integration_id, name, box.open(workspace_id, integration_id, name, text))
-                    sealed += 1
+                    count += 1
                 except Rejected:
                     lost += 1
-            if fresh != secrets and not dry_run:
-                await db.execute(update(row).where(row.id == integration_id, row.secrets == secrets).values(secrets=fresh))
+            if count and not dry_run:
+                written = await db.execute(update(row).where(row.id == integration_id, row.secrets == secrets).values(secrets=fresh))
+                count = count if written.rowcount else 0
+            sealed += count
     return sealed, lost

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import redis
 
 from tasks.unprivileged import scratch_directory
 from tests.servers import Databases, EmbeddedPostgres, EmbeddedValkey
+
+# A shell starts what runs in its background with SIGINT ignored, and so would be every process of ours that is to be interrupted.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
