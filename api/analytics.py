@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from fastapi import Query, Response
 
@@ -15,7 +16,7 @@ from api.wire import Json
 from engine import histogram
 from engine.histogram import Histogram
 from store import agents, analytics
-from store.analytics import Days
+from store.analytics import Days, Step
 
 routes = router("analytics")
 From = Query(alias="from", description="The first day, in the workspace's time zone.")
@@ -38,14 +39,24 @@ async def get_agent_analytics(
 
 @routes.get("/agents/{agent_id}/performance", response_model=answers.Performance)
 async def get_agent_performance(
-    agent_id: UUID, caller: CallerDep, front: FrontDep, first: Annotated[date | None, From] = None, last: Annotated[date | None, To] = None
+    agent_id: UUID,
+    caller: CallerDep,
+    front: FrontDep,
+    first: Annotated[date | None, From] = None,
+    last: Annotated[date | None, To] = None,
+    by: Annotated[Step, Query(description="Whether the days themselves are shown, or their hours.")] = "day",
 ) -> Response:
-    """Show an agent day by day, 366 days at most. Without `to` they end today, without `from` there are thirty."""
+    """Show an agent day by day, 366 days at most, or hour by hour, 31 days at most.
+
+    Without `to` the days end today; without `from` there are thirty.
+    """
     async with analytics.snapshot(front.database, caller.workspace_id) as db:
         await agents.get(db, agent_id)
         days = await analytics.days(db, caller.workspace_id, first, last)
-        zone, told = await analytics.by_day(db, caller.workspace_id, agent_id, days)
-    return Json({"period": _period(days), "timezone": zone, "items": [_day(agent, models) for agent, models in told]})
+        zone, told = await analytics.step_by_step(db, caller.workspace_id, agent_id, days, by)
+    return Json(
+        {"period": _period(days), "timezone": zone, "items": [_place(agent, zone) | _came_to(agent, models) for agent, models in told]}
+    )
 
 
 def _analytics(agent: dict[str, Any], told: dict[str, Any], days: Days | None) -> dict[str, Any]:
@@ -110,9 +121,13 @@ def _tool(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _day(sums: dict[str, Any], models: dict[str, Any]) -> dict[str, Any]:
+def _place(sums: dict[str, Any], zone: str) -> dict[str, Any]:
+    place = sums["place"]
+    return {"day": place.astimezone(ZoneInfo(zone)).date(), "hour": place} if isinstance(place, datetime) else {"day": place, "hour": None}
+
+
+def _came_to(sums: dict[str, Any], models: dict[str, Any]) -> dict[str, Any]:
     return {
-        "day": sums["place"],
         "session_count": sums["sessions_started"],
         "avg_message_count": _average(sums["cohort_messages"], sums["sessions_started"]),
         "avg_satisfaction": _average(sums["cohort_satisfaction"], sums["cohort_rated"]),

@@ -127,25 +127,26 @@ class Analytics(Answer):
     last_updated: datetime
 
 
-class PerformanceDay(Answer):
-    """A day: the sessions that started on it with all they have come to by now, and what happened on it."""
+class PerformanceStep(Answer):
+    """A day, or an hour: the sessions that started on it with all they have come to by now, and what happened on it."""
 
     day: date
+    hour: Annotated[datetime | None, Field(description="When it begins, where the days are shown by hour.")]
     session_count: int
     avg_message_count: Average
     avg_satisfaction: Average
-    total_cost: Annotated[Money, Field(description="Of the sessions that started on the day, whenever it was spent.")]
+    total_cost: Annotated[Money, Field(description="Of the sessions that started on it, whenever it was spent.")]
     completion_rate: Rate
-    message_count: Annotated[int, Field(description="Said on the day.")]
-    cost: Annotated[Money, Field(description="Spent on the day.")]
+    message_count: Annotated[int, Field(description="Said on it.")]
+    cost: Annotated[Money, Field(description="Spent on it.")]
     tokens: Tokens
     turns: Outcomes
     response_time: Times
 
 
 class Performance(Answer):
-    """An agent day by day. Days on which nothing happened are left out."""
+    """An agent day by day, or hour by hour. Those on which nothing happened are left out."""
 
     period: Period
     timezone: Annotated[str, ZONE]
-    items: list[PerformanceDay]
+    items: list[PerformanceStep]

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import text
@@ -20,6 +20,7 @@ from store.database import Database
 from store.rollup_sums import AGENT, BOTH_TIMES, MODEL, TOOL, Sums
 
 LONGEST_DAYS = 366
+LONGEST_DAYS_BY_HOUR = 31
 NO_TOOL = UUID(int=0)
 
 _SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
@@ -33,6 +34,7 @@ WHERE a.tool_id IS NOT NULL OR t.id = ANY (:used)"""
 _TOOL_COUNTS = "SELECT agent_id, count(*) AS tools FROM agent_tools WHERE agent_id = ANY (:agents) GROUP BY agent_id"
 
 Row = dict[str, Any]
+Step = Literal["day", "hour"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +92,27 @@ async def of_agent(db: AsyncConnection, workspace_id: UUID, agent_id: UUID, days
     return {"timezone": zone, "agent": agent, "models": sorted(models, key=lambda row: -row["calls"]), "tools": tools}
 
 
-async def by_day(db: AsyncConnection, workspace_id: UUID, agent_id: UUID, days: Days) -> tuple[str, list[tuple[Row, Row]]]:
-    """Day by day what the agent and all its model calls came to, each with `place`, the day; and the days' time zone.
+async def step_by_step(
+    db: AsyncConnection, workspace_id: UUID, agent_id: UUID, days: Days, by: Step = "day"
+) -> tuple[str, list[tuple[Row, Row]]]:
+    """Day by day, or hour by hour, what the agent and all its model calls came to, each with `place`; and the workspace's time zone.
 
-    Days on which nothing happened are left out.
+    `place` is the day, or the moment at which the hour begins. Those in which nothing happened are left out.
+
+    Raises:
+        Rejected: hours of too many days.
     """
+    if by == "hour" and (days.last - days.first).days >= LONGEST_DAYS_BY_HOUR:
+        raise Rejected(f"From `from` to `to` there may be {LONGEST_DAYS_BY_HOUR} days by hour.")
     zone, grain = await _zone(db, workspace_id, agent_id, days)
-    asked = (workspace_id, [agent_id], zone, days, grain)
-    agents = {row["place"]: row for row in await _sums(db, AGENT, *asked, place=_DAY)}
-    models: dict[date, Row] = {}
-    for row in await _sums(db, MODEL, *asked, place=_DAY):
+    asked = (workspace_id, [agent_id], zone, days, "quarter" if by == "hour" else grain)
+    agents = {row["place"]: row for row in await _sums(db, AGENT, *asked, place=_PLACES[by])}
+    models: dict[Any, Row] = {}
+    for row in await _sums(db, MODEL, *asked, place=_PLACES[by]):
         models[row["place"]] = _added(MODEL, models.get(row["place"], _nothing(MODEL)), row)
-    told = [(agents.get(day, _nothing(AGENT)) | {"place": day}, models.get(day, _nothing(MODEL))) for day in sorted(agents | models)]
+    told = [
+        (agents.get(place, _nothing(AGENT)) | {"place": place}, models.get(place, _nothing(MODEL))) for place in sorted(agents | models)
+    ]
     return zone, [pair for pair in told if any(pair[0][name] for name in AGENT.numbers) or pair[1]["calls"]]
 
 
@@ -118,7 +129,7 @@ def uses(row: Mapping[str, Any]) -> int:
     return int(row["calls"] - row["denied_calls"])
 
 
-_DAY = '(f."when" AT TIME ZONE :zone)::date'
+_PLACES: dict[Step, str] = {"day": '(f."when" AT TIME ZONE :zone)::date', "hour": "date_trunc('hour', f.\"when\", :zone)"}
 
 
 async def _zone(db: AsyncConnection, workspace_id: UUID, agent_id: UUID, days: Days | None) -> tuple[str, str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import click
 from rich.console import Console, Group
@@ -20,9 +22,17 @@ WIDTH = 24
 
 
 def show(
-    settings: Settings, agent: str, *, first: str | None, last: str | None, url: str | None, api_key: str | None, as_json: bool
+    settings: Settings,
+    agent: str,
+    *,
+    first: str | None,
+    last: str | None,
+    hours: bool,
+    url: str | None,
+    api_key: str | None,
+    as_json: bool,
 ) -> None:
-    """Print what `agent` (its name or id) came to, and day by day; by default in the last thirty days.
+    """Print what `agent` (its name or id) came to, and day by day or hour by hour; by default in the last thirty days.
 
     Raises:
         SetupError: no key, no such agent, days that cannot be answered, or the API cannot be reached.
@@ -30,7 +40,7 @@ def show(
     with opened(settings, url, api_key) as api:
         found = agent_of(api, agent)
         asked = {name: day for name, day in (("from", first), ("to", last)) if day is not None}
-        days = api.get(f"/v1/agents/{found['id']}/performance", **asked)
+        days = api.get(f"/v1/agents/{found['id']}/performance", **asked, by="hour" if hours else "day")
         of_days = dict(zip(("from", "to"), days["period"].split("/"), strict=True))
         whole = api.get(f"/v1/agents/{found['id']}/analytics", **of_days)
     if as_json:
@@ -40,7 +50,7 @@ def show(
 
 
 def drawn(whole: dict[str, Any], days: list[dict[str, Any]]) -> Group:
-    """An agent's analytics for the terminal."""
+    """An agent's analytics for the terminal; `days` may be hours."""
     metrics, sessions = whole["metrics"], whole["session_stats"]
     title = Text(f"{whole['agent']['name']}  {whole['period'].replace('/', ' to ')}, days of {whole['timezone']}", style="bold")
     facts = Table.grid(padding=(0, 3))
@@ -61,7 +71,7 @@ def drawn(whole: dict[str, Any], days: list[dict[str, Any]]) -> Group:
         facts.add_row(Text(name, style="dim"), value)
     parts: list[Any] = [title, facts, Text()]
     if days:
-        parts += [_days(days), Text()]
+        parts += [_days(days, whole["timezone"]), Text()]
     parts += [_stages(whole), *_models(whole["model_stats"]), *_tools(whole["tool_stats"])]
     return Group(*parts)
 
@@ -88,8 +98,22 @@ def duration(milliseconds: float | None) -> str:
     return f"{milliseconds:.0f} ms"
 
 
-def _days(days: list[dict[str, Any]]) -> Group:
-    table = Table("DAY", "TURNS", "", "NOT DONE", "SESSIONS", "COST", "P50", "P95", "P99", box=None, pad_edge=False, header_style="bold")
+def _days(days: list[dict[str, Any]], zone: str) -> Group:
+    by_hour = days[0]["hour"] is not None
+    table = Table(
+        "HOUR" if by_hour else "DAY",
+        "TURNS",
+        "",
+        "NOT DONE",
+        "SESSIONS",
+        "COST",
+        "P50",
+        "P95",
+        "P99",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
     for column in (1, 3, 4, 5, 6, 7, 8):
         table.columns[column].justify = "right"
     turns = [sum(day["turns"].values()) for day in days]
@@ -98,7 +122,13 @@ def _days(days: list[dict[str, Any]]) -> Group:
         drawn_bar = Text(bar(day["turns"]["done"], max(turns)), style="green") + Text(bar(bad, max(turns)), style="red")
         times = [duration(day["response_time"][name]) for name in ("p50", "p95", "p99")]
         table.add_row(
-            day["day"], f"{count:,}", drawn_bar, f"{bad:,}" if bad else "", f"{day['session_count']:,}", _dollars(day["cost"]), *times
+            _hour(day["hour"], zone) if by_hour else day["day"],
+            f"{count:,}",
+            drawn_bar,
+            f"{bad:,}" if bad else "",
+            f"{day['session_count']:,}",
+            _dollars(day["cost"]),
+            *times,
         )
     lines = Table.grid(padding=(0, 3))
     for name, values in (
@@ -144,6 +174,10 @@ def _right(table: Table) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     return table
+
+
+def _hour(at: str, zone: str) -> str:
+    return f"{datetime.fromisoformat(at).astimezone(ZoneInfo(zone)):%Y-%m-%d %H:%M}"
 
 
 def _of(percent: float | None) -> str:

@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -109,6 +110,34 @@ def test_days_equal_a_recount_and_so_does_a_part_of_them(service: Service, busy:
         rolled(service)
 
 
+def test_hours_equal_a_recount(service: Service, busy: tuple[Tenant, str]):
+    """Of a zone whose hours begin at half past those of UTC."""
+    acme, agent = busy
+    zone = ZoneInfo(ZONE)
+
+    def hour(at: datetime) -> datetime:
+        return at.astimezone(zone).replace(minute=0, second=0, microsecond=0)
+
+    agents, models, _ = counted(service, agent, hour)
+    days = {"from": "2026-03-05", "to": "2026-03-31"}
+
+    for _ in range(2):
+        told = acme.call("GET", f"/v1/agents/{agent}/performance", 200, params=days | {"by": "hour"})
+        assert [datetime.fromisoformat(one["hour"]) for one in told["items"]] == sorted(
+            {key[0] for key in agents} | {key[0] for key in models}
+        )
+        for one in told["items"]:
+            at = datetime.fromisoformat(one["hour"]).astimezone(zone)
+            sums = agents.get((at,), {})
+            assert one["day"] == str(at.date())
+            assert one["message_count"] == sums.get("messages", 0)
+            assert one["turns"]["done"] == sums.get("turns_done", 0)
+            assert Decimal(one["cost"]) == sum(model.get("cost_usd", Decimal(0)) for key, model in models.items() if key[0] == at)
+        by_day = acme.call("GET", f"/v1/agents/{agent}/performance", 200, params=days)["items"]
+        assert sum(one["session_count"] for one in told["items"]) == sum(one["session_count"] for one in by_day)
+        rolled(service)
+
+
 def test_agents_with_stats(service: Service, busy: tuple[Tenant, str]):
     acme, agent = busy
     idle = acme.agent(name="Idle", tool_ids=[acme.tool("other")["id"]])
@@ -154,6 +183,12 @@ def test_days_that_cannot_be_answered_are_problems(acme: Tenant, query: str, wor
         problem = acme.call("GET", f"/v1/agents/{agent}/{what}?{query}", 422)
         assert problem["code"] == "VALIDATION_ERROR"
         assert words in str(problem["errors"]) + problem["detail"]
+
+
+@pytest.mark.parametrize(("query", "words"), [("by=week", "by"), ("from=2026-03-01&to=2026-04-01&by=hour", "31 days by hour")])
+def test_steps_that_cannot_be_shown_are_problems(acme: Tenant, query: str, words: str):
+    problem = acme.call("GET", f"/v1/agents/{acme.agent()['id']}/performance?{query}", 422)
+    assert words in str(problem["errors"]) + problem["detail"]
 
 
 def test_an_agent_of_another_workspace_is_not_found(service: Service, busy: tuple[Tenant, str], other: Tenant):

@@ -6,8 +6,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -45,6 +47,18 @@ def test_an_agent_is_drawn_day_by_day(turnline: Run, busy: tuple[Tenant, str]): 
     assert all(one["day"] in drawn.stdout for one in performance["items"])
     assert f"${told['analytics']['metrics']['cost']}" in drawn.stdout
     assert all(words in drawn.stdout for words in ("gpt-4o-mini", "lookup", "(tools it does not have)", "P99", "█", "without a price"))
+
+
+def test_an_agent_is_drawn_hour_by_hour(turnline: Run, busy: tuple[Tenant, str]):  # noqa: F811
+    acme, agent = busy
+    hours = acme.call("GET", f"/v1/agents/{agent}/performance?from=2026-03-06&to=2026-03-08&by=hour", 200)["items"]
+
+    drawn = turnline("analytics", "Ada", "--from", "2026-03-06", "--to", "2026-03-08", "--hours")
+
+    assert drawn.returncode == 0, drawn.stderr
+    shown = [datetime.fromisoformat(one["hour"]).astimezone(ZoneInfo("Asia/Kolkata")) for one in hours]
+    assert len(shown) > 3
+    assert all(f"{one:%Y-%m-%d %H:00}" in drawn.stdout for one in shown)
 
 
 def test_an_agent_that_did_nothing_is_drawn_too(turnline: Run, acme: Tenant):
