@@ -7,7 +7,7 @@ is an asyncio task around a greenlet, in which Celery's own tracer runs and step
 task's progress asks of Celery is posted back in order and called on the consumer's thread (`tasks.posts`).
 
 What differs from the prefork pool: a soft time limit reaches the body as `asyncio.CancelledError` and the tracer as
-`SoftTimeLimitExceeded`; a plain `def` body blocks the loop and has no time limits; `worker_pid` is a job's number; there are no
+`SoftTimeLimitExceeded`; a plain `def` body blocks the loop and has no time limits; `worker_pid` is a run's number; there are no
 children to recycle. `TURNLINE_POOL_STUCK_EXIT_S` (30; 0 for never) is how long a body may ignore its hard limit or termination before
 the process exits, without acknowledging anything, for the broker to deliver again.
 """
@@ -30,9 +30,9 @@ from celery.worker import state
 from kombu.asynchronous import Hub
 
 from tasks import lifespan
-from tasks.job import Job, terminated
 from tasks.loop import LoopThread
 from tasks.posts import Posts
+from tasks.task_run import TaskRun, terminated
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +55,8 @@ class TaskPool(BasePool):
         self.limit = int(self.limit or 0)
         self.stuck_exit_s = _stuck_exit_s()
         self._posts = Posts()
-        self._jobs: dict[int, Job] = {}  # every job not yet ended; Celery itself holds jobs only weakly
-        self._queued: deque[Job] = deque()
+        self._runs: dict[int, TaskRun] = {}  # every run not yet ended; Celery itself holds runs only weakly
+        self._queued: deque[TaskRun] = deque()
         self._running = 0  # changed on the loop's thread only
         self._admitting = False
         self._numbers = itertools.count(1)
@@ -85,31 +85,31 @@ class TaskPool(BasePool):
     def flush(self) -> None:
         """Forget what was received and not begun. Celery calls this when it closes its connection: the broker delivers those again."""
         while self._queued:
-            self._jobs.pop(self._queued.popleft().number, None)
+            self._runs.pop(self._queued.popleft().number, None)
 
     def on_stop(self) -> None:
-        """Wait until every job has ended and is acknowledged, then close. In a cold shutdown, cancel what is left first.
+        """Wait until every run has ended and is acknowledged, then close. In a cold shutdown, cancel what is left first.
 
         Runs in place of the hub, also inside a signal handler and, when a cold shutdown overtakes a warm one, inside itself.
         """
         given_up_at: float | None = None
-        while self._jobs and not self._closing:
+        while self._runs and not self._closing:
             if given_up_at is None and _cold():
                 given_up_at = monotonic()
                 self._on_loop(self._give_up_all)
             if given_up_at is not None and monotonic() - given_up_at > COLD_STOP_S:
-                log.warning("%d cancelled tasks had not ended after %g s; their messages go back", len(self._jobs), COLD_STOP_S)
+                log.warning("%d cancelled tasks had not ended after %g s; their messages go back", len(self._runs), COLD_STOP_S)
                 break
             self._posts.drain(0.2)
         self._close()
 
     def on_terminate(self) -> None:
-        """Cancel every job, tell nobody, and close: unacknowledged messages go back to the broker."""
+        """Cancel every run, tell nobody, and close: unacknowledged messages go back to the broker."""
         if self._closing:
             return
         self._on_loop(self._give_up_all)
         until = monotonic() + COLD_STOP_S
-        while self._jobs and monotonic() < until:
+        while self._runs and monotonic() < until:
             self._posts.drain(0.1)
         self._close()
 
@@ -140,9 +140,9 @@ class TaskPool(BasePool):
         timeout: float | None = None,
         correlation_id: str | None = None,
         **_: Any,
-    ) -> Job:
+    ) -> TaskRun:
         """Take one message. Returns at once; a pool that is closing takes nothing, and the message stays unacknowledged."""
-        job = Job(
+        run = TaskRun(
             next(self._numbers),
             correlation_id,
             functools.partial(target, *args, **(kwargs or {})),
@@ -154,19 +154,19 @@ class TaskPool(BasePool):
             soft_s=soft_timeout or self.options.get("soft_timeout"),
             hard_s=timeout or self.options.get("timeout"),
             stuck_exit_s=self.stuck_exit_s,
-            stop=self._stop_job,
+            stop=self._stop_run,
         )
         if self._state in (None, self.RUN):
-            self._jobs[job.number] = job
-            self._queued.append(job)
+            self._runs[run.number] = run
+            self._queued.append(run)
             self._admit_soon()
-        return job
+        return run
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:
-        """Cancel the job whose number Celery was given as its process id. Harmless when it has ended."""
-        job = self._jobs.get(pid)
-        if job is not None:
-            self._stop_job(job, signal)
+        """Cancel the run whose number Celery was given as its process id. Harmless when it has ended."""
+        run = self._runs.get(pid)
+        if run is not None:
+            self._stop_run(run, signal)
 
     def grow(self, n: int = 1) -> None:
         """Let `n` more tasks run at a time."""
@@ -194,7 +194,7 @@ class TaskPool(BasePool):
             "processes": [os.getpid()],
             "running": self._running,
             "queued": len(self._queued),
-            "given-up": sum(job.settled for job in list(self._jobs.values())),
+            "given-up": sum(run.settled for run in list(self._runs.values())),
             "loop-lag-ms": round(lag_s * 1000, 1),
             "loop-lag-ms-worst-30s": round(worst_lag_s * 1000, 1),
             "timeouts": [self.options.get("soft_timeout") or 0, self.options.get("timeout") or 0],
@@ -210,8 +210,8 @@ class TaskPool(BasePool):
             self._admitting = True
             self._on_loop(self._admit)
 
-    def _stop_job(self, job: Job, signal: int | None) -> None:
-        self._on_loop(self._terminate, job, signal)
+    def _stop_run(self, run: TaskRun, signal: int | None) -> None:
+        self._on_loop(self._terminate, run, signal)
 
     # Jobs, on the loop's thread
 
@@ -220,34 +220,34 @@ class TaskPool(BasePool):
         loop = asyncio.get_running_loop()
         for _ in range(min(ADMIT_AT_ONCE, self.limit - self._running)):
             try:
-                job = self._queued.popleft()
+                run = self._queued.popleft()
             except IndexError:
                 return
-            if job.settled:  # terminated before it began
+            if run.settled:  # terminated before it began
                 continue
             self._running += 1
-            job.start(loop, self._context.copy(), self._ended)
+            run.start(loop, self._context.copy(), self._ended)
         if self._queued and self._running < self.limit:
             self._admit_soon()
 
-    def _ended(self, job: Job) -> None:
+    def _ended(self, run: TaskRun) -> None:
         self._running -= 1
-        self._jobs.pop(job.number, None)
+        self._runs.pop(run.number, None)
         if self._queued:
             self._admit_soon()
 
-    def _terminate(self, job: Job, signal: int | None) -> None:
-        if job.number not in self._jobs:
+    def _terminate(self, run: TaskRun, signal: int | None) -> None:
+        if run.number not in self._runs:
             return
-        if not job.begun:
-            self._jobs.pop(job.number, None)
+        if not run.begun:
+            self._runs.pop(run.number, None)
         # Never the success callback, which would acknowledge unfinished work.
-        job.give_up(job.failed, terminated(signal))
+        run.give_up(run.failed, terminated(signal))
 
     def _give_up_all(self) -> None:
         self.flush()
-        for job in list(self._jobs.values()):
-            job.give_up(None)
+        for run in list(self._runs.values()):
+            run.give_up(None)
 
 
 def _cold() -> bool:

@@ -25,10 +25,10 @@ INSIST_EVERY_S = 1.0
 STUCK_EXIT_STATUS = 70  # EX_SOFTWARE
 
 
-class Job:
+class TaskRun:
     """A task's run, on the loop's thread.
 
-    Its outcome is told once, by one posted callback: success, failure, hard limit or termination. After that the job is `settled`,
+    Its outcome is told once, by one posted callback: success, failure, hard limit or termination. After that the run is `settled`,
     whatever its body still does; a settled body is cancelled every second, and one that will not end within `stuck_exit_s` seconds
     ends the process, as nothing else can stop it. 0 means never.
     """
@@ -47,7 +47,7 @@ class Job:
         soft_s: float | None,
         hard_s: float | None,
         stuck_exit_s: float,
-        stop: Callable[[Job, int | None], None],
+        stop: Callable[[TaskRun, int | None], None],
     ) -> None:
         self.number = number  # what Celery takes for a process id
         self.task_id = task_id
@@ -69,10 +69,10 @@ class Job:
 
     @property
     def begun(self) -> bool:
-        """Whether the job was admitted."""
+        """Whether the run was admitted."""
         return self._task is not None
 
-    def start(self, loop: asyncio.AbstractEventLoop, context: Context, done: Callable[[Job], None]) -> None:
+    def start(self, loop: asyncio.AbstractEventLoop, context: Context, done: Callable[[TaskRun], None]) -> None:
         """Begin. `done` is called when the body has ended, whenever the outcome was told."""
         self._tell(self.accepted, self.number, monotonic())
         self._task = loop.create_task(self._run(), context=context)
@@ -83,7 +83,7 @@ class Job:
             self._timers.append(loop.call_later(self.hard_s, self.give_up, self.timed_out, False, self.hard_s))
 
     def terminate(self, signal: int | None = None) -> None:
-        """Stop this job from any thread: what `Request.terminate` and `Request.cancel` call."""
+        """Stop this run from any thread: what `Request.terminate` and `Request.cancel` call."""
         self._stop(self, signal)
 
     def give_up(self, outcome: Callable[..., Any] | None, *args: Any) -> None:
