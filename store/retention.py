@@ -13,9 +13,9 @@ from uuid import UUID
 
 from store.database import Database
 
-ROWS = 500  # events of one batch
+ROWS = 100  # events of one batch: few enough that a turn that meets one waits for some milliseconds
 MARKED = 100  # sessions marked at a time
-REST = 3.0  # times as long as a batch took, so that turns have the database to themselves for most of the time
+REST = 4.0  # times as long as a batch took, so that turns have the database to themselves for most of the time
 KEPT_DAYS = 400  # of the record of what was deleted
 
 KINDS = ("sessions", "turns", "events", "model_calls", "tool_calls", "approvals")
