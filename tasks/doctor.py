@@ -17,6 +17,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from beat_schedule import SCHEDULE
 from settings import Settings
 from store import migrate
 from store.database import APP_ROLE, MAINTENANCE_ROLE, connect_arguments
@@ -27,10 +28,19 @@ from tasks.home import Home
 ROLES = ("turnline_owner", "turnline_app", "turnline_maintenance")
 _PING_S = 2.0
 AUDIT_STALE = timedelta(days=2)
+_LATE_S = 600.0  # and ten times a job's cadence
 _STALLED = "SELECT name, stalls, now() - stalled_at FROM workers WHERE stalled_at > now() - interval '1 day' ORDER BY name"
 _LAST_AUDIT = """
 SELECT now() - started_at, (SELECT coalesce(sum((found->>'count')::bigint), 0) FROM jsonb_each(violations) AS v (name, found))
 FROM audits WHERE finished_at IS NOT NULL AND error IS NULL ORDER BY id DESC LIMIT 1
+"""
+# Of a job that has never ended well, its time is counted from the oldest turn.
+_LATE_JOBS = """
+SELECT scheduled.job, now() - last.finished_at FROM unnest(%s::text[], %s::float8[]) AS scheduled (job, within_s)
+LEFT JOIN LATERAL (SELECT finished_at FROM job_runs r WHERE r.job = scheduled.job AND finished_at IS NOT NULL AND error IS NULL
+                       AND NOT dry_run ORDER BY id DESC LIMIT 1) last ON true
+WHERE coalesce(last.finished_at, (SELECT opened_at FROM turns ORDER BY id LIMIT 1)) < now() - make_interval(secs => within_s)
+ORDER BY 1
 """
 
 
@@ -97,8 +107,7 @@ def _database(settings: Settings) -> Iterator[Finding]:
     schema = _schema(url)
     yield schema
     if schema.ok:
-        yield _audit(settings.maintenance_database_url or url)
-        yield from _stalls(settings.maintenance_database_url or url)
+        yield from _maintenance(settings.maintenance_database_url or url)
 
 
 def _schema(url: str) -> Finding:
@@ -109,13 +118,18 @@ def _schema(url: str) -> Finding:
     return Finding(False, f"The schema is at revision {current or 'none'}, the newest is {head}. Run `turnline migrate`.")
 
 
-def _audit(url: str) -> Finding:
+def _maintenance(url: str) -> Iterator[Finding]:
+    """How the books, the jobs and the workers have fared of late."""
     try:
         with psycopg.connect(url, **connect_arguments(MAINTENANCE_ROLE, "turnline-doctor")) as db:
-            first = db.execute("SELECT now() - opened_at FROM turns ORDER BY id LIMIT 1").fetchone()
-            last = db.execute(_LAST_AUDIT).fetchone()
+            yield from (_audit(db), _jobs(db), *_stalls(db))
     except psycopg.Error as error:
-        return Finding(False, f"The audits cannot be read as turnline_maintenance: {str(error).strip()}")
+        yield Finding(False, f"The audits and jobs cannot be read as turnline_maintenance: {str(error).strip()}")
+
+
+def _audit(db: psycopg.Connection) -> Finding:
+    first = db.execute("SELECT now() - opened_at FROM turns ORDER BY id LIMIT 1").fetchone()
+    last = db.execute(_LAST_AUDIT).fetchone()
     if last is not None and last[1]:
         return Finding(False, f"The last audit, {_ago(last[0])}, found violations ({last[1]}). `turnline audit --last` shows them.")
     age: timedelta = (last or first or (timedelta(0),))[0]
@@ -127,11 +141,20 @@ def _audit(url: str) -> Finding:
     return Finding(True, f"The last audit, {_ago(last[0])}, found no violations.")
 
 
-def _stalls(url: str) -> Iterator[Finding]:
-    with psycopg.connect(url, **connect_arguments(MAINTENANCE_ROLE, "turnline-doctor")) as db:
-        for name, stalls, age in db.execute(_STALLED).fetchall():
-            times = f"{stalls} times so far, the last one" if stalls > 1 else "once,"
-            yield Finding(False, f"The worker {name} hung and its watchdog ended it ({times} {_ago(age)}). Its log says what it was doing.")
+def _jobs(db: psycopg.Connection) -> Finding:
+    within = {str(entry["task"]): max(_LATE_S, 10.0 * float(str(entry["schedule"]))) for name, entry in SCHEDULE.items() if name != "audit"}
+    late = db.execute(_LATE_JOBS, (list(within), list(within.values()))).fetchall()
+    if not late:
+        return Finding(True, "No scheduled job is late.")
+    told = ", ".join(f"{job} (last {_ago(age)})" if age is not None else f"{job} (never)" for job, age in late)
+    and_so = "Do beat and the maintenance worker run? `turnline jobs runs --failed` says more."
+    return Finding(False, f"Scheduled jobs have not ended well for long: {told}. {and_so}")
+
+
+def _stalls(db: psycopg.Connection) -> Iterator[Finding]:
+    for name, stalls, age in db.execute(_STALLED).fetchall():
+        times = f"{stalls} times so far, the last one" if stalls > 1 else "once,"
+        yield Finding(False, f"The worker {name} hung and its watchdog ended it ({times} {_ago(age)}). Its log says what it was doing.")
 
 
 def _ago(age: timedelta) -> str:

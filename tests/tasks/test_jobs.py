@@ -18,8 +18,9 @@ from settings import Settings
 from store import job_runs, messages
 from store.database import MAINTENANCE_ROLE, Database
 from tasks import jobs
+from tasks.doctor import examine
 from tests.factories import tenant
-from tests.servers import EmbeddedValkey, process_env, until
+from tests.servers import Databases, EmbeddedValkey, process_env, until
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -129,6 +130,7 @@ async def test_a_run_that_was_killed_shows_as_cut_off_with_what_it_had_done(data
 import asyncio
 from settings import Settings
 from tasks import jobs
+from tasks.doctor import examine
 jobs.SEEN_EVERY_S = 0.1
 async def long(work):
     work.count(rows_deleted=7)
@@ -163,3 +165,30 @@ async def test_runs_of_long_ago_are_forgotten_and_failed_ones_later(database: Da
     rows = await job_runs.latest(database, "tests.often", limit=1000)
     assert len(rows) == job_runs.KEPT + 2
     assert [row["error"] for row in rows if row["error"]] == ["it broke"]
+
+
+async def test_doctor_names_the_jobs_that_have_not_ended_well_for_long(
+    databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    database_url = databases.migrated()
+    await unrung_turn(database_url)
+    for name, value in process_env(DATABASE_URL=database_url, TURNLINE_HOME=str(tmp_path)).items():
+        monkeypatch.setenv(name, value)
+
+    def said() -> tuple[bool, str]:
+        return next((found.ok, found.text) for found in examine({}) if "scheduled job" in found.text.lower())
+
+    with psycopg.connect(database_url, autocommit=True) as db:
+        assert said() == (True, "No scheduled job is late."), "an installation of this minute has had no time for them"
+        db.execute("UPDATE turns SET opened_at = now() - interval '2 days'")
+        ok, text = said()
+        assert (ok, "turns.sweep (never)" in text, "usage.audit" in text) == (False, True, False)
+
+        for job in {str(entry["task"]) for entry in SCHEDULE.values()}:
+            db.execute("INSERT INTO job_runs (job, asked_by, finished_at) VALUES (%s, 'schedule', now() - interval '9 minutes')", [job])
+        assert said() == (True, "No scheduled job is late.")
+        db.execute("UPDATE job_runs SET finished_at = now() - interval '3 hours' WHERE job = 'turns.sweep'")
+        db.execute("INSERT INTO job_runs (job, asked_by, finished_at, error) VALUES ('turns.sweep', 'schedule', now(), 'OSError')")
+        ok, text = said()
+        assert (ok, text.startswith("Scheduled jobs have not ended well for long: turns.sweep (last 3 hours ago).")) == (False, True)
+    databases.drop(database_url)
