@@ -115,10 +115,10 @@ def planted(url: str, made: Tenant, agents: list[UUID], turns: int) -> tuple[flo
         for noting in ("DISABLE", "ENABLE"):
             db.execute("TRUNCATE sessions, turns, model_calls, tool_calls, events, usage_facts CASCADE")
             for table in NOTED:
-                db.execute(f"ALTER TABLE {table} {noting} TRIGGER USER")  # type: ignore[arg-type]
+                db.execute(f"ALTER TABLE {table} {noting} TRIGGER USER")
             began = time.perf_counter()
             for statement in PLANT:
-                db.execute(statement, given)  # type: ignore[arg-type]
+                db.execute(statement, given)
             took.append(time.perf_counter() - began)
         db.execute("ANALYZE")
     return took[1], took[0]
@@ -128,7 +128,7 @@ async def recounted(url: str, agent: UUID) -> None:
     """The same days from the rows."""
     with psycopg.connect(url) as db:
         for query in (RECOUNT, TIMES, SPENT):
-            db.execute(query, [agent]).fetchall()  # type: ignore[arg-type]
+            db.execute(query, [agent]).fetchall()
 
 
 async def median_ms(work: Callable[[], Awaitable[object]], times: int = 15) -> float:

@@ -119,7 +119,7 @@ async def _flood(stack: Stack, made: Tenant, load: Load) -> None:
     """Accept the flood, round its sessions, and ring for it, as the front door does."""
     database = Database(stack.database_url, pool_size=INTAKE_AT_ONCE)
     await database.open()
-    app = make_app(Settings(DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))  # type: ignore[call-arg]
+    app = make_app(Settings(DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))
     ringer = Ringer(app, stack.database_url)
     ringer.start()
     numbers = itertools.count()

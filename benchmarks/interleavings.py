@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import sys
 import time
 
 from hypothesis import HealthCheck, Phase, seed, settings
@@ -46,7 +45,7 @@ def main() -> None:
         Stage(Databases(postgres).migrated()) as stage,
     ):
         machine = type("Interleavings", (Machine,), {"stage": stage})
-        test = seed(given.seed)(get_state_machine_test(machine, settings=chosen))  # type: ignore[arg-type]
+        test = seed(given.seed)(get_state_machine_test(machine, settings=chosen))
         try:
             test()
         finally:
@@ -56,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -64,13 +64,17 @@ async def stream(database: Database, made: Tenant, rate: float, going_on: Callab
         late = time.perf_counter() - due
         return late + await carry(database, made, number)
 
+    def ended(task: asyncio.Task[float]) -> None:
+        running.discard(task)
+        took.append(task.result())
+
     count = 0
     while going_on(time.perf_counter() - began):
         due = began + count / rate
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
         task = asyncio.create_task(one(numbers[0], due))
         running.add(task)
-        task.add_done_callback(lambda done: (running.discard(done), took.append(done.result())))
+        task.add_done_callback(ended)
         numbers[0] += 1
         count += 1
     await asyncio.gather(*running)

@@ -83,7 +83,7 @@ async def submit(stack: Stack, made: Tenant, sessions: list[UUID], texts: list[s
     """Accept `texts`, one after another round the sessions, as the front door does; returns the CPU seconds it took."""
     database = Database(stack.database_url, pool_size=20)
     await database.open()
-    app = make_app(Settings(DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))  # type: ignore[call-arg]
+    app = make_app(Settings(DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))
     ringer = Ringer(app, stack.database_url)
     ringer.start()
     began, cpu = time.monotonic(), time.process_time()
@@ -125,6 +125,8 @@ def measure_turnline(scenario: Scenario) -> Figures:
         asyncio.run(submit(stack, made, warm, ["Is order 1 paid?"] * WARM_UP, None))
         stack.drained(60)
 
+        assert postgres.pid is not None
+        assert valkey.pid is not None
         pids = {"ours": [worker.popen.pid for worker in workers], "postgres": [postgres.pid], "broker": [valkey.pid]}
         before = {who: cpu_s(ids) for who, ids in pids.items()}
         began = datetime.now(UTC)
@@ -174,6 +176,7 @@ def measure_floor(scenario: Scenario) -> Figures:
         assert floor.stdin is not None
         assert floor.stdout is not None
         assert floor.stdout.readline() == "READY\n"
+        assert postgres.pid is not None
         before = cpu_s([postgres.pid])
         floor.stdin.write("go\n")
         floor.stdin.flush()

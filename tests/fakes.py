@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from uuid import UUID
@@ -99,7 +99,7 @@ class Hanging:
 class Script:
     """A world that answers from a script: model replies (or errors) in order, tool outcomes by tool call id."""
 
-    def __init__(self, *replies: ModelReply | Exception | Hanging, tools: dict[str, ToolOutcome | Hanging] | None = None) -> None:
+    def __init__(self, *replies: ModelReply | Exception | Hanging, tools: Mapping[str, ToolOutcome | Hanging] | None = None) -> None:
         self._replies = list(replies)
         self._tools = tools or {}
         self.requests: list[ModelRequest] = []

@@ -34,7 +34,7 @@ def violations(database_url: str) -> dict[str, list[tuple[object, ...]]]:
     found: dict[str, list[tuple[object, ...]]] = {}
     with psycopg.connect(database_url) as db:
         for name, query in VIOLATIONS.items():
-            rows = db.execute(f"SELECT * FROM ({query}) v LIMIT 5").fetchall()  # type: ignore[arg-type]
+            rows = db.execute(f"SELECT * FROM ({query}) v LIMIT 5").fetchall()
             if rows:
                 found[name] = rows
     return found

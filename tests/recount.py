@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -53,7 +53,7 @@ def recount(url: str, place: Callable[[datetime], Any]) -> tuple[Counted, Counte
     models: dict[Key, Sums] = defaultdict(Sums)
     tools: dict[Key, Sums] = defaultdict(Sums)
     with psycopg.connect(url, row_factory=namedtuple_row) as db:
-        sessions = {row.id: row for row in db.execute("SELECT * FROM sessions")}
+        sessions = {row.id: row for row in _rows(db, "SELECT * FROM sessions")}
         for row in sessions.values():
             _session(agents[row.agent_id, place(row.started_at)].numbers, row)
             if row.status == "completed":
@@ -63,13 +63,13 @@ def recount(url: str, place: Callable[[datetime], Any]) -> tuple[Counted, Counte
                 ended["duration_s"] += (row.ended_at - row.started_at) // timedelta(seconds=1)
             elif row.status == "abandoned":
                 agents[row.agent_id, place(row.ended_at)].numbers["sessions_abandoned"] += 1
-        for row in db.execute("SELECT * FROM events WHERE kind IN ('customer_message', 'agent_message')"):
+        for row in _rows(db, "SELECT * FROM events WHERE kind IN ('customer_message', 'agent_message')"):
             agents[sessions[row.session_id].agent_id, place(row.created_at)].numbers["messages"] += 1
-        for row in db.execute("SELECT * FROM turns WHERE settled_at IS NOT NULL"):
+        for row in _rows(db, "SELECT * FROM turns WHERE settled_at IS NOT NULL"):
             _turn(agents[sessions[row.session_id].agent_id, place(row.settled_at)], row)
-        for row in db.execute("SELECT * FROM model_calls WHERE state <> 'reserved'"):
+        for row in _rows(db, "SELECT * FROM model_calls WHERE state <> 'reserved'"):
             _model_call(models[sessions[row.session_id].agent_id, place(row.settled_at), row.provider, row.model], row)
-        for row in db.execute("SELECT * FROM tool_calls"):
+        for row in _rows(db, "SELECT * FROM tool_calls"):
             if row.state in ENDED:
                 called = tools[sessions[row.session_id].agent_id, place(row.settled_at), row.tool_id or NIL]
                 called.numbers.update({"calls": 1, f"{row.state}_calls": 1})
@@ -87,6 +87,11 @@ def rolled_up(url: str, grain: str, place: str = "start") -> tuple[Counted, Coun
     )
 
 
+def _rows(db: psycopg.Connection[Any], query: str) -> Iterable[Any]:
+    """Rows with their columns as attributes, which the type of such a row does not name."""
+    return db.execute(query)
+
+
 def _plain(counted: dict[Key, Sums]) -> Counted:
     return {key: plain for key, sums in counted.items() if (plain := sums.plain())}
 
@@ -100,8 +105,8 @@ def _rolled(url: str, table: str, grain: str, place: str, *by: str) -> Counted:
         )
         names = ", ".join(("agent_id", f"{place} AS place", *by))
         query = f"SELECT {names}, {columns} AS sums FROM {table} r WHERE grain = %s"
-        for row in db.execute(query, [grain]):  # type: ignore[arg-type]
-            sums = {}
+        for row in db.execute(query, [grain]):
+            sums: dict[str, Any] = {}
             for name, value in row.pop("sums").items():
                 if value and isinstance(value, dict):
                     sums[name] = {int(bucket): int(count) for bucket, count in sorted(value.items(), key=lambda one: int(one[0]))}

@@ -166,7 +166,12 @@ class Service:
     def soon(self, work: Callable[[], object]) -> None:
         """Do `work` on the server's loop, and return when it is done."""
         done = threading.Event()
-        self.loop.call_soon_threadsafe(lambda: (work(), done.set()))
+
+        def do() -> None:
+            work()
+            done.set()
+
+        self.loop.call_soon_threadsafe(do)
         assert done.wait(10)
 
     def client(self, key_text: str) -> httpx.Client:
@@ -188,13 +193,13 @@ class Service:
     def sql(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Rows of `query`, as the server's superuser, who sees every tenant."""
         with psycopg.connect(self.database_url, autocommit=True) as db:
-            found = db.execute(query, parameters)  # type: ignore[arg-type]
+            found = db.execute(query, parameters)
             return found.fetchall() if found.description else []
 
 
 def settings(**values: Any) -> Settings:
     """Settings that come from `values` only."""
-    return Settings(_env_file=None, **values)  # type: ignore[call-arg]
+    return Settings(_env_file=None, **values)
 
 
 @contextmanager

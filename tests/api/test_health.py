@@ -69,6 +69,7 @@ def test_the_broker_is_named_in_a_problem_document_and_noticed_when_it_is_back(d
     with apart(database_url, own_valkey.url) as service:
         assert ask(service).status_code == 200
         pid = own_valkey.pid
+        assert pid is not None
         os.kill(pid, signal.SIGSTOP)
         try:
             until(lambda: not says(service))

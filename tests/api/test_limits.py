@@ -115,7 +115,7 @@ def test_every_refusal_is_a_problem_document(acme: Tenant, method: str, path: st
 )
 def test_without_a_key_nothing_is_said_but_that(acme: Tenant, header: str | None):
     del acme.http.headers["authorization"]
-    headers = {} if header is None else {"Authorization": header.encode("latin-1")}
+    headers = {} if header is None else {b"Authorization": header.encode("latin-1")}
     for method, path in (("GET", "/v1/agents"), ("POST", "/v1/agents"), ("GET", f"/v1/turns/{uuid4()}")):
         answer = acme.http.request(method, path, headers=headers, content=b"{" if method == "POST" else None)
         assert (answer.status_code, answer.json()["code"]) == (401, "UNAUTHORIZED")

@@ -12,7 +12,14 @@ def test_a_new_session_has_the_documented_defaults(acme: Tenant):
     agent = acme.agent(model_name="gpt-4o")
     session = acme.session(agent_id=agent["id"])
 
-    wanted = {"mode": "auto", "status": "active", "metadata": {}, "variables": {}, "session_type": "conversation", "locale": "en"}
+    wanted: dict[str, object] = {
+        "mode": "auto",
+        "status": "active",
+        "metadata": {},
+        "variables": {},
+        "session_type": "conversation",
+        "locale": "en",
+    }
     wanted |= {"timezone": "UTC", "event_count": 0, "message_count": 0, "cost_usd": "0", "user_id": None, "customer_id": None}
     assert {name: session[name] for name in wanted} == wanted
     assert session["agent"] == {"id": agent["id"], "name": "Ada", "model_provider": "openai", "model_name": "gpt-4o"}

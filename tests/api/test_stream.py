@@ -158,7 +158,7 @@ def test_a_long_log_is_streamed_whole_while_it_grows(acme: Tenant):
 
 @pytest.mark.parametrize("value", ["x", "-2", "1.5", "9999999999", "²", "9" * 30, ""])
 def test_an_id_that_is_none_is_refused(acme: Tenant, value: str):
-    answer = acme.http.get(f"/v1/sessions/{acme.session()['id']}/stream", headers={"Last-Event-ID": value.encode()})
+    answer = acme.http.get(f"/v1/sessions/{acme.session()['id']}/stream", headers={b"Last-Event-ID": value.encode()})
     assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
 
 

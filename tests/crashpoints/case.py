@@ -296,7 +296,7 @@ class Case:
             wrong.append(f"{len(out.lookups)} lookups and {len(out.refunds)} refunds in the log")
 
     def _at_rest(self) -> bool:
-        return self._one(OPEN, self.session_id) == 0 and self._one(LEASED, self.session_id) == 0
+        return bool(self._one(OPEN, self.session_id) == 0 and self._one(LEASED, self.session_id) == 0)
 
     def _writes(self) -> int:
         written: int = self._one("SELECT sum(writes) FROM turns WHERE session_id = %s", self.session_id)

@@ -92,7 +92,7 @@ def _be(order: dict[str, Any]) -> NoReturn:
     except SystemExit as end:
         code = _exit_code(end)
     except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

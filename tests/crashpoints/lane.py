@@ -203,7 +203,7 @@ class Lane:
     def empty(self, broker_url: str) -> int:
         """Have a broker lose all messages, delivered or not; how many queues held any."""
         with redis.Redis.from_url(broker_url) as client:
-            return int(client.delete(*QUEUES, "unacked", "unacked_index"))  # type: ignore[arg-type]
+            return int(client.delete(*QUEUES, "unacked", "unacked_index"))
 
     def idle(self, broker_url: str) -> bool:
         """Nothing is waiting or being worked on."""
@@ -212,12 +212,12 @@ class Lane:
 
     def one(self, query: str, *parameters: object) -> Any:
         """The first column of the query's one row."""
-        row = self._db.execute(query, parameters).fetchone()  # type: ignore[arg-type]
+        row = self._db.execute(query, parameters).fetchone()
         return row and row[0]
 
     def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
         """All rows of the query."""
-        return self._db.execute(query, parameters).fetchall()  # type: ignore[arg-type]
+        return self._db.execute(query, parameters).fetchall()
 
     def counts(self) -> dict[str, Any]:
         """What the sandbox was asked so far, by every lane."""
@@ -231,6 +231,6 @@ class Lane:
 
     def _app(self, broker_url: str) -> Celery:
         if broker_url not in self._apps:
-            settings = Settings(_env_file=None, DATABASE_URL=self.database_url, CELERY_BROKER_URL=broker_url)  # type: ignore[call-arg]
+            settings = Settings(_env_file=None, DATABASE_URL=self.database_url, CELERY_BROKER_URL=broker_url)
             self._apps[broker_url] = make_app(settings)
         return self._apps[broker_url]

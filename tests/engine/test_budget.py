@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from dataclasses import replace
 from uuid import UUID
 
 import pytest
 
-from engine import course
 from engine.brief import Effect, Limits, ToolSpec
 from engine.change import CallState, Change, Finish, Reserved, Written
 from engine.errors import TimedOut
-from engine.events import Event, EventKind, ToolCall, ToolOutcome, ToolStatus
+from engine.events import Event, EventKind, ModelReply, ToolCall, ToolOutcome, ToolStatus
 from engine.loop import advance
 from engine.ports import Start
-from tests.fakes import ListLog, Script, brief, calls, customer, says
+from tests.fakes import Hanging, ListLog, Script, brief, calls, customer, says
 
 LOOKUP = ToolSpec(UUID(int=9), "lookup", "", {"type": "object"}, effect=Effect.PURE)
 FOUND = ToolOutcome(ToolStatus.SUCCEEDED, {})
@@ -25,7 +25,7 @@ OPENING = customer("Is order 41 paid?", 0)
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Backing off between tries is not what these tests are about."""
-    monkeypatch.setattr(course.random, "uniform", lambda low, high: 0.0)
+    monkeypatch.setattr(random, "uniform", lambda low, high: 0.0)
 
 
 def start(**fields: object) -> Start:
@@ -35,11 +35,12 @@ def start(**fields: object) -> Start:
 class Counting(Script):
     """A world that notes how many commits a call came after."""
 
-    def __init__(self, log: ListLog, *replies: object, **tools: ToolOutcome) -> None:
-        super().__init__(*replies, tools=tools)  # type: ignore[arg-type]
-        self.log, self.after = log, []  # type: ignore[var-annotated]
+    def __init__(self, log: ListLog, *replies: ModelReply | Exception | Hanging, **tools: ToolOutcome) -> None:
+        super().__init__(*replies, tools=tools)
+        self.log = log
+        self.after: list[int] = []
 
-    async def call_model(self, request, heard):  # type: ignore[no-untyped-def]
+    async def call_model(self, request, heard):
         self.after.append(len(self.log.changes))
         return await super().call_model(request, heard)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from uuid import UUID
 
 import pytest
 
-from engine import course
 from engine.brief import Effect, Limits, Role, ToolSpec
 from engine.change import CallState, Finish, Park, Reserved
 from engine.errors import LeaseLost, ProviderDown, RateLimited, Rejected, ReplyLost, TimedOut, Unreachable
@@ -24,7 +24,7 @@ FIRST = Reserved(0, 0)
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Backing off between tries is not what these tests are about."""
-    monkeypatch.setattr(course.random, "uniform", lambda low, high: 0.0 if low < 1 else low)
+    monkeypatch.setattr(random, "uniform", lambda low, high: 0.0 if low < 1 else low)
 
 
 def start(*events: Event, **fields: object) -> Start:

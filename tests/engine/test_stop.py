@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from uuid import UUID
 
 import pytest
@@ -129,10 +130,9 @@ async def _asked(tool: ToolSpec) -> ListLog:
 
 
 async def test_a_turn_that_is_asked_to_stop_while_it_backs_off_does_not_wait(monkeypatch: pytest.MonkeyPatch):
-    from engine import course
     from engine.errors import ProviderDown
 
-    monkeypatch.setattr(course.random, "uniform", lambda low, high: 4.0)
+    monkeypatch.setattr(random, "uniform", lambda low, high: 4.0)
     log, stop = ListLog(customer("Hello", 0)), Stop()
     running = asyncio.create_task(advance(log, Script(ProviderDown("500")), brief(), Start(tuple(log.events), FIRST), stop))
     await asyncio.sleep(0)

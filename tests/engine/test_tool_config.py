@@ -20,6 +20,22 @@ GOOD: dict[str, Any] = {
     "timeout_s": 10,
     "secret_headers": {"Authorization": "Bearer {{shop.key}}", "X-Api-Key": "shop_key", "X-Two": "{{a}}:{{ b }}"},
 }
+BAD_HEADERS: tuple[object, ...] = (
+    {"A b": "c"},
+    {"A": "b\r\nC: d"},
+    {"A": "é"},
+    {"A": 5},
+    {"A": ""},
+    {"": "a"},
+    {"A:": "b"},
+    [],
+    "x",
+    {"Host": "x"},
+    {"content-length": "1"},
+    {"Idempotency-Key": "x"},
+    {"Accept-Encoding": "gzip"},
+)
+BAD_QUERIES: tuple[object, ...] = ({"a": []}, {"a": {}}, {"a": None}, [], {"": 1}, {str(n): n for n in range(51)})
 
 
 def test_good_configurations():
@@ -68,29 +84,12 @@ def test_good_configurations():
             )
         ),
         *(({"method": method}, "method") for method in ("TRACE", "CONNECT", "", 5, ["GET"], "GET / HTTP/1.1\r\nX: y")),
-        *(
-            ({"headers": headers}, "headers")
-            for headers in (
-                {"A b": "c"},
-                {"A": "b\r\nC: d"},
-                {"A": "é"},
-                {"A": 5},
-                {"A": ""},
-                {"": "a"},
-                {"A:": "b"},
-                [],
-                "x",
-                {"Host": "x"},
-                {"content-length": "1"},
-                {"Idempotency-Key": "x"},
-                {"Accept-Encoding": "gzip"},
-            )
-        ),
+        *(({"headers": headers}, "headers") for headers in BAD_HEADERS),
         *(
             ({"secret_headers": headers}, "secret_headers")
             for headers in ({"A": "Bearer {{a"}, {"A": "a}}"}, {"A": "{{}}"}, {"A": "{{a}}{{"}, {"Host": "a"}, {"A": None})
         ),
-        *(({"query": query}, "query") for query in ({"a": []}, {"a": {}}, {"a": None}, [], {"": 1}, {str(n): n for n in range(51)})),
+        *(({"query": query}, "query") for query in BAD_QUERIES),
         *(({"timeout_s": timeout}, "timeout_s") for timeout in (0, -1, 301, "10", True)),
         ({"timeout_s": float("nan")}, "finite"),
         ({"uri": "x"}, "unknown field 'uri'"),

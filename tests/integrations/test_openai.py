@@ -175,6 +175,23 @@ async def test_ways_to_finish(outside: MakeOutside, events: list[Any], text: str
     assert "".join(deltas) == text
 
 
+BAD_USAGE: tuple[object, ...] = (
+    None,
+    {},
+    [],
+    "many",
+    {"prompt_tokens": -1, "completion_tokens": 3},
+    {"prompt_tokens": 7, "completion_tokens": -3},
+    {"prompt_tokens": 7},
+    {"prompt_tokens": 7.5, "completion_tokens": 3},
+    {"prompt_tokens": True, "completion_tokens": 3},
+    {"prompt_tokens": 10**12, "completion_tokens": 3},
+    {"prompt_tokens": 10**30, "completion_tokens": 3},
+    {"prompt_tokens": 7, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 8}},
+    {"prompt_tokens": 7, "completion_tokens": 3, "completion_tokens_details": {"reasoning_tokens": 4}},
+)
+
+
 @pytest.mark.parametrize(
     ("reported", "usage"),
     [
@@ -192,24 +209,7 @@ async def test_ways_to_finish(outside: MakeOutside, events: list[Any], text: str
             {"prompt_tokens": 291, "completion_tokens": 26, "total_tokens": 506, "completion_tokens_details": {"reasoning_tokens": 189}},
             Usage(input_tokens=291, output_tokens=215, reasoning_tokens=189),
         ),
-        *(
-            (bad, None)
-            for bad in (
-                None,
-                {},
-                [],
-                "many",
-                {"prompt_tokens": -1, "completion_tokens": 3},
-                {"prompt_tokens": 7, "completion_tokens": -3},
-                {"prompt_tokens": 7},
-                {"prompt_tokens": 7.5, "completion_tokens": 3},
-                {"prompt_tokens": True, "completion_tokens": 3},
-                {"prompt_tokens": 10**12, "completion_tokens": 3},
-                {"prompt_tokens": 10**30, "completion_tokens": 3},
-                {"prompt_tokens": 7, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 8}},
-                {"prompt_tokens": 7, "completion_tokens": 3, "completion_tokens_details": {"reasoning_tokens": 4}},
-            )
-        ),
+        *((bad, None) for bad in BAD_USAGE),
     ],
 )
 async def test_usage(outside: MakeOutside, reported: Any, usage: Usage | None):

@@ -35,12 +35,12 @@ class Place:
     def one(self, query: str, *values: object) -> Any:
         """The only column of the only row."""
         with psycopg.connect(self.database_url) as db:
-            row = db.execute(query, values).fetchone()  # type: ignore[arg-type]
+            row = db.execute(query, values).fetchone()
         return row and row[0]
 
     def do(self, statement: str, *values: object) -> None:
         with psycopg.connect(self.database_url) as db:
-            db.execute(statement, values)  # type: ignore[arg-type]
+            db.execute(statement, values)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ async def place(databases: Databases, broker_url: str, address: str, scene: Scen
 
     def rings() -> set[str]:
         with redis.Redis.from_url(broker_url) as broker:
-            sent = [json.loads(one)["headers"]["id"] for one in broker.lrange("turns", 0, -1)]  # type: ignore[union-attr]
+            sent = [json.loads(one)["headers"]["id"] for one in broker.lrange("turns", 0, -1)]
         return {one.split(":")[1] for one in sent}
 
     url = databases.migrated()

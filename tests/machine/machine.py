@@ -69,12 +69,14 @@ class Machine(Customers, Operator, Workers, Sweeper):
     def _let_go_on(self) -> None:
         for what in ("before a commit", "after a commit"):
             for worker, wait in waiting(self, what):
-                return self.answer(worker, wait, None, None)
+                self.answer(worker, wait, None, None)
+                return
         if waiting(self, "model"):
-            return self.the_model_replies(0, None, False)
-        if waiting(self, "tool"):
-            return self.a_tool_answers(0, None, "succeeded")
-        return self.time_passes(5.0)
+            self.the_model_replies(0, None, False)
+        elif waiting(self, "tool"):
+            self.a_tool_answers(0, None, "succeeded")
+        else:
+            self.time_passes(5.0)
 
     def count(self) -> None:
         """Add up what came of the example, to see that the machine gets everywhere."""

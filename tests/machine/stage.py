@@ -83,5 +83,5 @@ class Stage:
 
     def rows(self, query: str, **values: object) -> list[dict[str, Any]]:
         """What the superuser reads, or changes where time or chance must be played."""
-        cursor = self.superuser.execute(query, values)  # type: ignore[arg-type]
+        cursor = self.superuser.execute(query, values)
         return cursor.fetchall() if cursor.description else []

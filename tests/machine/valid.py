@@ -50,7 +50,7 @@ def _calls_and_results(said: list[PromptMessage]) -> list[str]:
         elif message.tool_calls and message.role is not Role.ASSISTANT:
             wrong.append(f"{message.role} asks for tools")
         elif message.tool_calls:
-            open_calls = [call.tool_call_id for call in message.tool_calls]
+            open_calls: list[str | None] = [call.tool_call_id for call in message.tool_calls]
             while at < len(said) and said[at].role is Role.TOOL and said[at].tool_call_id in open_calls:
                 open_calls.remove(said[at].tool_call_id)
                 at += 1

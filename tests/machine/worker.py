@@ -91,7 +91,7 @@ class Worker:
         writes, claims = statement == WRITE, statement == CLAIM
         if writes and self.pause == "before":
             await self._wait(Wait("before a commit"))
-        row = await self._ask(self.stage.database.call, statement, *parameters)
+        row: dict[str, Any] = await self._ask(self.stage.database.call, statement, *parameters)
         if claims and row["o_outcome"] == "claimed":
             self.fence, self.session_id = row["o_fence"], row["o_session"]
             self.world.claimed(self)
@@ -105,7 +105,8 @@ class Worker:
         return row
 
     async def rows(self, statement: str, *parameters: Any) -> list[dict[str, Any]]:
-        return await self._ask(self.stage.database.rows, statement, *parameters)
+        found: list[dict[str, Any]] = await self._ask(self.stage.database.rows, statement, *parameters)
+        return found
 
     async def _ask(self, ask: Callable[..., Any], *parameters: Any) -> Any:
         if self.stopped:

@@ -35,7 +35,7 @@ def ringer(stack: Stack) -> Iterator[Ringer]:
     """The doorbell, as the API rings it."""
     from tasks.celery_app import make_app
 
-    app: Celery = make_app(Settings(_env_file=None, DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))  # type: ignore[call-arg]
+    app: Celery = make_app(Settings(_env_file=None, DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))
     made = Ringer(app, stack.database_url)
     made.start()
     yield made

@@ -151,13 +151,13 @@ class Stack:
     def one(self, query: str, *parameters: object) -> Any:
         """The first column of the query's one row."""
         with psycopg.connect(self.database_url) as db:
-            row = db.execute(query, parameters).fetchone()  # type: ignore[arg-type]
+            row = db.execute(query, parameters).fetchone()
         return row and row[0]
 
     def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
         """All rows of the query."""
         with psycopg.connect(self.database_url) as db:
-            return db.execute(query, parameters).fetchall()  # type: ignore[arg-type]
+            return db.execute(query, parameters).fetchall()
 
     def status(self, turn_id: UUID | None) -> str:
         """The turn's status now."""
@@ -177,7 +177,7 @@ class Stack:
 
     def tails(self) -> str:
         """The ends of every process's output, for a failure's report."""
-        return "\n".join(f"--- {process.popen.args}\n{process.log.read_text()[-1500:]}" for process in self._processes)
+        return "\n".join(f"--- {process.popen.args!r}\n{process.log.read_text()[-1500:]}" for process in self._processes)
 
 
 @contextlib.contextmanager

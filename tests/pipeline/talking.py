@@ -99,7 +99,7 @@ class Talk:
 
     def log(self) -> list[tuple[str, str, dict[str, Any]]]:
         """The session's events: kind, source, content."""
-        return self.stack.rows('SELECT kind, source, content FROM events WHERE session_id = %s ORDER BY "offset"', self.made.session_id)  # type: ignore[return-value]
+        return self.stack.rows('SELECT kind, source, content FROM events WHERE session_id = %s ORDER BY "offset"', self.made.session_id)
 
     def kinds(self) -> list[str]:
         """The kinds of the session's events."""

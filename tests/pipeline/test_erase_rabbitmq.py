@@ -29,7 +29,7 @@ class Consumer:
 @pytest.fixture(scope="module")
 def app() -> Iterator[Celery]:
     with RabbitMQ() as broker:
-        made = make_app(Settings(_env_file=None, DATABASE_URL="", CELERY_BROKER_URL=broker.url))  # type: ignore[call-arg]
+        made = make_app(Settings(_env_file=None, DATABASE_URL="", CELERY_BROKER_URL=broker.url))
         yield made
         made.close()
 

@@ -53,7 +53,7 @@ def granted(stack: Stack, made: Tenant) -> int:
 def rings(stack: Stack) -> int:
     """How many rings wait at the broker."""
     with redis.Redis.from_url(stack.broker_url) as client:
-        return int(client.llen("turns"))  # type: ignore[arg-type]
+        return int(client.llen("turns"))
 
 
 def answered(stack: Stack, made: Tenant) -> int:

@@ -77,7 +77,8 @@ async def test_a_message_by_celery_shows_none_of_its_words(stack: Stack, flower:
 
 def paths() -> list[str]:
     """One address of every route that Flower has, of a static file, and of nothing."""
-    patterns = [entry.regex.pattern if hasattr(entry, "regex") else entry[0] for entry in urls.handlers]
+    handlers: list[Any] = urls.handlers
+    patterns = [entry.regex.pattern if hasattr(entry, "regex") else entry[0] for entry in handlers]
     made = {re.sub(r"\\.\*|\(\.[+*]\)", "x", pattern).rstrip("$").removesuffix("/?") for pattern in patterns}
     return sorted(f"/{path.lstrip('/')}" for path in made | {"/static/favicon.ico", "/favicon.ico", "/robots.txt", "/login/", "/nothing"})
 

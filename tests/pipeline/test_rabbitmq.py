@@ -38,7 +38,7 @@ def stack(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 async def test_a_turn_with_a_tool_and_a_message_through_the_broker(stack: Stack):
     database = Database(stack.database_url, pool_size=4)
     await database.open()
-    app = make_app(Settings(DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))  # type: ignore[call-arg]
+    app = make_app(Settings(DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))
     ringer = Ringer(app, stack.database_url)
     ringer.start()
     integration = {"configuration": {"url": f"{stack.sandbox_url}/tools/orders_lookup"}}
@@ -74,7 +74,7 @@ async def test_a_turn_with_a_tool_and_a_message_through_the_broker(stack: Stack)
 def test_flower_and_top_tell_the_queues_without_the_management_plugin(stack: Stack):
     port = free_port()
     stack.flower(port)
-    app = make_app(Settings(DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))  # type: ignore[call-arg]
+    app = make_app(Settings(DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))
     with app.connection_for_write() as connection:
         connection.default_channel.basic_publish(connection.default_channel.prepare_message(b"{}"), "", "turns.dead")
 

@@ -37,7 +37,7 @@ async def test_real_turns_are_in_the_totals_once_the_tasks_have_run(stack: Stack
 
     from tasks.celery_app import make_app
 
-    celery: Celery = make_app(Settings(_env_file=None, DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))  # type: ignore[call-arg]
+    celery: Celery = make_app(Settings(_env_file=None, DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))
     for task in ("analytics.roll_up", "usage.fold_totals"):
         celery.send_task(task)
     celery.close()

@@ -66,7 +66,7 @@ def doctor(stack: Stack) -> list[str]:
 
 def producer(stack: Stack) -> Celery:
     """What sends tasks to the stack's workers."""
-    return make_app(Settings(_env_file=None, DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))  # type: ignore[call-arg]
+    return make_app(Settings(_env_file=None, DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))
 
 
 async def post(database: Database, text: str, count: int) -> Tenant:

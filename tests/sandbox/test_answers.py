@@ -8,7 +8,8 @@ import pytest
 
 def message(heard: Any) -> dict[str, Any]:
     assert heard.status == 200, heard.body
-    return heard.json()["choices"][0]["message"]
+    said: dict[str, Any] = heard.json()["choices"][0]["message"]
+    return said
 
 
 def calls(heard: Any) -> list[tuple[str, Any]]:

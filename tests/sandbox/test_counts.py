@@ -61,7 +61,7 @@ async def test_who_leaves_before_the_end_is_counted_and_what_they_asked_is_shown
     await ask("stayed")
 
     async def left() -> int:
-        return (await fetch("GET", "/_sandbox/counts")).json()["model"]["left"]
+        return int((await fetch("GET", "/_sandbox/counts")).json()["model"]["left"])
 
     while await left() < 2:
         await asyncio.sleep(0.01)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import zlib
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import httpx
 import pytest
@@ -131,7 +132,7 @@ async def test_json_that_cannot_be_loaded_strictly(ask, fault, stream):
 
 @MODES
 async def test_replies_that_mean_something_else(ask, stream):
-    async def said(fault: str, text: str = "Hello there") -> list[dict]:
+    async def said(fault: str, text: str = "Hello there") -> list[dict[str, Any]]:
         heard = await ask(text, query=f"?fault={fault}", stream=stream, **({"stream_options": {"include_usage": True}} if stream else {}))
         assert (heard.status, heard.end) == (200, "complete")
         return heard.chunks() if stream else [heard.json()]

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 USER = {"role": "user", "content": "hello"}
 
 
-def calling(*ids: str) -> dict:
+def calling(*ids: str) -> dict[str, Any]:
     return {
         "role": "assistant",
         "content": None,
@@ -15,7 +16,7 @@ def calling(*ids: str) -> dict:
     }
 
 
-def result(call_id: str) -> dict:
+def result(call_id: str) -> dict[str, Any]:
     return {"role": "tool", "tool_call_id": call_id, "content": "{}"}
 
 

@@ -202,7 +202,7 @@ async def _judge(database: Database, database_url: str, made: Tenant, took_s: fl
             ' ORDER BY session_id, "offset"',
             (made.workspace_id,),
         )
-        for session_id, what, mode in found:
+        for session_id, what, mode in map(tuple, found):
             logs.setdefault(session_id, []).append((what, mode))
         struck = await db.exec_driver_sql(
             "SELECT count(*) FROM turns WHERE workspace_id = %s AND error_class = 'TakenOver' AND started_at IS NOT NULL",

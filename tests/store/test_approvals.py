@@ -49,7 +49,7 @@ async def results(database: Database, made: Tenant) -> list[dict[str, Any]]:
 
 def superuser(url: str, statement: str, *parameters: object) -> None:
     with psycopg.connect(url) as db:
-        assert db.execute(statement, parameters).rowcount  # type: ignore[arg-type]
+        assert db.execute(statement, parameters).rowcount
 
 
 async def test_an_unsafe_call_parks_the_turn_without_a_lease_and_says_what_it_asks_for(database: Database, maintenance: Database):
@@ -111,7 +111,7 @@ async def test_edited_arguments_are_what_is_run_and_the_model_is_told(database: 
 
 @pytest.mark.parametrize("edited", [False, True])
 async def test_numbers_that_the_database_writes_otherwise_are_still_what_was_approved(database: Database, edited: bool):
-    odd = {"order": 1, "cents": 2.0, "huge": 1e300, "large": 1e16, "zero": -0.0, "small": 1e-7, "nested": [{"a": 5e20}]}
+    odd: dict[str, Any] = {"order": 1, "cents": 2.0, "huge": 1e300, "large": 1e16, "zero": -0.0, "small": 1e-7, "nested": [{"a": 5e20}]}
     made, turn_id, (approval_id,) = await parked(database, asked(1, **({} if edited else odd)))
 
     await decide(database, made, approval_id, edited_arguments=odd if edited else None)

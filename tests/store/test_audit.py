@@ -29,7 +29,7 @@ class Planter:
         with psycopg.connect(self.url) as db:
             db.execute("SET session_replication_role = replica")  # what constraints would forbid, a fault may have done
             for statement in filter(str.strip, statements.split(";")):
-                db.execute(statement, self.ids)  # type: ignore[arg-type]
+                db.execute(statement, self.ids)
 
     def named(self, finding: audit.Finding) -> list[str | None]:
         names = {str(value): key for key, value in self.ids.items() if key.startswith("t")}
@@ -56,12 +56,12 @@ async def maintenance(url: str) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def planter(url: str) -> AsyncIterator[Planter]:
+async def planter(url: str) -> Planter:
     """Two sound sessions, alone in the database."""
     found = Planter(url)
     tables = "audits, model_calls, tool_calls, events, turns, sessions, agent_tools, tool_integrations, tools, agents, workspaces"
     with psycopg.connect(url) as db:
-        db.execute(f"TRUNCATE {tables} CASCADE")  # type: ignore[arg-type]
+        db.execute(f"TRUNCATE {tables} CASCADE")
     database = Database(url, pool_size=2)
     await database.open()
     made = await tenant(database, sessions=2, tools=({"name": "refund", "effect": "unsafe"},))

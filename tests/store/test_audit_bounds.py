@@ -46,7 +46,7 @@ async def made(url: str) -> Tenant:
 
 def change(url: str, statement: str, *values: object) -> None:
     with psycopg.connect(url) as db:
-        db.execute(statement, values)  # type: ignore[arg-type]
+        db.execute(statement, values)
 
 
 async def test_out_of_time_it_stops_and_the_next_goes_on(url: str, maintenance: Database, made: Tenant, monkeypatch: pytest.MonkeyPatch):

@@ -23,7 +23,9 @@ from store.database import Database
 from tests.factories import Tenant, tenant
 from tests.store.carrying import carry, claimed, found
 
-MOST = Bound(1000, Decimal("0.0100000001"))
+Amount = Decimal | int  # dollars or tokens
+MOST_USD = Decimal("0.0100000001")
+MOST = Bound(1000, MOST_USD)
 USED = Usage(400, 0, 0, 210, 0)
 COST = Decimal("0.0061000003")
 
@@ -52,14 +54,14 @@ class Market:
         raise AssertionError("nothing is cut off here")
 
 
-async def budget(database: Database, made: Tenant, cap: Decimal | int, **fields: Any) -> UUID:
+async def budget(database: Database, made: Tenant, cap: Amount, **fields: Any) -> UUID:
     given = {"scope": "workspace", "scope_id": None, "unit": "usd", "period": "total", "cap": Decimal(cap)} | fields
     async with database.transaction(made.workspace_id) as db:
         made_id: UUID = (await budgets.create(db, made.workspace_id, **given))["id"]
     return made_id
 
 
-async def shown(database: Database, made: Tenant, budget_id: UUID) -> tuple[Decimal, Decimal]:
+async def shown(database: Database, made: Tenant, budget_id: UUID) -> tuple[Amount, Amount]:
     """What is spent and held of a budget."""
     async with database.transaction(made.workspace_id) as db:
         row = await budgets.get(db, budget_id)
@@ -74,7 +76,7 @@ async def opened(database: Database, made: Tenant, session_id: UUID | None = Non
 
 def superuser(url: str, statement: str) -> None:
     with psycopg.connect(url, autocommit=True) as db:
-        db.execute(statement)  # type: ignore[arg-type]
+        db.execute(statement)
 
 
 @pytest.fixture
@@ -109,7 +111,7 @@ async def test_as_many_turns_at_once_call_the_model_as_there_is_room_for(databas
     """All holds stand at the same time: nobody is let in on the strength of what another call may give back."""
     turns_at_once, room = 1000, 300
     made = await tenant(database, sessions=turns_at_once)
-    budget_id = await budget(database, made, MOST.usd * room)
+    budget_id = await budget(database, made, MOST_USD * room)
     turn_ids = [await opened(database, made, session_id) for session_id in made.session_ids]
     go = asyncio.Event()
 
@@ -126,7 +128,7 @@ async def test_as_many_turns_at_once_call_the_model_as_there_is_room_for(databas
     carrying = [asyncio.create_task(one(turn_id)) for turn_id in turn_ids]
     while sum(task.done() for task in carrying) + world.called < turns_at_once:
         await asyncio.sleep(0.05)
-    assert await shown(database, made, budget_id) == (0, MOST.usd * room)
+    assert await shown(database, made, budget_id) == (0, MOST_USD * room)
     go.set()
     statuses = await asyncio.gather(*carrying)
 
@@ -142,11 +144,11 @@ async def test_budgets_of_all_kinds_hold_together_while_replies_are_lost_and_tur
     made = await tenant(database, sessions=sessions)
     one_session = {"scope": "session", "scope_id": made.session_id}
     of = {
-        "workspace, dollars": await budget(database, made, MOST.usd * 60),
-        "workspace, dollars a day": await budget(database, made, MOST.usd * 70, period="day"),
+        "workspace, dollars": await budget(database, made, MOST_USD * 60),
+        "workspace, dollars a day": await budget(database, made, MOST_USD * 70, period="day"),
         "workspace, tokens a day": await budget(database, made, MOST.tokens * 65, unit="tokens", period="day"),
         "agent, tokens": await budget(database, made, MOST.tokens * 50, unit="tokens", scope="agent", scope_id=made.agent_id),
-        "session, dollars": await budget(database, made, MOST.usd * 2, **one_session),
+        "session, dollars": await budget(database, made, MOST_USD * 2, **one_session),
         "session, tokens": await budget(database, made, MOST.tokens * 3, **one_session, unit="tokens"),
     }
     turn_ids = [await opened(database, made, session_id) for session_id in made.session_ids]
@@ -169,7 +171,7 @@ async def test_budgets_of_all_kinds_hold_together_while_replies_are_lost_and_tur
     assert failed >= 10, "nobody was refused, so nothing is proved"
     tokens = USED.input_tokens + USED.output_tokens
     for name in ("workspace, dollars", "workspace, dollars a day"):
-        assert await shown(database, made, of[name]) == (COST * settled, MOST.usd * unknown), name
+        assert await shown(database, made, of[name]) == (COST * settled, MOST_USD * unknown), name
     for name in ("workspace, tokens a day", "agent, tokens"):
         assert await shown(database, made, of[name]) == (tokens * settled, MOST.tokens * unknown), name
     mine = f"SELECT count(*) FILTER (WHERE state = 'settled') FROM model_calls WHERE session_id = '{made.session_id}'"
@@ -180,7 +182,7 @@ async def test_budgets_of_all_kinds_hold_together_while_replies_are_lost_and_tur
 async def test_what_a_call_did_not_use_has_room_for_the_next(database: Database):
     """Room for one call at its most: the second fits because the first is settled before the second is held."""
     made = await tenant(database)
-    budget_id = await budget(database, made, MOST.usd + COST)
+    budget_id = await budget(database, made, MOST_USD + COST)
 
     for text in ("first", "second"):
         turn_id = await opened(database, made)
@@ -199,14 +201,14 @@ async def test_what_a_call_did_not_use_has_room_for_the_next(database: Database)
 
 async def test_within_one_commit_a_call_is_settled_before_the_next_is_held(database: Database):
     made = await tenant(database)
-    budget_id = await budget(database, made, MOST.usd + COST)
+    budget_id = await budget(database, made, MOST_USD + COST)
     claim = await claimed(database, await opened(database, made))
 
     await claim.write(Change(reserve=held(0)))
     written = await claim.write(Change(model_call=settled_at(0), reserve=held(1)))
 
     assert written.refused is None
-    assert await shown(database, made, budget_id) == (COST, MOST.usd)
+    assert await shown(database, made, budget_id) == (COST, MOST_USD)
 
 
 def held(step: int, *, again: bool | None = None, bound: Bound = MOST) -> Reserve:
@@ -228,13 +230,13 @@ async def twice(claim: Any, change: Change) -> Any:
 
 async def test_a_write_that_is_sent_twice_holds_and_spends_once(database: Database):
     made = await tenant(database)
-    budget_id = await budget(database, made, MOST.usd * 3)
+    budget_id = await budget(database, made, MOST_USD * 3)
     claim = await claimed(database, await opened(database, made))
 
     assert (await twice(claim, Change(reserve=held(0)))).refused is None
-    assert await shown(database, made, budget_id) == (0, MOST.usd)
+    assert await shown(database, made, budget_id) == (0, MOST_USD)
     assert (await twice(claim, Change(model_call=settled_at(0), reserve=held(1)))).refused is None
-    assert await shown(database, made, budget_id) == (COST, MOST.usd)
+    assert await shown(database, made, budget_id) == (COST, MOST_USD)
     await twice(claim, Change(model_call=settled_at(1), rest=Finish("done")))
     assert await shown(database, made, budget_id) == (2 * COST, 0)
 
@@ -251,7 +253,7 @@ async def test_a_refusal_that_is_sent_twice_is_a_refusal_twice(database: Databas
 
 async def test_a_write_that_is_sent_again_after_a_stop_was_asked_for_tells_what_was_begun(database: Database):
     made = await tenant(database)
-    budget_id = await budget(database, made, MOST.usd * 3)
+    budget_id = await budget(database, made, MOST_USD * 3)
     turn_id = await opened(database, made)
     claim = await claimed(database, turn_id)
 
@@ -263,12 +265,12 @@ async def test_a_write_that_is_sent_again_after_a_stop_was_asked_for_tells_what_
 
     assert (written.stop, written.refused) == (None, None), "the call stands in the ledger; the stop is heard of as any other"
     assert claim.outstanding == Reserved(1, 0)
-    assert await shown(database, made, budget_id) == (COST, MOST.usd)
+    assert await shown(database, made, budget_id) == (COST, MOST_USD)
 
 
 async def test_a_call_that_nobody_heard_of_keeps_its_hold(database: Database):
     made = await tenant(database)
-    budget_id = await budget(database, made, MOST.usd * 2)
+    budget_id = await budget(database, made, MOST_USD * 2)
     turn_id = await opened(database, made)
     claim = await claimed(database, turn_id)
     await claim.write(Change(reserve=held(0)))
@@ -277,13 +279,13 @@ async def test_a_call_that_nobody_heard_of_keeps_its_hold(database: Database):
     assert await carry(database, turn_id, Market()) == Finish("done")
 
     assert await found(database, made, "SELECT state FROM model_calls ORDER BY attempt") == [("unknown",), ("settled",)]
-    assert await shown(database, made, budget_id) == (COST, MOST.usd)
+    assert await shown(database, made, budget_id) == (COST, MOST_USD)
 
 
 async def test_a_new_day_begins_with_nothing_spent_and_what_yesterday_held_is_yesterdays(database: Database, database_url: str):
     made = await tenant(database, sessions=3)
-    by_day = await budget(database, made, MOST.usd, period="day")
-    in_all = await budget(database, made, MOST.usd * 2)
+    by_day = await budget(database, made, MOST_USD, period="day")
+    in_all = await budget(database, made, MOST_USD * 2)
     claim = await claimed(database, await opened(database, made))
     await claim.write(Change(reserve=held(0)))
     superuser(database_url, f"UPDATE budgets SET day = day - 1 WHERE workspace_id = '{made.workspace_id}'")
@@ -320,7 +322,7 @@ async def test_a_model_without_a_price_fails_under_a_budget_in_dollars_and_not_u
 
 async def test_a_budget_that_goes_while_calls_are_under_way_takes_its_holds_along(database: Database):
     made = await tenant(database, sessions=20)
-    gone, kept = await budget(database, made, MOST.usd * 99), await budget(database, made, MOST.usd * 99, period="day")
+    gone, kept = await budget(database, made, MOST_USD * 99), await budget(database, made, MOST_USD * 99, period="day")
     turn_ids = [await opened(database, made, session_id) for session_id in made.session_ids]
 
     async def remove(number: int) -> None:
@@ -360,5 +362,5 @@ async def test_a_call_whose_usage_was_not_told_spends_all_that_was_held(database
 
     await claim.write(Change(model_call=SettledCall(Reserved(0, 0), CallState.SETTLED, untold), rest=Finish("done")))
 
-    assert await shown(database, made, dollars) == (MOST.usd, 0)
+    assert await shown(database, made, dollars) == (MOST_USD, 0)
     assert await shown(database, made, tokens) == (MOST.tokens, 0)

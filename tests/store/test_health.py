@@ -31,7 +31,7 @@ async def hear(database: Database, made: Tenant, integration_id: UUID, *errors: 
 
 def sql(url: str, statement: str, *values: Any) -> list[Any]:
     with psycopg.connect(url, autocommit=True) as db:
-        cursor = db.execute(statement, values)  # type: ignore[arg-type]
+        cursor = db.execute(statement, values)
         return cursor.fetchall() if cursor.description else []
 
 

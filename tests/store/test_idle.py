@@ -9,6 +9,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
+from engine.errors import Conflict
 from engine.pending import Decision
 from store import audit, idle, levers, messages, repair, sessions, turns
 from store.database import Database
@@ -64,7 +65,7 @@ async def test_an_idle_session_is_given_up_and_its_log_says_so(database: Databas
 async def test_a_session_that_is_not_merely_idle_is_left_alone(maintenance: Database, quiet: Tenant, database_url: str, why: str):
     ids = {"w": quiet.workspace_id, "s": quiet.session_id}
     with psycopg.connect(database_url) as db:
-        db.execute(why, ids)  # type: ignore[arg-type]
+        db.execute(why, ids)
 
     await run(maintenance)
     assert await idle.abandon(maintenance, [quiet.session_id], HOUR) == 0, "nor where it became so after somebody looked"
@@ -118,7 +119,7 @@ async def test_a_completed_session_stays_so(database: Database, maintenance: Dat
     other = await tenant(database)
     async with database.transaction(other.workspace_id) as db:
         await sessions.end(db, other.session_id)
-    with pytest.raises(messages.Conflict, match="has ended"):
+    with pytest.raises(Conflict, match="has ended"):
         await messages.accept(database, other.workspace_id, other.session_id, "Hello?")
 
 

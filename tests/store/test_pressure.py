@@ -20,7 +20,7 @@ def change(database_url: str, statement: str, *parameters: object) -> None:
     """Change rows as the server's superuser, without the functions through which the product changes them."""
     with psycopg.connect(database_url, autocommit=True) as db:
         db.execute("SET session_replication_role = replica")  # no trigger notes the time of this
-        assert db.execute(statement, parameters).rowcount > 0  # type: ignore[arg-type]
+        assert db.execute(statement, parameters).rowcount > 0
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ async def test_whether_a_message_opens_one_more_is_known_before(
 
     async def asked(**changed: str | None) -> bool:
         fields = {"message_key": None, "strategy": strategy, **changed}
-        return await pressure.opens_one_more(database, made.workspace_id, made.session_id, **fields)  # type: ignore[arg-type]
+        return await pressure.opens_one_more(database, made.workspace_id, made.session_id, **fields)
 
     for number, one in enumerate(before):
         await messages.accept(database, made.workspace_id, made.session_id, "Hello", strategy=one, message_key=f"k{number}")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from engine.errors import NotFound
 from store import audit, messages, retention
 from store.database import Database
 from tests.factories import Tenant, tenant
@@ -26,12 +27,12 @@ def database_url(databases: Databases) -> Iterator[str]:
 
 def change(url: str, statement: str, *values: object) -> None:
     with psycopg.connect(url) as db:
-        db.execute(statement, values)  # type: ignore[arg-type]
+        db.execute(statement, values)
 
 
 def ask(url: str, query: str, *values: object) -> list[tuple[object, ...]]:
     with psycopg.connect(url) as db:
-        return db.execute(query, values).fetchall()  # type: ignore[arg-type]
+        return db.execute(query, values).fetchall()
 
 
 async def test_what_has_outlived_its_retention_goes_and_the_rest_stays(database: Database, maintenance: Database, database_url: str):
@@ -124,7 +125,7 @@ async def test_in_the_middle_the_session_is_gone_for_everybody_and_the_books_are
         assert (await audit.run(maintenance)).findings == {}
         async with database.transaction(made.workspace_id) as db:
             assert (await db.exec_driver_sql("SELECT count(*) FROM sessions")).scalar_one() == 0
-        with pytest.raises(messages.NotFound):
+        with pytest.raises(NotFound):
             await messages.accept(database, made.workspace_id, made.session_ids[0], "Hello?")
 
     assert total == 4 * 36

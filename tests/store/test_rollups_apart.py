@@ -110,7 +110,7 @@ async def test_what_is_deleted_stays_counted_and_late_changes_are_added_to_it(ur
         ended = [row[0] for row in db.execute("SELECT id FROM sessions WHERE status <> 'active'")]
         assert ended
         for table in ("events", "model_calls", "tool_calls", "turns"):
-            db.execute(f"DELETE FROM {table} WHERE session_id = ANY (%s)", [ended])  # type: ignore[arg-type]
+            db.execute(f"DELETE FROM {table} WHERE session_id = ANY (%s)", [ended])
         db.execute("DELETE FROM sessions WHERE id = ANY (%s)", [ended])
     await rollups.add(maintenance)
     assert all_of(url) == before
@@ -199,7 +199,7 @@ def _versions(url: str) -> dict[tuple[str, UUID], str]:
         return {
             (table, row[0]): row[1]
             for table in ("agents", "tools", "agent_tools")
-            for row in db.execute(f"SELECT id, xmin::text FROM {table}")  # type: ignore[arg-type]
+            for row in db.execute(f"SELECT id, xmin::text FROM {table}")
         }
 
 

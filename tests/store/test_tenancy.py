@@ -61,14 +61,17 @@ async def filled(database: Database, maintenance: Database) -> Tenant:
             await db.execute(sql(statement), ids)
     async with maintenance.transaction() as db:
         for table in ROLLUPS:
-            given = {"model_rollups": {"provider": "openai", "model": "gpt-4"}, "tool_rollups": {"tool_id": made.agent_id}}.get(table, {})
-            row = {
+            more: dict[str, dict[str, object]] = {
+                "model_rollups": {"provider": "openai", "model": "gpt-4"},
+                "tool_rollups": {"tool_id": made.agent_id},
+            }
+            row: dict[str, object] = {
                 "workspace_id": made.workspace_id,
                 "agent_id": made.agent_id,
                 "grain": "quarter",
                 "start": datetime(2026, 1, 1, tzinfo=UTC),
             }
-            await db.execute(Base.metadata.tables[table].insert().values(row | given))
+            await db.execute(Base.metadata.tables[table].insert().values(row | more.get(table, {})))
         await db.execute(sql("INSERT INTO erasures (workspace_id, customer_sha256, asked_by) VALUES (:w, :key, 'Olga')"), ids)
         await db.execute(sql("INSERT INTO deletions (session_id, workspace_id, agent_id, reason) VALUES (:u, :w, :a, 'retention')"), ids)
     return made
@@ -110,7 +113,7 @@ async def test_another_workspace_sees_and_changes_nothing(database: Database, fi
         try:
             async with database.transaction(workspace) as db:
                 result = await db.execute(sql(statement), {"w": filled.workspace_id} if ":w" in statement else {})
-                return len(result.all()) if result.returns_rows else result.rowcount  # type: ignore[attr-defined, no-any-return]
+                return len(result.all()) if result.returns_rows else result.rowcount
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) != "42501":
                 raise

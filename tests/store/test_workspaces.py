@@ -13,14 +13,22 @@ from uuid_utils.compat import uuid7
 from engine.errors import Conflict, Rejected
 from models import ApiKeyRow, PermissionRow, UserRow, WorkspaceRow
 from store import workspaces
+from store.database import Database
 from store.lookups import workspace_of_api_key
+
+
+async def caller_of(database: Database, key: str) -> workspaces.Caller:
+    """Who calls with a key that opens something."""
+    caller = await workspaces.caller_of(database, key)
+    assert caller is not None
+    return caller
 
 
 async def test_the_first_key_of_a_workspace_may_do_everything_in_it(database):
     made = await workspaces.create(database, "Acme")
 
     assert re.fullmatch(r"tl_[0-9a-f]{8}_[A-Za-z0-9_-]{43}", made.api_key)
-    caller = await workspaces.caller_of(database, made.api_key)
+    caller = await caller_of(database, made.api_key)
     assert (caller.workspace_id, caller.role, caller.user_id, caller.last_used_at) == (made.workspace_id, "admin", None, None)
     assert caller.may_read
     assert caller.may_write
@@ -62,7 +70,7 @@ async def test_a_users_key_can_do_no_more_than_the_user(database, key, user, rol
 
     text = (await workspaces.create_api_key(database, made.workspace_id, role=key, user_id=user_id)).text
 
-    caller = await workspaces.caller_of(database, text)
+    caller = await caller_of(database, text)
     assert (caller.role, caller.user_id) == (role, user_id)
     assert caller.may_read == (role is not None)
     assert caller.may_write == (role in ("admin", "write"))
@@ -72,12 +80,12 @@ async def test_a_permission_taken_away_is_taken_from_the_users_keys_too(database
     made = await workspaces.create(database, "Acme")
     user_id = await _user(database, made.workspace_id, "write")
     text = (await workspaces.create_api_key(database, made.workspace_id, user_id=user_id)).text
-    assert (await workspaces.caller_of(database, text)).may_write
+    assert (await caller_of(database, text)).may_write
 
     with psycopg.connect(database_url) as db:
         db.execute("DELETE FROM permissions WHERE user_id = %s", (user_id,))
 
-    assert not (await workspaces.caller_of(database, text)).may_read
+    assert not (await caller_of(database, text)).may_read
 
 
 async def test_a_permission_in_another_workspace_counts_for_nothing_here(database):
@@ -86,7 +94,7 @@ async def test_a_permission_in_another_workspace_counts_for_nothing_here(databas
 
     text = (await workspaces.create_api_key(database, made.workspace_id, user_id=user_id)).text
 
-    assert (await workspaces.caller_of(database, text)).role is None
+    assert (await caller_of(database, text)).role is None
 
 
 async def test_a_revoked_key_is_out_and_is_revoked_once(database):
@@ -104,19 +112,21 @@ async def test_a_revoked_key_is_out_and_is_revoked_once(database):
 
 async def test_a_keys_use_is_noted_at_most_once_a_minute(database):
     made = await workspaces.create(database, "Acme")
-    caller = await workspaces.caller_of(database, made.api_key)
+    caller = await caller_of(database, made.api_key)
 
     await workspaces.touch(database, made.workspace_id, caller.key_id)
-    first = (await workspaces.caller_of(database, made.api_key)).last_used_at
+    first = (await caller_of(database, made.api_key)).last_used_at
     await workspaces.touch(database, made.workspace_id, caller.key_id)
-    again = (await workspaces.caller_of(database, made.api_key)).last_used_at
+    again = (await caller_of(database, made.api_key)).last_used_at
 
     assert first is not None
     assert again == first
     async with database.transaction(made.workspace_id) as db:
         await db.execute(update(ApiKeyRow).values(last_used_at=first.replace(year=first.year - 1)))
     await workspaces.touch(database, made.workspace_id, caller.key_id)
-    assert (await workspaces.caller_of(database, made.api_key)).last_used_at > first
+    later = (await caller_of(database, made.api_key)).last_used_at
+    assert later is not None
+    assert later > first
 
 
 async def test_a_workspace_may_have_an_owner_who_is_its_admin(database):
@@ -139,7 +149,7 @@ async def test_a_workspace_needs_a_name(database, name):
 
 
 async def test_what_each_role_may_do(database):
-    caller = await workspaces.caller_of(database, (await workspaces.create(database, "Acme")).api_key)
+    caller = await caller_of(database, (await workspaces.create(database, "Acme")).api_key)
 
     may = {role: (replace(caller, role=role).may_read, replace(caller, role=role).may_write) for role in (*workspaces.ROLES, None)}
 

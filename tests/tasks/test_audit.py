@@ -57,12 +57,12 @@ def turnline(url: str, tmp_path: Path) -> Turnline:
 
 def change(url: str, statement: str, *values: object) -> None:
     with psycopg.connect(url) as db:
-        db.execute(statement, values)  # type: ignore[arg-type]
+        db.execute(statement, values)
 
 
 def ask(url: str, query: str) -> list[tuple[Any, ...]]:
     with psycopg.connect(url) as db:
-        return db.execute(query).fetchall()  # type: ignore[arg-type]
+        return db.execute(query).fetchall()
 
 
 def break_counters(url: str, *session_ids: UUID) -> None:
@@ -191,7 +191,7 @@ def maintenance_worker(url: str, broker_url: str, tmp_path: Path) -> Iterator[Pr
 
 def test_the_scheduled_task_keeps_its_result_once_a_day(url: str, broker_url: str, made: Tenant, maintenance_worker: Process):
     break_counters(url, made.session_id)
-    app = make_app(Settings(_env_file=None, CELERY_BROKER_URL=broker_url))  # type: ignore[call-arg]
+    app = make_app(Settings(_env_file=None, CELERY_BROKER_URL=broker_url))
     entry: dict[str, Any] = SCHEDULE["audit"]
     for _ in range(3):  # schedulers
         app.send_task(entry["task"], kwargs=entry["kwargs"], queue=entry["options"]["queue"])

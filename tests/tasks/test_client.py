@@ -2,8 +2,10 @@ import contextlib
 import json
 import socket
 import threading
+from collections.abc import Iterable
 
 import pytest
+from rich.console import Console
 
 from tasks import demo
 from tasks.client import Api
@@ -14,7 +16,9 @@ from tests.servers import free_port
 @pytest.fixture
 def server():
     """Answers each connection with the next of `replies`, pieces of bytes, and closes it."""
-    replies, threads, listening = [], [], socket.create_server(("127.0.0.1", 0))
+    replies: list[Iterable[bytes]] = []
+    threads: list[threading.Thread] = []
+    listening = socket.create_server(("127.0.0.1", 0))
 
     def serve():
         while replies:
@@ -72,4 +76,4 @@ def test_a_stream_that_only_keeps_alive_does_not_keep_the_demo_waiting(server, m
 
     url = server(for_ever())
     with Api(url, "key") as api, api.stream("/v1/s") as events, pytest.raises(SetupError, match="No answer came"):
-        demo._show_log(events, demo.Console(quiet=True))
+        demo._show_log(events, Console(quiet=True))

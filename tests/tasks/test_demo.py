@@ -56,6 +56,7 @@ def test_the_demo_answers_with_the_tools_result_and_what_it_cost(demo):
 
 def test_with_a_key_the_demo_talks_to_that_vendor(demo, tmp_path):
     with subprocess.Popen([sys.executable, "-m", "sandbox"], env=process_env(), cwd=ROOT, stdout=subprocess.PIPE, text=True) as vendor:
+        assert vendor.stdout is not None
         try:
             url = vendor.stdout.readline().split()[-1]
             out, err = (process := demo(OPENAI_API_KEY="sk-test", OPENAI_BASE_URL=f"{url}/v1")).communicate(timeout=90)

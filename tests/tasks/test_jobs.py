@@ -45,7 +45,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 @pytest.fixture
 def settings(database_url: str) -> Settings:
-    return Settings(_env_file=None, DATABASE_URL=database_url)  # type: ignore[call-arg]
+    return Settings(_env_file=None, DATABASE_URL=database_url)
 
 
 async def unrung_turn(database_url: str) -> None:

@@ -51,7 +51,7 @@ async def dead_turns(database_url: str, count: int = 1) -> tuple[Tenant, list[UU
 
 def one(database_url: str, query: str, *parameters: object) -> object:
     with psycopg.connect(database_url) as db:
-        row = db.execute(query, parameters).fetchone()  # type: ignore[arg-type]
+        row = db.execute(query, parameters).fetchone()
     return row and row[0]
 
 

@@ -51,7 +51,7 @@ def opened(url: str, where: tuple[UUID, UUID], keys: str) -> str:
 async def test_after_a_rotation_the_old_key_can_be_dropped(database: Database, database_url: str):
     places = [*await sealed_with(database, database_url, OLD, 3), *await sealed_with(database, database_url, OLD, 2)]
     (lost,) = await sealed_with(database, database_url, GONE, 1)
-    settings = Settings(_env_file=None, DATABASE_URL=database_url, secret_keys=f"{NEW},{OLD}")  # type: ignore[call-arg]
+    settings = Settings(_env_file=None, DATABASE_URL=database_url, secret_keys=f"{NEW},{OLD}")
 
     _, would = await jobs.run(RESEAL, settings=settings, dry_run=True)
     with pytest.raises(Rejected):
@@ -66,7 +66,7 @@ async def test_after_a_rotation_the_old_key_can_be_dropped(database: Database, d
 
 
 async def test_without_a_key_it_says_so(database_url: str):
-    settings = Settings(_env_file=None, DATABASE_URL=database_url, secret_keys="")  # type: ignore[call-arg]
+    settings = Settings(_env_file=None, DATABASE_URL=database_url, secret_keys="")
 
     with pytest.raises(jobs.JobFailed, match="TURNLINE_SECRET_KEYS is not set"):
         await jobs.run(RESEAL, settings=settings)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ async def conversations(database_url: str, sessions: int, turns: int) -> Tenant:
 
 def ask(url: str, query: str) -> Any:
     with psycopg.connect(url) as db:
-        row = db.execute(query).fetchone()  # type: ignore[arg-type]
+        row = db.execute(query).fetchone()
     return row and row[0]
 
 
@@ -78,9 +79,13 @@ async def test_killed_in_the_middle_it_goes_on_and_the_record_counts_each_row_on
 ):
     """Three times, wherever that may be; then the next run finishes."""
     made = await conversations(database_url, 6, 300)
+
+    def fewer_than(events: float) -> bool:
+        return bool(ask(database_url, "SELECT count(*) FROM events") < events)
+
     for part in (0.8, 0.6, 0.4):
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", SLOW, env=environment)
-        await asyncio.to_thread(until, lambda part=part: ask(database_url, "SELECT count(*) FROM events") < part * 7200, 60)
+        await asyncio.to_thread(until, partial(fewer_than, part * 7200), 60)
         process.send_signal(signal.SIGKILL)
         await process.wait()
         assert violations(database_url) == {}

@@ -46,7 +46,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 def sql(database_url: str, statement: str, *parameters: object) -> None:
     with psycopg.connect(database_url) as db:
-        db.execute(statement, parameters)  # type: ignore[arg-type]
+        db.execute(statement, parameters)
 
 
 async def asked(database: Database, made: Tenant, session_id: UUID, text: str = SECRET_WORDS) -> UUID:

@@ -81,6 +81,7 @@ class Up:
 @pytest.fixture(scope="module")
 def model_url():
     with subprocess.Popen([sys.executable, "-m", "sandbox"], env=process_env(), cwd=ROOT, stdout=subprocess.PIPE, text=True) as vendor:
+        assert vendor.stdout is not None
         yield vendor.stdout.readline().split()[-1] + "/v1"
         vendor.terminate()
 
@@ -141,6 +142,7 @@ def test_ctrl_c_cancels_a_reply_and_the_chat_goes_on(up):
     said = up.home.with_name("chat")
     command = [sys.executable, "-m", "tasks.cli", "chat", "order desk"]
     with said.open("wb") as out, subprocess.Popen(command, env=up.env(), cwd=ROOT, stdin=subprocess.PIPE, stdout=out, stderr=out) as chat:
+        assert chat.stdin is not None
         chat.stdin.write(b"[[words 1000]] [[token-ms 30]]\n")
         chat.stdin.flush()
         until(lambda: "alpha bravo" in said.read_text(), 30)

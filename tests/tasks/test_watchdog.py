@@ -21,9 +21,11 @@ def test_nothing_new_adds_up():
     assert seconds(AT_REST, AT_REST, AT_REST) == [0, 10, 20]
 
 
-@pytest.mark.parametrize("change", [{"replies": 6}, {"begun": 4}, {"active": 1}, {"reserved": 1}])
-def test_whatever_happens_is_progress(change: dict[str, int]):
-    assert seconds(AT_REST, AT_REST, replace(AT_REST, **change)) == [0, 10, 0]
+@pytest.mark.parametrize(
+    "changed", [replace(AT_REST, replies=6), replace(AT_REST, begun=4), replace(AT_REST, active=1), replace(AT_REST, reserved=1)]
+)
+def test_whatever_happens_is_progress(changed: Pulse):
+    assert seconds(AT_REST, AT_REST, changed) == [0, 10, 0]
 
 
 def test_a_full_worker_asks_for_nothing_and_is_not_idle():
