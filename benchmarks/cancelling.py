@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import random
 import time
+from functools import partial
 
 import httpx
 
@@ -39,6 +40,12 @@ def measure(stack: Stack, samples: int) -> tuple[list[float], list[float]]:
         async with opened(stack.database_url) as database:
             return (await workspaces.create(database, "Acme")).api_key
 
+    def asked(text: str) -> bool:
+        return text in stack.counts()["by_text"]
+
+    def more_left_than(number: int) -> bool:
+        return int(stack.counts()["model"]["left"]) > number
+
     headers = {"Authorization": f"Bearer {asyncio.run(make())}"}
     with httpx.Client(base_url=f"http://127.0.0.1:{port}/v1", headers=headers, timeout=60, trust_env=False) as http:
         agent = http.post("/agents", json={"name": "Ada", "max_tokens": 100_000}).json()["id"]
@@ -46,12 +53,12 @@ def measure(stack: Stack, samples: int) -> tuple[list[float], list[float]]:
             session = http.post("/sessions", json={"agent_id": agent}).json()["id"]
             text = f"{STREAM} {number}"
             turn = http.post(f"/sessions/{session}/messages", json={"text": text}).json()["turn"]["id"]
-            until(lambda text=text: text in stack.counts()["by_text"], 60)  # type: ignore[misc]
+            until(partial(asked, text), 60)
             time.sleep(random.uniform(0.5, 1.0))  # anywhere between two looks of the worker
             left = stack.counts()["model"]["left"]
             began = time.monotonic()
             http.post(f"/turns/{turn}/cancel").raise_for_status()
-            until(lambda left=left: stack.counts()["model"]["left"] > left, 60)  # type: ignore[misc]
+            until(partial(more_left_than, left), 60)
             gone.append(time.monotonic() - began)
             events = http.get(f"/sessions/{session}/events", params={"kind": "status_update", "wait": 20}).json()["events"]
             ended.append(time.monotonic() - began)

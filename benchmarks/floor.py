@@ -44,7 +44,8 @@ class Turn:
     async def ask(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
         body = {"model": "gpt-4o", "messages": messages, "tools": [{"type": "function", "function": self.tool}]}
         async with self.http.post(f"{self.url}/v1/chat/completions", json=body, headers={"Authorization": "Bearer sk"}) as reply:
-            return await reply.json()  # type: ignore[no-any-return]
+            said: dict[str, Any] = await reply.json()
+            return said
 
     async def run(self, session: str, text: str) -> None:
         await self.append(session, ("customer_message", {"text": text}))

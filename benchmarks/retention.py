@@ -58,26 +58,20 @@ async def carry(database: Database, made: Tenant, number: int) -> float:
 
 async def stream(database: Database, made: Tenant, rate: float, going_on: Callable[[float], bool], numbers: list[int]) -> list[float]:
     """Turns begun at a steady rate for as long as `going_on` (seconds so far) says; how long each took, counted from when it was due."""
-    began, running, took = time.perf_counter(), set[asyncio.Task[float]](), list[float]()
+    began, took = time.perf_counter(), list[float]()
 
-    async def one(number: int, due: float) -> float:
+    async def one(number: int, due: float) -> None:
         late = time.perf_counter() - due
-        return late + await carry(database, made, number)
-
-    def ended(task: asyncio.Task[float]) -> None:
-        running.discard(task)
-        took.append(task.result())
+        took.append(late + await carry(database, made, number))
 
     count = 0
-    while going_on(time.perf_counter() - began):
-        due = began + count / rate
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        task = asyncio.create_task(one(numbers[0], due))
-        running.add(task)
-        task.add_done_callback(ended)
-        numbers[0] += 1
-        count += 1
-    await asyncio.gather(*running)
+    async with asyncio.TaskGroup() as running:  # a turn that fails ends the measurement
+        while going_on(time.perf_counter() - began):
+            due = began + count / rate
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            running.create_task(one(numbers[0], due))
+            numbers[0] += 1
+            count += 1
     return took
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -157,7 +158,7 @@ def test_the_services_commands_carry_a_turn_are_healthy_and_stop(containers: Con
         call(f"sessions/{session['id']}/messages", {"text": "Hello"})
         until(lambda: any(event["kind"] == "agent_message" for event in call(f"sessions/{session['id']}/events")["events"]), 30)
         for name in PARTS:
-            until(lambda name=name: containers.healthy(name), 60)  # type: ignore[misc]
+            until(partial(containers.healthy, name), 60)
     finally:
         codes = {name: process.stop() for name, process in running.items()}
     assert set(codes.values()) <= {0, -15}, codes

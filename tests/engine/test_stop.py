@@ -10,7 +10,7 @@ import pytest
 
 from engine.brief import Effect, ToolSpec
 from engine.change import CallState, Change, Finish, Park, Reserved, Written
-from engine.events import ToolCall, ToolOutcome, ToolStatus
+from engine.events import Event, ToolCall, ToolOutcome, ToolStatus
 from engine.loop import advance
 from engine.pending import Pending, PendingState
 from engine.ports import Start
@@ -26,8 +26,8 @@ FIRST = Reserved(0, 0)
 class StoppingLog(ListLog):
     """A log whose commits say, from the `at`-th on, that the turn is to stop; they begin nothing then."""
 
-    def __init__(self, *events: object, at: int, reason: StopReason) -> None:
-        super().__init__(*events)  # type: ignore[arg-type]
+    def __init__(self, *events: Event, at: int, reason: StopReason) -> None:
+        super().__init__(*events)
         self._at, self._reason = at, reason
 
     async def write(self, change: Change) -> Written:

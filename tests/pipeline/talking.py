@@ -58,7 +58,8 @@ class Talk:
 
     async def asked(self, text: str) -> list[dict[str, Any]]:
         """The messages of the latest request whose last user message is `text`, once there is one."""
-        return (await self.all_asked(text))[-1]["messages"]  # type: ignore[no-any-return]
+        said: list[dict[str, Any]] = (await self.all_asked(text))[-1]["messages"]
+        return said
 
     async def all_asked(self, text: str) -> list[dict[str, Any]]:
         """The latest requests whose last user message is `text`, whole, once there is one."""

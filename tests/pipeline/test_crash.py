@@ -120,7 +120,8 @@ async def test_a_worker_that_slept_past_its_lease_writes_nothing(stack: Stack, d
     sleeper = stack.worker(queues="turns")
     text = "[[latency 600]] slept"
     accepted = await messages.accept(database, made.workspace_id, made.session_id, text)
-    ringer.ring(accepted.turn_id)  # type: ignore[arg-type]
+    assert accepted.turn_id is not None
+    ringer.ring(accepted.turn_id)
     until(lambda: asked(stack, text) == 1)
     sleeper.popen.send_signal(signal.SIGSTOP)
     other = stack.worker()
@@ -143,7 +144,8 @@ async def test_a_warm_stop_finishes_what_was_begun(stack: Stack, database: Datab
     worker = stack.worker()
     for session_id in made.session_ids:
         accepted = await messages.accept(database, made.workspace_id, session_id, f"[[latency 700]] warm {session_id}")
-        ringer.ring(accepted.turn_id)  # type: ignore[arg-type]
+        assert accepted.turn_id is not None
+        ringer.ring(accepted.turn_id)
     until(lambda: stack.one("SELECT count(*) FROM turns WHERE status = 'running'") == 20)
 
     assert worker.stop() == 0

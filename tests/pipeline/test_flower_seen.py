@@ -35,9 +35,11 @@ async def test_an_operator_sees_workers_pools_tasks_turns_and_queues_and_no_word
     producer.send_task("messages.receive", kwargs=said, queue="messages")
     producer.close()
     for one in accepted:
-        ringer.ring(one.turn_id)  # type: ignore[arg-type]
+        assert one.turn_id is not None
+        ringer.ring(one.turn_id)
     stack.drained(60)
-    turn = str(accepted[0].turn_id)
+    first = accepted[0].turn_id
+    assert first is not None
     url, seen = f"http://127.0.0.1:{port}/ops/flower", []
 
     async with browsing(basic_auth_header(FLOWER_AUTH)) as page:
@@ -51,7 +53,7 @@ async def test_an_operator_sees_workers_pools_tasks_turns_and_queues_and_no_word
         await look("/workers", name, "Online", picture="flower-workers")
         await look(f"/worker/{name}", "Running", "Queued", "Loop lag ms", picture="flower-pool")
         await look("/tasks", "turns.advance", "messages.receive", "SUCCESS", picture="flower-tasks")
-        await look(f"/task/{task_id(accepted[0].turn_id, 0)}", turn, "turns.advance", picture="flower-task")  # type: ignore[arg-type]
+        await look(f"/task/{task_id(first, 0)}", str(first), "turns.advance", picture="flower-task")
         await look("/broker", "turns", "messages", "tools", "maintenance", "7", picture="flower-queues")
 
     assert "seen-canary" not in "".join(seen)

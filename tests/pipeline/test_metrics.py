@@ -41,7 +41,9 @@ async def test_a_carried_turn_is_counted_with_its_stages_calls_tokens_and_dollar
     integration = {"configuration": {"url": f"{stack.sandbox_url}/tools/orders_lookup"}}
     made = await tenant(database, sessions=2, tools=({**TOOL, "integration": integration, "configuration": {"approval": "never"}},))
     for session_id, text in zip(made.session_ids, ("Is order 41 paid?", "metrics-canary [[fault 400-context x*]]"), strict=True):
-        ringer.ring((await messages.accept(database, made.workspace_id, session_id, text)).turn_id)  # type: ignore[arg-type]
+        accepted = await messages.accept(database, made.workspace_id, session_id, text)
+        assert accepted.turn_id is not None
+        ringer.ring(accepted.turn_id)
     stack.drained()
     until(lambda: value(metrics(worker), "turnline_turn_duration_seconds_count") == 2, 20)
     found = metrics(worker)
@@ -75,7 +77,9 @@ async def test_each_worker_has_a_port_of_its_own_and_only_maintenance_looks_at_q
     until(lambda: all(told_at(worker) for worker in workers), 20)
     made = await tenant(database, sessions=3)
     for session_id in made.session_ids:
-        ringer.ring((await messages.accept(database, made.workspace_id, session_id, "queued")).turn_id)  # type: ignore[arg-type]
+        accepted = await messages.accept(database, made.workspace_id, session_id, "queued")
+        assert accepted.turn_id is not None
+        ringer.ring(accepted.turn_id)
     until(lambda: (value(metrics(workers[1]), "turnline_queue_messages", queue="turns") or 0) >= 3, 20)
     tools, maintenance = (metrics(worker) for worker in workers)
 

@@ -32,7 +32,8 @@ async def test_real_turns_are_in_the_totals_once_the_tasks_have_run(stack: Stack
     made = await tenant(database, sessions=3, tools=(tool(stack),))
     for session_id in made.session_ids:
         accepted = await messages.accept(database, made.workspace_id, session_id, "Is order 41 paid?")
-        ringer.ring(accepted.turn_id)  # type: ignore[arg-type]
+        assert accepted.turn_id is not None
+        ringer.ring(accepted.turn_id)
     stack.drained()
 
     from tasks.celery_app import make_app
@@ -73,7 +74,7 @@ def fold(url: str) -> subprocess.Popen[Any]:
 
 def test_a_run_that_is_killed_in_the_middle_of_a_batch_leaves_it_to_the_next(url: str):
     with psycopg.connect(url) as hindering:
-        (facts,) = hindering.execute("SELECT count(*) FROM usage_facts").fetchone()  # type: ignore[misc]
+        ((facts,),) = hindering.execute("SELECT count(*) FROM usage_facts").fetchall()
         hindering.execute("SELECT 1 FROM agent_rollups WHERE grain = 'total' FOR UPDATE")
         process = fold(url)
         until(lambda: _waiting(url), 30)  # facts are taken away, sums are added to, none of it is committed

@@ -38,7 +38,9 @@ async def test_it_tells_of_turns_queues_workers_tools_and_jobs(stack: Stack, dat
     tool = {"name": "orders", "integration": {"configuration": {"url": "http://127.0.0.1:1/"}, "health_status": "degraded"}}
     made = await tenant(database, sessions=3, tools=(tool,))
     for session_id in made.session_ids[:2]:
-        ringer.ring((await messages.accept(database, made.workspace_id, session_id, "top-canary")).turn_id)  # type: ignore[arg-type]
+        accepted = await messages.accept(database, made.workspace_id, session_id, "top-canary")
+        assert accepted.turn_id is not None
+        ringer.ring(accepted.turn_id)
     stack.drained()
     await messages.accept(database, made.workspace_id, made.session_ids[2], "top-canary")
     worker.stop()

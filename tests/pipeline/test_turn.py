@@ -32,7 +32,8 @@ def tool(stack: Stack, **fields: Any) -> dict[str, Any]:
 async def test_a_message_whose_answer_needs_the_tool(stack: Stack, database: Database, ringer: Ringer):
     made = await tenant(database, tools=(tool(stack),))
     accepted = await messages.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
-    ringer.ring(accepted.turn_id)  # type: ignore[arg-type]
+    assert accepted.turn_id is not None
+    ringer.ring(accepted.turn_id)
 
     stack.drained()
 
@@ -52,7 +53,8 @@ async def test_what_is_held_covers_what_is_used_and_budgets_spend_what_the_ledge
         for unit, cap in (("usd", Decimal(1)), ("tokens", Decimal(100_000))):
             await budgets.create(db, made.workspace_id, scope="workspace", scope_id=None, unit=unit, period="day", cap=cap)  # type: ignore[arg-type]
     accepted = await messages.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
-    ringer.ring(accepted.turn_id)  # type: ignore[arg-type]
+    assert accepted.turn_id is not None
+    ringer.ring(accepted.turn_id)
 
     stack.drained()
 
@@ -80,7 +82,8 @@ async def test_a_turn_rung_five_times_is_answered_once(stack: Stack, database: D
     made = await tenant(database)
     accepted = await messages.accept(database, made.workspace_id, made.session_id, "Five rings")
     for _ in range(5):
-        ringer.ring(accepted.turn_id)  # type: ignore[arg-type]
+        assert accepted.turn_id is not None
+        ringer.ring(accepted.turn_id)
 
     stack.drained()
 
@@ -113,7 +116,8 @@ async def test_messages_of_one_session_in_a_row_are_answered_in_order(stack: Sta
     for number in range(8):
         accepted = await messages.accept(database, made.workspace_id, made.session_id, f"[[say reply {number}]]")
         if accepted.ring:
-            ringer.ring(accepted.turn_id)  # type: ignore[arg-type]
+            assert accepted.turn_id is not None
+            ringer.ring(accepted.turn_id)
 
     stack.drained()
 
@@ -146,7 +150,8 @@ async def test_what_a_provider_may_do(stack: Stack, database: Database, ringer: 
     made = await tenant(database)
     text = f"[[fault {fault}]] {fault}"
     accepted = await messages.accept(database, made.workspace_id, made.session_id, text)
-    ringer.ring(accepted.turn_id)  # type: ignore[arg-type]
+    assert accepted.turn_id is not None
+    ringer.ring(accepted.turn_id)
 
     stack.drained()
 
@@ -176,7 +181,8 @@ async def test_what_a_tool_may_do(stack: Stack, database: Database, ringer: Ring
     made = await tenant(database, tools=(tool(stack, effect=effect, parameters=loose),))
     text = f'[[call orders_lookup {{"order": 41, "fault": "{fault}"}}]] {fault} {effect}'
     accepted = await messages.accept(database, made.workspace_id, made.session_id, text)
-    ringer.ring(accepted.turn_id)  # type: ignore[arg-type]
+    assert accepted.turn_id is not None
+    ringer.ring(accepted.turn_id)
 
     stack.drained()
 
@@ -191,7 +197,8 @@ async def test_bad_arguments_go_back_to_the_model(stack: Stack, database: Databa
     made = await tenant(database, tools=(tool(stack),))
     for text in ("[[bad-arguments orders_lookup]]", "[[unknown-tool]]", '[[call orders_lookup {"order": "forty-one"}]]'):
         accepted = await messages.accept(database, made.workspace_id, made.session_id, text)
-        ringer.ring(accepted.turn_id)  # type: ignore[arg-type]
+        assert accepted.turn_id is not None
+        ringer.ring(accepted.turn_id)
         stack.drained()
         assert stack.status(accepted.turn_id) == "done"
 
@@ -208,7 +215,8 @@ async def test_a_tool_may_not_reach_into_the_network(stack: Stack, database: Dat
     url = "http://169.254.169.254/latest/meta-data"
     made = await tenant(database, tools=({**TOOL, "integration": {"configuration": {"url": url}}},))
     accepted = await messages.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
-    ringer.ring(accepted.turn_id)  # type: ignore[arg-type]
+    assert accepted.turn_id is not None
+    ringer.ring(accepted.turn_id)
 
     stack.drained()
 
@@ -221,7 +229,8 @@ async def test_no_words_and_no_secrets_in_the_logs(stack: Stack, database: Datab
     made = await tenant(database, tools=(tool(stack),))
     for text in ("canary-words are these", "[[fault 401]] canary-words", '[[call orders_lookup {"order": "canary-words"}]]'):
         accepted = await messages.accept(database, made.workspace_id, made.session_id, text)
-        ringer.ring(accepted.turn_id)  # type: ignore[arg-type]
+        assert accepted.turn_id is not None
+        ringer.ring(accepted.turn_id)
         stack.drained()
     producer = Celery(broker=stack.broker_url)
     producer.send_task(

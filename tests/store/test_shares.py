@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from uuid import UUID
 
 import pytest
 from psycopg_pool import PoolTimeout
@@ -152,8 +153,8 @@ async def test_a_workspace_with_many_statements_does_not_keep_anothers_waiting(d
     await database.open()
     ended: list[str] = []
 
-    async def one(name: str, share: object) -> None:
-        await database.call("SELECT pg_sleep(0.02)", share=share)  # type: ignore[arg-type]
+    async def one(name: str, share: UUID) -> None:
+        await database.call("SELECT pg_sleep(0.02)", share=share)
         ended.append(name)
 
     try:
