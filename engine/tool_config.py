@@ -30,6 +30,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+import idna
+
 from engine.errors import Rejected
 from engine.mappings import check_mapping
 from engine.sanitise import check_json_value
@@ -44,6 +46,7 @@ KEY_PLACEHOLDER = "idempotency_key"
 MAX_TIMEOUT_S = 300.0
 MAX_URL = 2_000
 MAX_ENTRIES = 50
+MAX_HOST, MAX_LABEL = 254, 63  # of a name and of its parts, as DNS has it; the dot at the end included
 
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SECRET = re.compile(r"\{\{\s*([A-Za-z0-9_.-]+)\s*\}\}")
@@ -177,11 +180,27 @@ def _check_url(url: object, where: str) -> None:
         raise Rejected(f"{where} must begin with https:// or http://.")
     if not parts.hostname or port == 0:
         raise Rejected(f"{where} has no host.")
+    _check_host(parts.hostname, where)
     if "@" in parts.netloc:
         raise Rejected(f"{where} must not carry a user name or password; use secret_headers.")
     if parts.fragment:
         raise Rejected(f"{where} must not have a fragment (#…).")
     _check_placeholders(parts, where)
+
+
+def _check_host(host: str, where: str) -> None:
+    """Refuse what no name server can be asked for: an empty or too long part of a name, a part that says it is Punycode and is not."""
+    if ":" in host:
+        return  # an IPv6 address; urlsplit has looked at it
+    try:
+        name = idna.encode(host).decode("ascii") if not host.isascii() else host
+        if name.startswith("xn--"):
+            idna.decode(name)
+    except UnicodeError:
+        raise Rejected(f"{where} has a host that is not a valid name.") from None
+    labels = name.removesuffix(".").split(".")
+    if len(name) > MAX_HOST or not all(0 < len(label) <= MAX_LABEL for label in labels):
+        raise Rejected(f"{where} has a host that is not a valid name: each part between dots has 1 to {MAX_LABEL} characters.")
 
 
 def _check_placeholders(parts: SplitResult, where: str) -> None:

@@ -73,13 +73,17 @@ def of_status(
 
 
 def of_exception(error: Exception, whom: str, *, sent: bool) -> TurnlineError:
-    """Return the error that an exception of httpx or aiohttp is. `sent`: the request had begun to leave this process."""
+    """Return the error that an exception of httpx or aiohttp is, or one about a host's name. `sent`: the request had begun to leave."""
     # httpx-aiohttp maps a lost connection to ConnectTimeout; what really happened is the cause.
     cause = error.__cause__ if isinstance(error, httpx.HTTPError) and isinstance(error.__cause__, Exception) else error
     if refused := _refusal(cause):
         return Rejected(f"{whom} was not asked: {refused}")
     if isinstance(cause, (httpx.InvalidURL, httpx.UnsupportedProtocol, aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)):
         return Rejected(f"{whom} was not asked: its address is not a valid http or https address")
+    if isinstance(cause, UnicodeError):
+        if not sent:
+            return Rejected(f"{whom} was not asked: its address is not a valid address")
+        return Malformed(f"{whom} answered with something that is not HTTP")
     if not sent:
         if isinstance(cause, (aiohttp.ServerTimeoutError, TimeoutError)):
             return TimedOut(f"{whom} did not accept the connection in time", maybe_done=False)

@@ -166,7 +166,7 @@ class Http:
         sending = sending if sending is not None else Sending()
         before = sending.requests
         _sending.set(sending)
-        clock = asyncio.timeout(deadline_s)
+        clock, given = asyncio.timeout(deadline_s), False
         try:
             address = httpx.URL(url)
             if self._guard is not None:
@@ -176,7 +176,12 @@ class Http:
                 aclosing(await self._send(httpx.Request(method, address, headers=_headers(headers), content=content))) as response,
                 aclosing(Reply(response, whom, max_bytes)) as reply,
             ):
+                given = True
                 yield reply
+        except UnicodeError as error:  # of a host that is no name: httpx and the resolver let it through as it is
+            if given:
+                raise  # the caller's own
+            raise faults.of_exception(error, whom, sent=sending.requests > before) from error
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, aiohttp.ClientError, OSError) as error:
             sent = sending.requests > before
             if clock.expired():

@@ -69,7 +69,13 @@ async def CHECK_ALL(work: Work) -> None:
 
     async def one(workspace_id: UUID, integration_id: UUID) -> None:
         nonlocal done
-        said = await checks.check(workspace_id, integration_id)
+        try:
+            said = await checks.check(workspace_id, integration_id)
+        except Exception as broke:  # noqa: BLE001 - one tenant's integration must not keep the others from being asked
+            said = None
+            work.count(failed=1)
+            broken = {"integration_id": str(integration_id), "error": type(broke).__name__}  # its words may quote a customer's
+            log.error("a health check broke", extra=broken)  # noqa: TRY400
         done += 1
         work.progress(done, max(total, done))
         if said is not None:

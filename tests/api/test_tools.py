@@ -96,6 +96,7 @@ def test_an_integration_is_named_after_its_address_and_tried_by_priority(acme: T
         {"integration_type": "custom_tool", "configuration": {}},
         {"integration_type": "custom_tool", "configuration": {"url": "ftp://x.example"}},
         {"integration_type": "custom_tool", "configuration": {"url": 3}},
+        {"integration_type": "custom_tool", "configuration": {"url": "https://a..b/"}},
         {"integration_type": "custom_tool", "configuration": {"url": "https://x.example", "proxy": "http://y"}},
         {"integration_type": "custom_tool", "configuration": {"url": "https://x.example", "secret_headers": {"Authorization": "token"}}},
         {"integration_type": "custom_tool", "configuration": {"url": "https://x.example"}, "parameter_mapping": "orders["},

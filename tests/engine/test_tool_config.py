@@ -42,6 +42,8 @@ def test_good_configurations():
     check_configuration(GOOD)
     check_configuration({"url": "http://127.0.0.1:9/x"})
     check_configuration({"url": "https://[2606:4700::1]/"} | dict.fromkeys(("headers", "query", "timeout_s", "secret_headers")))
+    for host in ("shop.example.", "a_b.example", "münchen.example", "xn--strae-oqa.example", "a" * 63 + ".example", "10.0.0.1"):
+        check_configuration({"url": f"https://{host}/"})
     assert secrets_used(GOOD) == {"shop.key", "shop_key", "a", "b"}
     check_configuration(GOOD, secret_names=["shop.key", "shop_key", "a", "b", "unused"])
     with pytest.raises(Rejected, match=r"'shop\.key', which is not given"):
@@ -61,6 +63,13 @@ def test_good_configurations():
                 "ftp://shop.example/",
                 "file:///etc/passwd",
                 "https:///x",
+                "https://a..b/",
+                "https://.shop.example/",
+                "https://" + "a" * 64 + ".example/",
+                "https://" + "a." * 127 + "example/",
+                "https://xn--/",
+                "https://xn--zz--/",
+                "https://ü..example/",
                 "https://u:p@shop.example/",
                 "https://u@shop.example/",
                 "https://shop.example/#x",

@@ -16,6 +16,8 @@ from tests.integrations.conftest import MakeOutside
 from tests.integrations.servers import Request, Server, reset, serve
 from tests.servers import free_port
 
+NO_NAMES = ["a..b", ".example.com", "a" * 64 + ".example", "xn--", "xn--zz--"]
+
 
 def spec(configuration: dict[str, Any], kind: str = "custom_tool", **secrets: str) -> IntegrationSpec:
     return IntegrationSpec(uuid7(), kind, configuration, secrets=secrets)
@@ -121,6 +123,13 @@ async def test_a_forbidden_address_is_never_asked(outside: MakeOutside):
 
     assert "not set up correctly" in str(error)
     assert server.connections == 0
+
+
+@pytest.mark.parametrize("host", NO_NAMES)
+async def test_a_host_that_is_no_name_is_not_set_up_correctly(outside: MakeOutside, host: str):
+    error = await probed(spec({"url": f"http://{host}/"}), outside(), 5)
+
+    assert error == "It is not set up correctly: The tool's server was not asked: its address is not a valid address"
 
 
 async def test_a_kind_that_nobody_can_ask_answers(outside: MakeOutside):

@@ -407,6 +407,15 @@ async def test_a_forbidden_address_is_never_connected_to(outside: MakeOutside):
         assert outcome.requests == server.connections == 0
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example", "xn--"])
+async def test_a_host_that_is_no_name_is_an_outcome(performer: Performer, host: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("integrations.tools.request.check_configuration", lambda _: None)  # were it not refused before it is sent
+    for effect in (Effect.PURE, Effect.UNSAFE):
+        outcome = await call(performer, tool(f"http://{host}", effect))
+        assert (outcome.status, outcome.requests) == (ToolStatus.FAILED, 0)
+        assert "its address is not a valid address" in (outcome.error or "")
+
+
 async def test_calls_that_cannot_be_made(performer: Performer):
     unknown = await performer.call_tool(None, ToolCall("c", "nope", {}), "k", 5, tool_names=("a", "b"))
     assert (unknown.status, unknown.error, unknown.requests) == (ToolStatus.FAILED, "There is no tool 'nope'; there are: a, b.", 0)
