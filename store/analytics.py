@@ -17,7 +17,7 @@ from engine import histogram
 from engine.errors import NotFound, Rejected
 from engine.histogram import Histogram
 from store.database import Database
-from store.rollup_sums import AGENT, BOTH_TIMES, MODEL, TOOL, Sums
+from store.rollup_sums import AGENT, BOTH_TIMES, MODEL, TOOL, Sums, local_date
 
 LONGEST_DAYS = 366
 LONGEST_DAYS_BY_HOUR = 31
@@ -129,7 +129,12 @@ def uses(row: Mapping[str, Any]) -> int:
     return int(row["calls"] - row["denied_calls"])
 
 
-_PLACES: dict[Step, str] = {"day": '(f."when" AT TIME ZONE :zone)::date', "hour": "date_trunc('hour', f.\"when\", :zone)"}
+_DAY = local_date('f."when"', ":zone")
+_PLACES: dict[Step, str] = {"day": _DAY, "hour": "date_trunc('hour', f.\"when\", :zone)"}
+# By date, since a day need not be all that is between two midnights; and by time, roughly, for the index.
+_BETWEEN = f"""{_DAY} BETWEEN :first AND :last
+    AND f."when" >= CAST(:first AS timestamp) AT TIME ZONE 'UTC' - interval '2 days'
+    AND f."when" <= CAST(:last AS timestamp) AT TIME ZONE 'UTC' + interval '2 days'"""
 
 
 async def _zone(db: AsyncConnection, workspace_id: UUID, agent_id: UUID, days: Days | None) -> tuple[str, str]:
@@ -145,12 +150,7 @@ async def _sums(
 ) -> list[Row]:
     """What facts and rollups come to together, by `place` (SQL over `f`) and what the rollup is by."""
     by = "".join(f", f.{column}" for column in sums.by)
-    between = (
-        'f."when" >= CAST(:first AS date)::timestamp AT TIME ZONE :zone'
-        ' AND f."when" < (CAST(:last AS date) + 1)::timestamp AT TIME ZONE :zone'
-        if days
-        else "true"
-    )
+    between = _BETWEEN if days else "true"
     parameters = {"workspace": workspace_id, "agents": agents, "zone": zone, "grain": grain}
     if days:
         parameters |= {"first": days.first, "last": days.last}

@@ -125,3 +125,16 @@ ALL = (AGENT, MODEL, TOOL)
 # A session's change counts at two times: when it happened, and when its session started.
 BOTH_TIMES = """CROSS JOIN LATERAL (VALUES (src."at", false), (src.started_at, true)) twice ("when", cohort)
     WHERE twice."when" IS NOT NULL"""
+
+
+def local_date(when: str, zone: str) -> str:
+    """The day that a time is in, in a time zone: what calendars there show. All of it is SQL."""
+    return f"({when} AT TIME ZONE {zone})::date"
+
+
+def day_start(when: str, zone: str) -> str:
+    """The `start` of that day's row: the one moment that Postgres takes its midnight for, be there two of them or none. All of it is SQL.
+
+    Not every moment of the day comes after it: where midnight comes twice, it is the second.
+    """
+    return f"{local_date(when, zone)}::timestamp AT TIME ZONE {zone}"

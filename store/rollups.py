@@ -16,7 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from store.database import Database
-from store.rollup_sums import ALL, BOTH_TIMES, Sums
+from store.rollup_sums import ALL, BOTH_TIMES, Sums, day_start
 
 BATCH = 4000
 SESSIONS = 200  # whose rows are held at a time
@@ -35,9 +35,9 @@ written AS (
     WHERE sessions.id = held.id AND held.average_response_time IS DISTINCT FROM told.average)
 SELECT coalesce(array_agg(id), '{}') FROM sessions WHERE id = ANY (:ids) AND NOT EXISTS (SELECT 1 FROM held WHERE held.id = sessions.id)"""
 
-# A day begins at its midnight in the time zone that the agent's days are cut in: its total's, or the workspace's where it has none yet.
-_GRAINS = """CROSS JOIN LATERAL (VALUES ('quarter', date_bin('15 minutes', f."when", '2000-01-01 00:00Z')),
-        ('day', date_trunc('day', f."when", f.zone)), ('total', '-infinity'::timestamptz)) g (grain, start)"""
+# Days are of the time zone that the agent's are cut in: its total's, or the workspace's where it has none yet.
+_GRAINS = f"""CROSS JOIN LATERAL (VALUES ('quarter', date_bin('15 minutes', f."when", '2000-01-01 00:00Z')),
+        ('day', {day_start('f."when"', "f.zone")}), ('total', '-infinity'::timestamptz)) g (grain, start)"""
 
 
 def _adding(sums: Sums) -> str:
@@ -82,9 +82,9 @@ def _cutting(sums: Sums) -> tuple[str, str]:
     return (
         f"DELETE FROM {sums.table} WHERE {of_agent} AND grain = 'day'",
         f"""INSERT INTO {sums.table} (workspace_id, agent_id, grain, start{by}, {", ".join(sums.columns)})
-        SELECT workspace_id, agent_id, 'day', date_trunc('day', start, :zone){by}, {sums.summed}
+        SELECT workspace_id, agent_id, 'day', {day_start("start", ":zone")}{by}, {sums.summed}
         FROM {sums.table} WHERE {of_agent} AND grain = 'quarter'
-        GROUP BY workspace_id, agent_id, date_trunc('day', start, :zone){by}""",
+        GROUP BY workspace_id, agent_id, {day_start("start", ":zone")}{by}""",
     )
 
 
