@@ -43,7 +43,9 @@ async def test_an_idle_session_is_given_up_and_its_log_says_so(database: Databas
     assert await run(maintenance) >= 1
     assert await run(maintenance) == 0
 
-    ended = "SELECT status, ended_at = (SELECT max(settled_at) FROM turns), next_offset FROM sessions"
+    ended = (
+        "SELECT status, ended_at = (SELECT max(settled_at) FROM turns) AND last_activity_at = ended_at AS then, next_offset FROM sessions"
+    )
     ((state, ended_with, offset),) = await rows(database, quiet, ended)
     (event,) = await rows(database, quiet, "SELECT \"offset\", source, content FROM events WHERE kind = 'status_update'")
     assert (state, ended_with, offset) == ("abandoned", True, 9)
@@ -155,6 +157,8 @@ async def test_an_approval_expires_whoever_looks(
         assert (expired, found, told) == (0, "pending", [])
         return
     assert (expired, found, decided, len(told)) == (1, "expired", True, 1)
+    ((later,),) = await rows(database, made, "SELECT last_activity_at > (SELECT max(requested_at) FROM approvals) FROM sessions")
+    assert not later or state == "paused", "time alone is no activity"
     assert (told[0][0]["decision"], told[0][0]["tool_name"]) == ("expired", "refund")
     assert (await audit.run(maintenance)).findings == {}
     if state == "auto":  # and the turn, when it is carried on, takes it for what it is
