@@ -209,6 +209,7 @@ class Session(Answer):
     started_at: datetime
     last_activity_at: datetime
     ended_at: datetime | None
+    satisfaction_score: Annotated[int | None, Field(description="From 1 to 5, as `PUT …/satisfaction` had it.")]
     quarantined_at: Annotated[datetime | None, Field(description="Since when nothing of it is carried: three turns died in a row.")]
     held_at: Annotated[datetime | None, Field(description="Since when it is kept from being deleted.")]
     held_by: str | None

@@ -27,6 +27,7 @@ from api import (
     problems,
     reference,
     repair,
+    satisfaction,
     sessions,
     stream,
     tools,
@@ -108,6 +109,7 @@ def create_app(settings: Settings) -> FastAPI:
         budgets,
         repair,
         holds,
+        satisfaction,
         health,
         metrics,
     ):

@@ -337,6 +337,12 @@ class Hold(Body):
     reason: Annotated[str | None, Field(max_length=2000), Storable] = None
 
 
+class Satisfaction(Body):
+    """How satisfied the customer was."""
+
+    score: Annotated[int, Field(ge=1, le=5, description="From 1, not at all, to 5.")]
+
+
 class ModeChange(Body):
     """Who answers from now on."""
 

@@ -15,6 +15,7 @@ from engine.sanitise import check_json_value
 from models import AgentRow, SessionRow, UserRow
 from store import paging
 
+SCORES = range(1, 6)
 REASON_MAX_LENGTH = 2000
 
 _OWN = (
@@ -45,6 +46,7 @@ _OWN = (
     SessionRow.started_at,
     SessionRow.last_activity_at,
     SessionRow.ended_at,
+    SessionRow.satisfaction_score,
     SessionRow.quarantined_at,
     SessionRow.held_at,
     SessionRow.held_by,
@@ -132,6 +134,20 @@ async def end(db: AsyncConnection, session_id: UUID, reason: str | None = None) 
     if reason is not None:
         values["meta"] = SessionRow.meta.op("||")(cast({"end_reason": reason}, JSONB))
     await db.execute(update(SessionRow).where(SessionRow.id == session_id, SessionRow.status == "active").values(values))
+    return await get(db, session_id)
+
+
+async def rate(db: AsyncConnection, session_id: UUID, score: int | None) -> dict[str, Any]:
+    """Note how satisfied the customer was, `SCORES`, or (None) that it is not known after all, and return the session.
+
+    Raises:
+        NotFound: no such session.
+        Rejected: the score is not one of `SCORES`.
+    """
+    if score is not None and score not in SCORES:
+        raise Rejected(f"score is a whole number from {SCORES[0]} to {SCORES[-1]}.")
+    rated = update(SessionRow).where(SessionRow.id == session_id, SessionRow.satisfaction_score.is_distinct_from(score))
+    await db.execute(rated.values(satisfaction_score=score, updated_at=func.now()))
     return await get(db, session_id)
 
 

@@ -34,6 +34,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/sessions/{session_id}/release": {},
     "PUT /v1/sessions/{session_id}/mode": {"mode": "manual"},
     "PUT /v1/sessions/{session_id}/hold": {"reason": "a dispute"},
+    "PUT /v1/sessions/{session_id}/satisfaction": {"score": 4},
 }
 
 
