@@ -143,7 +143,7 @@ async def test_a_warm_stop_finishes_what_was_begun(stack: Stack, database: Datab
     made = await tenant(database, sessions=20)
     worker = stack.worker()
     for session_id in made.session_ids:
-        accepted = await messages.accept(database, made.workspace_id, session_id, f"[[latency 700]] warm {session_id}")
+        accepted = await messages.accept(database, made.workspace_id, session_id, f"[[latency 3000]] warm {session_id}")
         assert accepted.turn_id is not None
         ringer.ring(accepted.turn_id)
     until(lambda: stack.one("SELECT count(*) FROM turns WHERE status = 'running'") == 20)
