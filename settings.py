@@ -72,7 +72,9 @@ class Settings(BaseSettings):
     metrics_host: str = Field("127.0.0.1", description="Where workers tell their metrics.")
     metrics_port: int = Field(9810, ge=0, le=65535, description="A worker takes the first free port from here on, of a hundred. 0: none.")
     metrics_token: SecretStr = Field(SecretStr(""), description="Who shows it as a bearer token may read metrics. Without: loopback only.")
-    retention_max_s: float = Field(300.0, gt=0, description="How long one clean-up may delete; the next one goes on where it stopped.")
+    retention_max_s: float = Field(
+        300.0, gt=0, le=600, description="How long one clean-up may delete; the next one goes on where it stopped."
+    )
     abandon_after_s: float = Field(86_400.0, ge=0, description="How long nothing may happen in a session before it is abandoned. 0: never.")
     watchdog_s: float = Field(60.0, ge=0, description="A worker without progress for this long, while there is work, exits. 0: never.")
 

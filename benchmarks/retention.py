@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--quiet-s", type=float, default=30.0, help="seconds to measure alone, before and after (default: %(default)s)")
     parser.add_argument("--most", type=float, default=1.5, help="the highest ratio that passes (default: %(default)s)")
     options = parser.parse_args()
-    with rig(TURNLINE_RETENTION_MAX_S="36000") as (stack, _, _):
+    with rig(TURNLINE_RETENTION_MAX_S="600") as (stack, _, _):
         figures = asyncio.run(measure(stack, options.events, options.rate, options.quiet_s))
     for name, value in figures.items():
         print(f"{name:18} {value:,}" if isinstance(value, int) else f"{name:18} {value}")

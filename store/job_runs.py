@@ -6,20 +6,27 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy import text
+
 from store.database import Database, dumps
 
 KEPT = 500  # runs of each job; failed ones for `KEPT_DAYS` more
 KEPT_DAYS = 30
 CUT_OFF_S = 120  # a run that was not seen for so long and has not finished is taken for killed
+AT_WORK_S = 20  # one that was seen within so long is at work
 
-_BEGIN = """INSERT INTO job_runs (job, asked_by, dry_run) VALUES ($1, $2, $3) RETURNING id"""
+_ONE_BEGINS = "SELECT pg_advisory_xact_lock(7_460_002, hashtext(:job))"
+_BEGIN = f"""INSERT INTO job_runs (job, asked_by, dry_run) SELECT :job, :asked_by, :dry_run
+WHERE NOT :alone OR NOT EXISTS (SELECT 1 FROM job_runs WHERE job = :job AND finished_at IS NULL AND NOT dry_run
+                                    AND seen_at > now() - interval '{AT_WORK_S} seconds')
+RETURNING id"""
 _SEEN = "UPDATE job_runs SET seen_at = clock_timestamp(), counts = $2::jsonb WHERE id = $1 RETURNING id"
 _FINISH = """UPDATE job_runs SET finished_at = clock_timestamp(), seen_at = clock_timestamp(), counts = $2::jsonb, error = $3
 WHERE id = $1 RETURNING *"""
 _FORGET = f"""
 WITH last AS (SELECT id FROM job_runs WHERE job = $1 ORDER BY id DESC OFFSET {KEPT} LIMIT 1),
 gone AS (DELETE FROM job_runs WHERE job = $1 AND id <= (SELECT id FROM last)
-         AND (error IS NULL OR started_at < now() - interval '{KEPT_DAYS} days') RETURNING 1)
+         AND (finished_at IS NOT NULL AND error IS NULL OR started_at < now() - interval '{KEPT_DAYS} days') RETURNING 1)
 SELECT count(*) AS n FROM gone"""
 _STATE = f"""CASE WHEN finished_at IS NULL AND seen_at < now() - interval '{CUT_OFF_S} seconds' THEN 'cut off'
     WHEN finished_at IS NULL THEN 'running' WHEN error IS NULL THEN 'done' ELSE 'failed' END"""
@@ -31,10 +38,13 @@ _LAST_OF_EACH = f"""SELECT r.* FROM unnest($1::text[]) AS wanted (job), LATERAL 
     WHERE job_runs.job = wanted.job AND NOT dry_run ORDER BY id DESC LIMIT 1) r"""
 
 
-async def begin(maintenance: Database, job: str, *, asked_by: str, dry_run: bool) -> UUID:
-    """Note that a run of `job` begins, and forget runs of long ago; the run's id."""
+async def begin(maintenance: Database, job: str, *, asked_by: str, dry_run: bool, alone: bool = False) -> UUID | None:
+    """Note that a run of `job` begins, and forget runs of long ago; the run's id. With `alone`: None where another run is at work."""
     await maintenance.call(_FORGET, job)
-    run_id: UUID = (await maintenance.call(_BEGIN, job, asked_by, dry_run))["id"]
+    async with maintenance.transaction() as db:
+        await db.execute(text(_ONE_BEGINS), {"job": job})
+        values = {"job": job, "asked_by": asked_by, "dry_run": dry_run, "alone": alone}
+        run_id: UUID | None = await db.scalar(text(_BEGIN), values)
     return run_id
 
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from beat_schedule import SCHEDULE
 from settings import Settings
 from tasks.parts import python
 
@@ -28,8 +29,11 @@ def worker(concurrency: int, name: str = "turns-1", queues: str = TURN_QUEUES) -
 
 
 def maintenance(name: str = "maintenance") -> list[str]:
-    """A small worker for scheduled jobs, so that a long clean-up never delays a turn."""
-    return _celery("worker", "--pool", "threads", "-c", "2", "-n", f"{name}@%h", "-Q", "maintenance", "--without-mingle", "-l", "INFO")
+    """A small worker for scheduled jobs, so that a long clean-up never delays a turn; each job has a place in it, so that none keeps the
+    sweep waiting."""
+    return _celery(
+        "worker", "--pool", "threads", "-c", str(len(SCHEDULE)), "-n", f"{name}@%h", "-Q", "maintenance", "--without-mingle", "-l", "INFO"
+    )
 
 
 def beat(schedule: Path) -> list[str]:

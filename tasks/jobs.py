@@ -59,22 +59,26 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A scheduled job. `name` is its task's; `summary` says in a sentence what it does; `rings`: it needs the broker."""
+    """A scheduled job. `name` is its task's; `summary` says in a sentence what it does; `rings`: it needs the broker.
+
+    `alone`: a run that the schedule asks for leaves it to one that is under way, so that copies do not fill the maintenance worker.
+    """
 
     name: str
     summary: str
     work: Callable[[Work], Awaitable[None]]
     rings: bool = False
+    alone: bool = True
 
 
 JOBS: dict[str, Job] = {}
 
 
-def job(name: str, summary: str, *, rings: bool = False) -> Callable[[Callable[[Work], Awaitable[None]]], Job]:
+def job(name: str, summary: str, *, rings: bool = False, alone: bool = True) -> Callable[[Callable[[Work], Awaitable[None]]], Job]:
     """Make the decorated function a job, and list it."""
 
     def listed(work: Callable[[Work], Awaitable[None]]) -> Job:
-        JOBS[name] = Job(name, summary, work, rings)
+        JOBS[name] = Job(name, summary, work, rings, alone)
         return JOBS[name]
 
     return listed
@@ -82,6 +86,10 @@ def job(name: str, summary: str, *, rings: bool = False) -> Callable[[Callable[[
 
 class JobFailed(Exception):
     """A run did not come to its end; its row and the log say why."""
+
+
+class UnderWay(Exception):
+    """Another run of the job is at work."""
 
 
 def all_jobs() -> dict[str, Job]:
@@ -107,6 +115,7 @@ async def run(
 
     Raises:
         JobFailed: it did not come to its end. What it had done stays done, and the next run goes on from there.
+        UnderWay: the schedule asks for it, and another run is at it.
     """
     url = settings.maintenance_database_url or settings.database_url
     database = Database(url, role=MAINTENANCE_ROLE, pool_size=CONNECTIONS, application_name=f"turnline-{wanted.name}")
@@ -115,11 +124,13 @@ async def run(
     run_id: UUID | None = None
     await database.open()
     try:
-        run_id = await job_runs.begin(database, wanted.name, asked_by=asked_by, dry_run=dry_run)
+        run_id = await _begun(database, wanted, asked_by, dry_run)
         async with _seen(work, run_id):
             await wanted.work(work)
         await job_runs.finish(database, run_id, work.counts, None)
         meters.job_ran(wanted.name, "done", {} if dry_run else work.counts)
+    except UnderWay:
+        raise
     except Exception as error:  # noqa: BLE001 - whatever it is, the row says so
         # A refusal is a sentence of ours; any other error's words may quote a customer's.
         said = str(error).rstrip(".") if isinstance(error, Rejected) else f"{type(error).__name__} at {_where(error)}"
@@ -134,14 +145,26 @@ async def run(
     return run_id, dict(work.counts)
 
 
+async def _begun(database: Database, wanted: Job, asked_by: str, dry_run: bool) -> UUID:
+    alone = wanted.alone and asked_by == "schedule"
+    run_id = await job_runs.begin(database, wanted.name, asked_by=asked_by, dry_run=dry_run, alone=alone)
+    if run_id is None:
+        raise UnderWay
+    return run_id
+
+
 async def scheduled(wanted: Job) -> None:
-    """Run a job as its task does.
+    """Run a job as its task does; not where another run is at it.
 
     Raises:
         JobFailed: as `run`; the task shows as failed.
     """
     began = time.monotonic()
-    _, counts = await run(wanted, settings=get_settings())
+    try:
+        _, counts = await run(wanted, settings=get_settings())
+    except UnderWay:
+        log.info("a job was left to the run of it that is under way", extra={"job": wanted.name})
+        return
     if any(counts.values()):
         log.info("a job has run", extra={"job": wanted.name, "seconds": round(time.monotonic() - began, 2), **counts})
 

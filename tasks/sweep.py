@@ -16,7 +16,7 @@ from tasks.ring import publish
 log = logging.getLogger(__name__)
 
 
-@job("turns.sweep", "Rings the turns that nobody carries: a ring was lost, a worker died, a wait is over.", rings=True)
+@job("turns.sweep", "Rings the turns that nobody carries: a ring was lost, a worker died, a wait is over.", rings=True, alone=False)
 async def SWEEP(work: Work) -> None:
     """Ring what is due; with `dry_run`, count it."""
     stale_s, window = work.settings.ring_stale_s, work.settings.workspace_in_flight

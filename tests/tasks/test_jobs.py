@@ -17,7 +17,7 @@ from beat_schedule import SCHEDULE
 from settings import Settings
 from store import job_runs, messages
 from store.database import MAINTENANCE_ROLE, Database
-from tasks import jobs
+from tasks import commands, jobs
 from tasks.doctor import examine
 from tests.factories import tenant
 from tests.servers import Databases, EmbeddedValkey, process_env, until
@@ -130,7 +130,6 @@ async def test_a_run_that_was_killed_shows_as_cut_off_with_what_it_had_done(data
 import asyncio
 from settings import Settings
 from tasks import jobs
-from tasks.doctor import examine
 jobs.SEEN_EVERY_S = 0.1
 async def long(work):
     work.count(rows_deleted=7)
@@ -156,14 +155,14 @@ asyncio.run(jobs.run(jobs.Job("tests.long", "Is long.", long), settings=Settings
 async def test_runs_of_long_ago_are_forgotten_and_failed_ones_later(database: Database, database_url: str):
     with psycopg.connect(database_url) as db:
         db.execute(
-            "INSERT INTO job_runs (job, asked_by, finished_at, error) SELECT 'tests.often', 'schedule', now(),"
-            " CASE WHEN n = 1 THEN 'it broke' END FROM generate_series(1, %s) n",
+            "INSERT INTO job_runs (job, asked_by, finished_at, error) SELECT 'tests.often', 'schedule',"
+            " CASE WHEN n <> 2 THEN now() END, CASE WHEN n = 1 THEN 'it broke' END FROM generate_series(1, %s) n",
             [job_runs.KEPT + 20],
         )
     await job_runs.begin(database, "tests.often", asked_by="schedule", dry_run=False)
 
     rows = await job_runs.latest(database, "tests.often", limit=1000)
-    assert len(rows) == job_runs.KEPT + 2
+    assert len(rows) == job_runs.KEPT + 3, "one failed, one was killed"
     assert [row["error"] for row in rows if row["error"]] == ["it broke"]
 
 
@@ -192,3 +191,32 @@ async def test_doctor_names_the_jobs_that_have_not_ended_well_for_long(
         ok, text = said()
         assert (ok, text.startswith("Scheduled jobs have not ended well for long: turns.sweep (last 3 hours ago).")) == (False, True)
     databases.drop(database_url)
+
+
+async def test_what_the_schedule_asks_for_twice_is_done_by_one(database: Database, database_url: str, settings: Settings):
+    """So copies of a long job do not fill the maintenance worker; one that was killed is in nobody's way for long."""
+    begun = await asyncio.gather(
+        *(job_runs.begin(database, "tests.alone", asked_by="schedule", dry_run=False, alone=True) for _ in range(8))
+    )
+    assert sum(run_id is not None for run_id in begun) == 1
+
+    done = list[bool]()
+
+    async def notes(work: jobs.Work) -> None:
+        done.append(work.by_hand)
+
+    alone = jobs.Job("tests.alone", "Is done by one.", notes)
+    with pytest.raises(jobs.UnderWay):
+        await jobs.run(alone, settings=settings)
+    await jobs.run(jobs.Job("tests.alone", "May be done by many.", notes, alone=False), settings=settings)
+    await jobs.run(alone, settings=settings, asked_by="operator")
+    assert done == [False, True]
+    with psycopg.connect(database_url) as db:
+        db.execute("UPDATE job_runs SET seen_at = seen_at - interval '21 seconds' WHERE job = 'tests.alone' AND finished_at IS NULL")
+    await jobs.run(alone, settings=settings)
+    assert done == [False, True, False]
+
+
+def test_each_job_has_a_place_in_the_maintenance_worker():
+    command = commands.maintenance()
+    assert int(command[command.index("-c") + 1]) >= len({entry["task"] for entry in SCHEDULE.values()})
