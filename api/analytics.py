@@ -21,6 +21,7 @@ from store.analytics import Days, Step
 routes = router("analytics")
 From = Query(alias="from", description="The first day, in the workspace's time zone.")
 To = Query(alias="to", description="The last day.")
+By = Query(description="Whether the days themselves are shown, or their hours.")
 KINDS = ("input", "cached_input", "cache_write", "output", "reasoning")
 CENTS = Decimal("0.0000000001")
 
@@ -33,8 +34,19 @@ async def get_agent_analytics(
     async with analytics.snapshot(front.database, caller.workspace_id) as db:
         agent = await agents.get(db, agent_id)
         days = None if first is None and last is None else await analytics.days(db, caller.workspace_id, first, last)
-        told = await analytics.of_agent(db, caller.workspace_id, agent_id, days)
-    return Json(_analytics(agent, told, days))
+        told = await analytics.in_all(db, caller.workspace_id, agent_id, days)
+    return Json({"agent": agent} | _analytics(told, days))
+
+
+@routes.get("/analytics", response_model=answers.WorkspaceAnalytics)
+async def get_analytics(
+    caller: CallerDep, front: FrontDep, first: Annotated[date | None, From] = None, last: Annotated[date | None, To] = None
+) -> Response:
+    """Show what all agents of the workspace came to, deleted ones too, in all or between two days. It is exact as one agent's is."""
+    async with analytics.snapshot(front.database, caller.workspace_id) as db:
+        days = None if first is None and last is None else await analytics.days(db, caller.workspace_id, first, last)
+        told = await analytics.in_all(db, caller.workspace_id, None, days)
+    return Json(_analytics(told, days))
 
 
 @routes.get("/agents/{agent_id}/performance", response_model=answers.Performance)
@@ -44,7 +56,7 @@ async def get_agent_performance(
     front: FrontDep,
     first: Annotated[date | None, From] = None,
     last: Annotated[date | None, To] = None,
-    by: Annotated[Step, Query(description="Whether the days themselves are shown, or their hours.")] = "day",
+    by: Annotated[Step, By] = "day",
 ) -> Response:
     """Show an agent day by day, 366 days at most, or hour by hour, 31 days at most.
 
@@ -54,15 +66,35 @@ async def get_agent_performance(
         await agents.get(db, agent_id)
         days = await analytics.days(db, caller.workspace_id, first, last)
         zone, told = await analytics.step_by_step(db, caller.workspace_id, agent_id, days, by)
-    return Json(
-        {"period": _period(days), "timezone": zone, "items": [_place(agent, zone) | _came_to(agent, models) for agent, models in told]}
-    )
+    return Json(_performance(days, zone, told))
 
 
-def _analytics(agent: dict[str, Any], told: dict[str, Any], days: Days | None) -> dict[str, Any]:
+@routes.get("/performance", response_model=answers.Performance)
+async def get_performance(
+    caller: CallerDep,
+    front: FrontDep,
+    first: Annotated[date | None, From] = None,
+    last: Annotated[date | None, To] = None,
+    by: Annotated[Step, By] = "day",
+) -> Response:
+    """Show all agents of the workspace together, deleted ones too, day by day, 366 days at most, or hour by hour, 31 days at most.
+
+    Without `to` the days end today; without `from` there are thirty.
+    """
+    async with analytics.snapshot(front.database, caller.workspace_id) as db:
+        days = await analytics.days(db, caller.workspace_id, first, last)
+        zone, told = await analytics.step_by_step(db, caller.workspace_id, None, days, by)
+    return Json(_performance(days, zone, told))
+
+
+def _performance(days: Days, zone: str, told: list[tuple[analytics.Row, analytics.Row]]) -> dict[str, Any]:
+    items = [_place(agent, zone) | _came_to(agent, models) for agent, models in told]
+    return {"period": _period(days), "timezone": zone, "items": items}
+
+
+def _analytics(told: dict[str, Any], days: Days | None) -> dict[str, Any]:
     sums, models, tools = told["agent"], told["models"], told["tools"]
     return {
-        "agent": agent,
         "period": _period(days),
         "timezone": told["timezone"],
         "metrics": {

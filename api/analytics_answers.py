@@ -110,10 +110,9 @@ class ToolStats(Answer):
     last_used_at: datetime | None
 
 
-class Analytics(Answer):
-    """What an agent came to."""
+class WorkspaceAnalytics(Answer):
+    """What all agents of the workspace came to."""
 
-    agent: Agent
     period: Period
     timezone: Annotated[str, ZONE]
     metrics: Metrics
@@ -125,6 +124,12 @@ class Analytics(Answer):
     model_stats: list[ModelStats]
     tool_stats: Annotated[list[ToolStats], Field(description="The most used first.")]
     last_updated: datetime
+
+
+class Analytics(WorkspaceAnalytics):
+    """What an agent came to."""
+
+    agent: Agent
 
 
 class PerformanceStep(Answer):
@@ -145,7 +150,7 @@ class PerformanceStep(Answer):
 
 
 class Performance(Answer):
-    """An agent day by day, or hour by hour. Those on which nothing happened are left out."""
+    """An agent, or all of a workspace, day by day, or hour by hour. Those on which nothing happened are left out."""
 
     period: Period
     timezone: Annotated[str, ZONE]

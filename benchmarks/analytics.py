@@ -89,7 +89,7 @@ async def measure(url: str, turns: int) -> list[tuple[str, str]]:
     async def asked() -> None:
         async with analytics.snapshot(database, made.workspace_id) as db:
             await analytics.step_by_step(db, made.workspace_id, agents[0], answer)
-            await analytics.of_agent(db, made.workspace_id, agents[0], answer)
+            await analytics.in_all(db, made.workspace_id, agents[0], answer)
 
     told.append(("days and sums of an agent, 300 facts not added yet", f"{await median_ms(asked):.1f} ms"))
     told.append(("adding those 300 facts, and folding", f"{await timed(lambda: both(maintenance)) * 1000:.0f} ms"))

@@ -1,4 +1,4 @@
-"""What an agent came to: from the rollups, and from what has not been added to them yet, in one snapshot. So it equals a recount."""
+"""What agents came to: from the rollups, and from what has not been added to them yet, in one snapshot. So it equals a recount."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ LONGEST_DAYS_BY_HOUR = 31
 NO_TOOL = UUID(int=0)
 
 _SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
-_ZONE = """SELECT w.timezone, bool_and(r.timezone = w.timezone) AS cut FROM workspaces w
-LEFT JOIN agent_rollups r ON r.workspace_id = w.id AND r.grain = 'total' AND r.agent_id = :agent
-WHERE w.id = :workspace GROUP BY w.timezone"""
+_AGENTS = "SELECT coalesce(array_agg(id), '{}') FROM agents WHERE workspace_id = :workspace"
+_ZONE = """SELECT w.timezone, ARRAY(SELECT r.agent_id FROM agent_rollups r WHERE r.workspace_id = w.id AND r.agent_id = ANY (:agents)
+    AND r.grain = 'total' AND r.timezone <> w.timezone) AS cut_elsewhere FROM workspaces w WHERE w.id = :workspace"""
 _TODAY = "SELECT (now() AT TIME ZONE timezone)::date FROM workspaces WHERE id = :workspace"
-_TOOLS = """SELECT t.id, t.name, a.tool_id IS NOT NULL AS assigned FROM tools t
-LEFT JOIN agent_tools a ON a.tool_id = t.id AND a.agent_id = :agent
-WHERE a.tool_id IS NOT NULL OR t.id = ANY (:used)"""
+_TOOLS = """SELECT * FROM (SELECT t.id, t.name,
+    EXISTS (SELECT 1 FROM agent_tools a WHERE a.tool_id = t.id AND a.agent_id = ANY (:agents)) AS assigned FROM tools t) named
+WHERE assigned OR id = ANY (:used)"""
 _TOOL_COUNTS = "SELECT agent_id, count(*) AS tools FROM agent_tools WHERE agent_id = ANY (:agents) GROUP BY agent_id"
 
 Row = dict[str, Any]
 Step = Literal["day", "hour"]
+Grain = Literal["quarter", "day", "total"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +78,17 @@ async def days(db: AsyncConnection, workspace_id: UUID, first: date | None, last
     return Days(last - min(timedelta(days=29), last - date.min) if first is None else first, last)
 
 
-async def of_agent(db: AsyncConnection, workspace_id: UUID, agent_id: UUID, days: Days | None = None) -> dict[str, Any]:
-    """What the agent came to, in all or between two days: `sessions`, `models`, `tools` as sums, and the `timezone` of the days."""
-    zone, grain = await _zone(db, workspace_id, agent_id, days)
-    asked = (workspace_id, [agent_id], zone, days, grain)
+async def in_all(db: AsyncConnection, workspace_id: UUID, agent_id: UUID | None, days: Days | None = None) -> dict[str, Any]:
+    """What the agent came to, or without one all agents of the workspace, in all or between two days.
+
+    `agent`, `models`, `tools` are sums; `timezone` is that of the days. What agents came to that are deleted now is among them.
+    """
+    zone, grains = await _grains(db, workspace_id, agent_id, "day" if days else "total")
+    asked = (workspace_id, zone, days, grains)
     (agent,) = await _sums(db, AGENT, *asked, place="0") or [_nothing(AGENT)]
     models = await _sums(db, MODEL, *asked, place="0")
     used = {row["tool_id"]: row for row in await _sums(db, TOOL, *asked, place="0")}
-    named = (await db.execute(text(_TOOLS), {"agent": agent_id, "used": list(used)})).all()
+    named = (await db.execute(text(_TOOLS), {"agents": _all(grains), "used": list(used)})).all()
     names = {row.id: row.name for row in named}
     tools = [row | {"tool_name": names.get(tool_id)} for tool_id, row in used.items() if row["calls"] or tool_id in names]
     tools += [_nothing(TOOL) | {"tool_id": row.id, "tool_name": row.name} for row in named if row.assigned and row.id not in used]
@@ -93,10 +97,11 @@ async def of_agent(db: AsyncConnection, workspace_id: UUID, agent_id: UUID, days
 
 
 async def step_by_step(
-    db: AsyncConnection, workspace_id: UUID, agent_id: UUID, days: Days, by: Step = "day"
+    db: AsyncConnection, workspace_id: UUID, agent_id: UUID | None, days: Days, by: Step = "day"
 ) -> tuple[str, list[tuple[Row, Row]]]:
     """Day by day, or hour by hour, what the agent and all its model calls came to, each with `place`; and the workspace's time zone.
 
+    Without an agent it is what all agents of the workspace came to.
     `place` is the day, or the moment at which the hour begins. Those in which nothing happened are left out.
 
     Raises:
@@ -104,8 +109,8 @@ async def step_by_step(
     """
     if by == "hour" and (days.last - days.first).days >= LONGEST_DAYS_BY_HOUR:
         raise Rejected(f"From `from` to `to` there may be {LONGEST_DAYS_BY_HOUR} days by hour.")
-    zone, grain = await _zone(db, workspace_id, agent_id, days)
-    asked = (workspace_id, [agent_id], zone, days, "quarter" if by == "hour" else grain)
+    zone, grains = await _grains(db, workspace_id, agent_id, "quarter" if by == "hour" else "day")
+    asked = (workspace_id, zone, days, grains)
     agents = {row["place"]: row for row in await _sums(db, AGENT, *asked, place=_PLACES[by])}
     models: dict[Any, Row] = {}
     for row in await _sums(db, MODEL, *asked, place=_PLACES[by]):
@@ -118,7 +123,7 @@ async def step_by_step(
 
 async def stats(db: AsyncConnection, workspace_id: UUID, agent_ids: Sequence[UUID]) -> dict[UUID, Row]:
     """What each of these agents came to in all, with `tool_count`, by agent."""
-    rows = await _sums(db, AGENT, workspace_id, list(agent_ids), "UTC", None, "total", place="agent_id")
+    rows = await _sums(db, AGENT, workspace_id, "UTC", None, {"total": list(agent_ids)}, place="agent_id")
     told = {row["place"]: row for row in rows}
     counts = {row.agent_id: row.tools for row in await db.execute(text(_TOOL_COUNTS), {"agents": list(agent_ids)})}
     return {one: told.get(one, _nothing(AGENT)) | {"tool_count": counts.get(one, 0)} for one in agent_ids}
@@ -137,27 +142,38 @@ _BETWEEN = f"""{_DAY} BETWEEN :first AND :last
     AND f."when" <= CAST(:last AS timestamp) AT TIME ZONE 'UTC' + interval '2 days'"""
 
 
-async def _zone(db: AsyncConnection, workspace_id: UUID, agent_id: UUID, days: Days | None) -> tuple[str, str]:
-    """The workspace's time zone, and which rollups answer: a day's, unless its days are still cut in the zone before."""
-    row = (await db.execute(text(_ZONE), {"workspace": workspace_id, "agent": agent_id})).one_or_none()
+async def _grains(db: AsyncConnection, workspace_id: UUID, agent_id: UUID | None, grain: Grain) -> tuple[str, dict[str, list[UUID]]]:
+    """The workspace's time zone, and which rollups answer for which agents: a day's do not where they are still cut in another zone."""
+    asked: list[UUID] = [agent_id] if agent_id else await db.scalar(text(_AGENTS), {"workspace": workspace_id}) or []
+    row = (await db.execute(text(_ZONE), {"workspace": workspace_id, "agents": asked})).one_or_none()
     if row is None:
         raise NotFound("no such workspace")
-    return row.timezone, "total" if days is None else "quarter" if row.cut is False else "day"
+    if grain != "day" or not row.cut_elsewhere:
+        return row.timezone, {grain: asked}
+    return row.timezone, {"day": [one for one in asked if one not in set(row.cut_elsewhere)], "quarter": row.cut_elsewhere}
+
+
+def _all(grains: Mapping[str, list[UUID]]) -> list[UUID]:
+    return [agent for agents in grains.values() for agent in agents]
 
 
 async def _sums(
-    db: AsyncConnection, sums: Sums, workspace_id: UUID, agents: list[UUID], zone: str, days: Days | None, grain: str, *, place: str
+    db: AsyncConnection, sums: Sums, workspace_id: UUID, zone: str, days: Days | None, grains: Mapping[str, list[UUID]], *, place: str
 ) -> list[Row]:
     """What facts and rollups come to together, by `place` (SQL over `f`) and what the rollup is by."""
     by = "".join(f", f.{column}" for column in sums.by)
     between = _BETWEEN if days else "true"
-    parameters = {"workspace": workspace_id, "agents": agents, "zone": zone, "grain": grain}
+    rollups = " UNION ALL ".join(
+        f"""SELECT r.*, r.start AS "when" FROM {sums.table} r
+          WHERE r.workspace_id = :workspace AND r.agent_id = ANY (:{grain}) AND r.grain = '{grain}'"""
+        for grain in grains
+    )
+    parameters: dict[str, Any] = {"workspace": workspace_id, "zone": zone, "agents": _all(grains), **grains}
     if days:
         parameters |= {"first": days.first, "last": days.last}
     statement = f"""
     SELECT {place} AS place{by}, {sums.summed}
-    FROM (SELECT r.*, r.start AS "when" FROM {sums.table} r
-          WHERE r.workspace_id = :workspace AND r.agent_id = ANY (:agents) AND r.grain = :grain) f
+    FROM ({rollups}) f
     WHERE {between} GROUP BY {place}{by}
     UNION ALL
     SELECT {place} AS place{by}, {sums.selected}

@@ -1,4 +1,4 @@
-"""`turnline analytics AGENT`: what an agent came to, drawn in the terminal, over the product's own API."""
+"""`turnline analytics [AGENT]`: what an agent or all of a workspace came to, drawn in the terminal, over the product's own API."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WIDTH = 24
 
 def show(
     settings: Settings,
-    agent: str,
+    agent: str | None,
     *,
     first: str | None,
     last: str | None,
@@ -32,17 +32,19 @@ def show(
     api_key: str | None,
     as_json: bool,
 ) -> None:
-    """Print what `agent` (its name or id) came to, and day by day or hour by hour; by default in the last thirty days.
+    """Print what `agent` (its name or id), or without one the workspace, came to; and day by day or hour by hour.
+
+    By default it is in the last thirty days.
 
     Raises:
         SetupError: no key, no such agent, days that cannot be answered, or the API cannot be reached.
     """
     with opened(settings, url, api_key) as api:
-        found = agent_of(api, agent)
+        of = "/v1" if agent is None else f"/v1/agents/{agent_of(api, agent)['id']}"
         asked = {name: day for name, day in (("from", first), ("to", last)) if day is not None}
-        days = api.get(f"/v1/agents/{found['id']}/performance", **asked, by="hour" if hours else "day")
+        days = api.get(f"{of}/performance", **asked, by="hour" if hours else "day")
         of_days = dict(zip(("from", "to"), days["period"].split("/"), strict=True))
-        whole = api.get(f"/v1/agents/{found['id']}/analytics", **of_days)
+        whole = api.get(f"{of}/analytics", **of_days)
     if as_json:
         click.echo(json.dumps({"analytics": whole, "performance": days}, ensure_ascii=False))
     else:
@@ -50,9 +52,10 @@ def show(
 
 
 def drawn(whole: dict[str, Any], days: list[dict[str, Any]]) -> Group:
-    """An agent's analytics for the terminal; `days` may be hours."""
+    """An agent's or a workspace's analytics for the terminal; `days` may be hours."""
     metrics, sessions = whole["metrics"], whole["session_stats"]
-    title = Text(f"{whole['agent']['name']}  {whole['period'].replace('/', ' to ')}, days of {whole['timezone']}", style="bold")
+    name = whole["agent"]["name"] if "agent" in whole else "All agents"
+    title = Text(f"{name}  {whole['period'].replace('/', ' to ')}, days of {whole['timezone']}", style="bold")
     facts = Table.grid(padding=(0, 3))
     for name, value in (
         (

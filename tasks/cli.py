@@ -186,15 +186,20 @@ def chat(agent: str, url: str | None, api_key: str | None, session_id: str | Non
 
 
 @main.command()
-@click.argument("agent")
+@click.argument("agent", required=False)
 @click.option("--from", "first", metavar="DAY", help="The first day, like 2026-11-01. Default: thirty days in all.")
 @click.option("--to", "last", metavar="DAY", help="The last day. Default: today, in the workspace's time zone.")
 @click.option("--hours", is_flag=True, help="Hour by hour; 31 days at most.")
 @click.option("--url", envvar="TURNLINE_API_URL", help="The API. Default: http://127.0.0.1:8000, or as TURNLINE_API_PORT says.")
 @click.option("--api-key", envvar="TURNLINE_API_KEY", help="Default: the first key of this machine's `turnline up`.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def analytics(agent: str, first: str | None, last: str | None, hours: bool, url: str | None, api_key: str | None, as_json: bool) -> None:
-    """Draw what AGENT (its name or id) came to: sessions, turns, times, cost, models and tools, day by day."""
+def analytics(
+    agent: str | None, first: str | None, last: str | None, hours: bool, url: str | None, api_key: str | None, as_json: bool
+) -> None:
+    """Draw what AGENT (its name or id) came to: sessions, turns, times, cost, models and tools, day by day.
+
+    Without AGENT it is what all agents of the workspace came to.
+    """
     from tasks.analytics_cli import show
 
     show(get_settings(), agent, first=first, last=last, hours=hours, url=url, api_key=api_key, as_json=as_json)

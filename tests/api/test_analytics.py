@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -137,6 +138,57 @@ def test_hours_equal_a_recount(service: Service, busy: tuple[Tenant, str]):
         by_day = acme.call("GET", f"/v1/agents/{agent}/performance", 200, params=days)["items"]
         assert sum(one["session_count"] for one in told["items"]) == sum(one["session_count"] for one in by_day)
         rolled(service)
+
+
+def test_a_workspace_equals_a_recount_of_all_its_agents_also_of_one_that_is_deleted(
+    service: Service, busy: tuple[Tenant, str], other: Tenant
+):
+    acme, agent = busy
+    gone = acme.agent(name="Gone")["id"]
+    activity = Activity(service.database_url, [factories.Tenant(acme.workspace_id, UUID(gone))], FIRST, 4, 8)
+    for _ in range(100):
+        activity.step()
+    activity.close()
+    acme.call("DELETE", f"/v1/agents/{gone}", 204)
+    days = {"from": "2026-03-01", "to": "2026-03-31"}
+
+    for zone in (ZONE, ZONE, "America/St_Johns"):  # half of it in the rollups, all of it, and before days are cut in another zone
+        service.sql("UPDATE workspaces SET timezone = %s WHERE id = %s", zone, acme.workspace_id)
+        agents, models, tools = recount(service.database_url, day(zone))
+        agents, models, tools = (
+            {key: sums for key, sums in one.items() if str(key[0]) in (agent, gone)} for one in (agents, models, tools)
+        )
+        whole, performance = acme.call("GET", "/v1/analytics", 200), acme.call("GET", "/v1/performance", 200, params=days)
+        assert (whole["timezone"], performance["timezone"], "agent" in whole) == (zone, zone, False)
+        assert whole["metrics"]["session_count"] == sum(sums.get("sessions_started", 0) for sums in agents.values())
+        assert whole["response_time"]["count"] == sum(sum(sums.get("response_times", {}).values()) for sums in agents.values())
+        assert {(one["provider"], one["model"]): one["calls"] for one in whole["model_stats"]} == summed(models, "calls", 2)
+        assert Decimal(whole["metrics"]["cost"]) == sum(sums.get("cost_usd", Decimal(0)) for sums in models.values())
+        assert {UUID(one["tool_id"] or str(NIL)): one["succeeded"] for one in whole["tool_stats"]} == {
+            tool: count for (tool,), count in summed(tools, "succeeded_calls", 2).items()
+        }
+        told = {one["day"]: one for one in performance["items"]}
+        for name, column in (("session_count", "sessions_started"), ("message_count", "messages")):
+            expected = {str(place): count for (place,), count in summed(agents, column, 1, 2).items() if count}
+            assert {at: one[name] for at, one in told.items() if one[name]} == expected
+        spent = {str(place): cost for (place,), cost in summed(models, "cost_usd", 1, 2).items() if cost}
+        assert {at: Decimal(one["cost"]) for at, one in told.items() if Decimal(one["cost"])} == spent
+        some = acme.call("GET", "/v1/analytics", 200, params={"from": "2026-03-07", "to": "2026-03-08"})
+        assert some["metrics"]["session_count"] == sum(told[at]["session_count"] for at in ("2026-03-07", "2026-03-08"))
+        by_hour = acme.call("GET", "/v1/performance", 200, params=days | {"by": "hour"})["items"]
+        assert sum(one["session_count"] for one in by_hour) == whole["metrics"]["session_count"]
+        rolled(service)
+
+    assert other.call("GET", "/v1/analytics", 200)["metrics"]["session_count"] == 0
+    assert other.call("GET", "/v1/performance", 200, params=days)["items"] == []
+
+
+def summed(counted: dict[Any, Any], column: str, first: int, last: int | None = None) -> dict[Any, Any]:
+    """A sum over all agents, by a part of the key."""
+    sums: Counter[Any] = Counter()
+    for key, one in counted.items():
+        sums[key[first:last]] += one.get(column, 0)
+    return dict(sums)
 
 
 def test_agents_with_stats(service: Service, busy: tuple[Tenant, str]):

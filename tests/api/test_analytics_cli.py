@@ -49,6 +49,20 @@ def test_an_agent_is_drawn_day_by_day(turnline: Run, busy: tuple[Tenant, str]): 
     assert all(words in drawn.stdout for words in ("gpt-4o-mini", "lookup", "(tools it does not have)", "P99", "█", "without a price"))
 
 
+def test_a_workspace_is_drawn_without_an_agent(turnline: Run, busy: tuple[Tenant, str]):  # noqa: F811
+    acme, _ = busy
+    days = ("--from", "2026-03-01", "--to", "2026-03-20")
+    told = json.loads(turnline("analytics", *days, "--json").stdout)
+    assert told["performance"] == acme.call("GET", "/v1/performance?from=2026-03-01&to=2026-03-20", 200)
+    assert told["analytics"]["metrics"]["session_count"] > 0
+
+    drawn = turnline("analytics", *days)
+
+    assert drawn.returncode == 0, drawn.stderr
+    assert "All agents  2026-03-01 to 2026-03-20, days of Asia/Kolkata" in drawn.stdout
+    assert f"${told['analytics']['metrics']['cost']}" in drawn.stdout
+
+
 def test_an_agent_is_drawn_hour_by_hour(turnline: Run, busy: tuple[Tenant, str]):  # noqa: F811
     acme, agent = busy
     hours = acme.call("GET", f"/v1/agents/{agent}/performance?from=2026-03-06&to=2026-03-08&by=hour", 200)["items"]

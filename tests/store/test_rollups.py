@@ -151,7 +151,7 @@ async def started(database: Database, tenant: Tenant, days: Days, by: Step) -> C
     """How many sessions were started by what is answered, by day or by the moment at which an hour begins."""
     async with analytics.snapshot(database, tenant.workspace_id) as db:
         _, told = await analytics.step_by_step(db, tenant.workspace_id, tenant.agent_id, days, by)
-        whole = await analytics.of_agent(db, tenant.workspace_id, tenant.agent_id, days)
+        whole = await analytics.in_all(db, tenant.workspace_id, tenant.agent_id, days)
     counts = Counter({sums["place"]: sums["sessions_started"] for sums, _ in told})
     assert whole["agent"]["sessions_started"] == counts.total()
     return counts
