@@ -24,7 +24,10 @@ class Effect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class IntegrationSpec:
-    """What a tool is mapped to. `secrets` are decrypted; they live in the worker's memory only."""
+    """What a tool is mapped to. `secrets` are decrypted; they live in the worker's memory only.
+
+    `degraded`: it was, when the turn was claimed, so that an answer of it is news.
+    """
 
     id: UUID
     integration_type: str
@@ -32,6 +35,7 @@ class IntegrationSpec:
     parameter_mapping: Any = None
     response_mapping: Any = None
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
+    degraded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from engine.brief import IntegrationSpec
-from engine.errors import Malformed, ProviderDown, Rejected, ReplyLost, TurnlineError
+from engine.errors import Malformed, ProviderDown, Rejected, ReplyLost, TimedOut, TurnlineError
 from engine.tool_config import DEFAULT_HEALTH_METHOD, PLACEHOLDER, fill_secret
 from integrations.http import Outside
 
@@ -25,7 +28,7 @@ async def custom_tool(integration: IntegrationSpec, outside: Outside, deadline_s
     """Ask what `health` in the configuration says, or the tool's own address with OPTIONS and without secrets.
 
     What was made for being asked says by a 5xx that it is not well. Elsewhere 500 may only mean that OPTIONS was not thought of: such a
-    server is there, and one that breaks the connection at it is asked with HEAD.
+    server is there, and one that breaks the connection at it, or drops it silently, is asked with HEAD.
 
     Raises:
         TurnlineError: no connection, no answer in time, no HTTP, or a status that says so.
@@ -44,13 +47,31 @@ async def custom_tool(integration: IntegrationSpec, outside: Outside, deadline_s
     else:
         parts = urlsplit(str(configuration["url"]))
         url = urlunsplit((parts.scheme, parts.netloc, PLACEHOLDER.sub("0", parts.path), "", ""))
-        try:
-            status = await _status(outside, "OPTIONS", url, deadline_s)
-        except (ReplyLost, Malformed):
-            status = await _status(outside, "HEAD", url, deadline_s)
+        status = await _options_or_head(outside, url, deadline_s)
         down = status in NOBODY_THERE
     if down:
         raise ProviderDown(f"{WHOM} answered {status}")
+
+
+async def _options_or_head(outside: Outside, url: str, deadline_s: float) -> int:
+    """The status of OPTIONS or, where that is broken off or half the time has passed, of HEAD beside it: whichever is answered first."""
+    ends_at = time.monotonic() + deadline_s
+    options = asyncio.create_task(_status(outside, "OPTIONS", url, deadline_s))
+    asking = [options]
+    try:
+        await asyncio.wait(asking, timeout=deadline_s / 2)
+        if options.done() and not isinstance(options.exception(), (ReplyLost, Malformed)):
+            return options.result()
+        head = asyncio.create_task(_status(outside, "HEAD", url, ends_at - time.monotonic()))
+        asking.append(head)
+        for answer in asyncio.as_completed(asking):
+            with contextlib.suppress(TurnlineError):
+                return await answer
+        return (options if isinstance(options.exception(), TimedOut) else head).result()
+    finally:
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
 
 
 async def _status(outside: Outside, method: str, url: str, deadline_s: float, headers: Mapping[str, str] | None = None) -> int:

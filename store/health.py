@@ -38,7 +38,9 @@ WHERE enabled AND health_status IN ('degraded', 'unhealthy') ORDER BY health_sta
 _CHANGES = """SELECT id, workspace_id, tool_id, integration_id, from_status, to_status, error, created_at FROM tool_health_changes
 ORDER BY id DESC LIMIT $1"""
 _SPEC = "SELECT id, integration_type, configuration, secrets FROM tool_integrations WHERE id = :id AND enabled"
-_HELD = """SELECT tool_id, health_status, error_count, answers_in_row FROM tool_integrations WHERE id = :id FOR NO KEY UPDATE"""
+_HELD = """SELECT tool_id, health_status, error_count, answers_in_row,
+    error_count = 0 AND last_health_check > now() - make_interval(secs => :asked_for_s) AS answered_meanwhile
+FROM tool_integrations WHERE id = :id FOR NO KEY UPDATE"""
 # Three quarters of an interval to a whole one: within it, and what was made in one moment is not asked in one moment for ever.
 _RECORD = """UPDATE tool_integrations SET health_status = :status, error_count = :failures, answers_in_row = :answers,
     last_error = coalesce(:error, CASE WHEN :status = 'healthy' THEN NULL ELSE last_error END), last_health_check = now(),
@@ -50,11 +52,15 @@ VALUES (:workspace_id, :tool_id, :id, :from_status, :to_status, :error)"""
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What was heard of an integration: an answer (`error` is None), or why there was none, in a sentence without secrets."""
+    """What was heard of an integration: an answer (`error` is None), or why there was none, in a sentence without secrets.
+
+    `asked_for_s`: how long it took to find out; a failure does not count where somebody else heard an answer within that time.
+    """
 
     workspace_id: UUID
     integration_id: UUID
     error: str | None = None
+    asked_for_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +125,9 @@ async def record(database: Database, heard: Heard, thresholds: Thresholds, *, ev
     A change stands in `tool_health_changes`, written in the same commit. `every_s`: how often a healthy one is asked.
     """
     async with database.transaction(heard.workspace_id) as db:
-        row = (await db.execute(text(_HELD), {"id": heard.integration_id})).mappings().one_or_none()
-        if row is None:
+        asked = {"id": heard.integration_id, "asked_for_s": heard.asked_for_s}
+        row = (await db.execute(text(_HELD), asked)).mappings().one_or_none()
+        if row is None or (heard.error is not None and heard.asked_for_s and row["answered_meanwhile"]):
             return None
         before = Health(Status(row["health_status"]), row["error_count"], row["answers_in_row"])
         now = before.after(heard.error is None, thresholds)

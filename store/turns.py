@@ -211,6 +211,7 @@ def _integration(item: Mapping[str, Any], workspace_id: UUID, secrets: Secrets) 
         parameter_mapping=item["parameter_mapping"],
         response_mapping=item["response_mapping"],
         secrets=opened,
+        degraded=item["health_status"] == "degraded",
     )
 
 

@@ -39,13 +39,14 @@ class Checks:
         if found is None:
             return None
         spec, sealed = found
+        began = time.monotonic()
         try:
             secrets = {name: self._box.open(workspace_id, integration_id, name, text) for name, text in sealed.items()}
         except Rejected as refused:
             error: str | None = str(refused)
         else:
             error = await probed(replace(spec, secrets=secrets), self._outside, self._settings.health_timeout_s)
-        heard = health.Heard(workspace_id, integration_id, error)
+        heard = health.Heard(workspace_id, integration_id, error, time.monotonic() - began)
         changed = await health.record(self._database, heard, thresholds(self._settings), every_s=self._settings.health_every_s)
         tell(heard, changed)
         return error, changed

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
+from collections.abc import Collection
 from uuid import UUID
 
 from engine.health import Thresholds
@@ -16,6 +18,8 @@ from store.database import Database
 log = logging.getLogger(__name__)
 
 WRITE_EVERY_S = 5.0
+# A written answer puts the next probe off by three quarters of an interval at least: answers that are not written are never old by then.
+WRITTEN_IN_AN_INTERVAL = 4
 
 
 def thresholds(settings: Settings) -> Thresholds:
@@ -24,7 +28,8 @@ def thresholds(settings: Settings) -> Thresholds:
 
 
 class Hearing:
-    """One per worker process. Calls that go well after others that went well are no news, and cost nothing.
+    """One per worker process. That calls go well is written a few times in the interval in which a probe would ask, which puts the
+    probe off: what is in use is not asked, and a server that answers calls and not probes stays in use. Between, it costs a look-up.
 
     However many calls fail within a moment, they count as one failure: a server that was away for a second is not unhealthy.
     """
@@ -33,15 +38,20 @@ class Hearing:
         self._database, self._settings, self._every_s = database, settings, write_every_s
         self._news: dict[UUID, health.Heard] = {}
         self._failed: set[UUID] = set()
+        self._known_until: dict[UUID, float] = {}  # that it answers is written; on the monotonic clock
         self._task: asyncio.Task[None] | None = None
 
-    def of(self, workspace_id: UUID) -> Hear:
-        """What is told of each request of a workspace's tool calls."""
+    def of(self, workspace_id: UUID, degraded: Collection[UUID] = ()) -> Hear:
+        """What is told of each request of a workspace's tool calls. An answer of one of `degraded` is news at once."""
 
         def hear(integration_id: UUID, error: str | None) -> None:
             if error is not None:
                 self._failed.add(integration_id)
-            elif integration_id not in self._failed:
+            elif (
+                time.monotonic() < self._known_until.get(integration_id, 0.0)
+                and integration_id not in self._failed
+                and integration_id not in degraded
+            ):
                 return
             self._news[integration_id] = health.Heard(workspace_id, integration_id, error)
 
@@ -62,6 +72,8 @@ class Hearing:
     async def write(self) -> None:
         """Write what was heard since. Where the database is away it is dropped: the next probe will hear it again."""
         news, self._news = self._news, {}
+        now = time.monotonic()
+        self._known_until = {one: until for one, until in self._known_until.items() if now < until}
         for heard in news.values():
             try:
                 changed = await health.record(self._database, heard, thresholds(self._settings), every_s=self._settings.health_every_s)
@@ -70,6 +82,7 @@ class Hearing:
                 return
             if heard.error is None:
                 self._failed.discard(heard.integration_id)
+                self._known_until[heard.integration_id] = time.monotonic() + self._settings.health_every_s / WRITTEN_IN_AN_INTERVAL
             tell(heard, changed)
 
     async def _keep_writing(self) -> None:

@@ -150,7 +150,8 @@ class _Performing:
     async def call_tool(self, brief: Brief, call: ToolCall, idempotency_key: str, *, begun: bool) -> ToolOutcome:
         names = tuple(tool.name for tool in brief.tools)
         tool = brief.tool(call.tool_name)
-        hear = self._runtime.hearing.of(self._claim.workspace_id)
+        degraded = [one.id for one in tool.integrations if one.degraded] if tool is not None else ()
+        hear = self._runtime.hearing.of(self._claim.workspace_id, degraded)
         return await self._runtime.performer.call_tool(tool, call, idempotency_key, tool_names=names, begun=begun, hear=hear)
 
     def bound(self, request: ModelRequest) -> Bound:

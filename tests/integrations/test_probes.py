@@ -102,6 +102,34 @@ async def test_a_server_that_breaks_off_at_options_is_asked_with_head(outside: M
     assert [request.method for request in server.requests] == ["OPTIONS", "HEAD"]
 
 
+async def test_a_server_that_is_silent_at_options_is_asked_with_head_in_the_same_time(outside: MakeOutside):
+    async def handler(request: Request, writer: asyncio.StreamWriter) -> None:
+        if request.method == "OPTIONS":
+            await asyncio.sleep(60)
+        writer.write(b"HTTP/1.1 200 X\r\nContent-Length: 0\r\n\r\n")
+
+    async with serve(handler) as server:
+        assert await probed(spec({"url": server.url}), outside(), 4) is None
+
+    assert [request.method for request in server.requests] == ["OPTIONS", "HEAD"]
+
+
+async def test_a_slow_answer_to_options_is_one_whatever_becomes_of_head(outside: MakeOutside):
+    asked_with_head = asyncio.Event()
+
+    async def handler(request: Request, writer: asyncio.StreamWriter) -> None:
+        if request.method == "HEAD":
+            asked_with_head.set()
+            reset(writer)
+        else:
+            await asked_with_head.wait()
+            await asyncio.sleep(0.1)
+            await said(writer, 200)
+
+    async with serve(handler) as server:
+        assert await probed(spec({"url": server.url}), outside(), 4) is None
+
+
 @pytest.mark.parametrize("body", [b"x" * 300_000, b"x"], ids=["endless", "broken off"])
 async def test_a_body_does_not_matter(outside: MakeOutside, body: bytes):
     async def handler(_: Request, writer: asyncio.StreamWriter) -> None:

@@ -97,6 +97,31 @@ async def test_what_fails_is_asked_sooner(database: Database, database_url: str)
     assert 15 < ill_s <= 30
 
 
+async def test_a_failure_of_asking_does_not_count_where_an_answer_was_heard_meanwhile(database: Database, database_url: str):
+    made, (integration_id,) = await made_with(database, 1)
+    await hear(database, made, integration_id, None)
+
+    async def fails(asked_for_s: float) -> Any:
+        failed = health.Heard(made.workspace_id, integration_id, "silent", asked_for_s)
+        await health.record(database, failed, FEW, every_s=300)
+        ((count,),) = sql(database_url, "SELECT error_count FROM tool_integrations WHERE id = %s", integration_id)
+        return count
+
+    assert await fails(asked_for_s=60.0) == 0
+    assert await fails(asked_for_s=0.0) == 1
+    assert await fails(asked_for_s=60.0) == 2  # what was heard meanwhile was no answer
+
+
+async def test_a_turn_knows_which_of_its_integrations_are_degraded(database: Database, database_url: str):
+    made, ids = await made_with(database, 2)
+    sql(database_url, "UPDATE tool_integrations SET health_status = 'degraded' WHERE id = %s", ids[0])
+    accepted = await messages.accept(database, made.workspace_id, made.session_id, "Hello")
+
+    brief = (await claimed(database, accepted.turn_id)).brief
+
+    assert {one.id: one.degraded for tool in brief.tools for one in tool.integrations} == {ids[0]: True, ids[1]: False}
+
+
 async def test_many_who_heard_the_same_at_once_count_each(database: Database, database_url: str):
     made, (integration_id,) = await made_with(database, 1)
 
