@@ -54,13 +54,18 @@ VALUES (:workspace_id, :tool_id, :id, :from_status, :to_status, :error)"""
 class Heard:
     """What was heard of an integration: an answer (`error` is None), or why there was none, in a sentence without secrets.
 
-    `asked_for_s`: how long it took to find out; a failure does not count where somebody else heard an answer within that time.
+    `asked_for_s`: how long a probe took to find out; it does not count as failed where a call was answered meanwhile. None: it was a call.
     """
 
     workspace_id: UUID
     integration_id: UUID
     error: str | None = None
-    asked_for_s: float = 0.0
+    asked_for_s: float | None = None
+
+    @property
+    def by_call(self) -> bool:
+        """A call was answered, or not; nobody asked for the sake of asking."""
+        return self.asked_for_s is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +130,16 @@ async def record(database: Database, heard: Heard, thresholds: Thresholds, *, ev
     A change stands in `tool_health_changes`, written in the same commit. `every_s`: how often a healthy one is asked.
     """
     async with database.transaction(heard.workspace_id) as db:
-        asked = {"id": heard.integration_id, "asked_for_s": heard.asked_for_s}
+        asked = {"id": heard.integration_id, "asked_for_s": heard.asked_for_s or 0.0}
         row = (await db.execute(text(_HELD), asked)).mappings().one_or_none()
-        if row is None or (heard.error is not None and heard.asked_for_s and row["answered_meanwhile"]):
+        if row is None or (heard.error is not None and not heard.by_call and row["answered_meanwhile"]):
             return None
         before = Health(Status(row["health_status"]), row["error_count"], row["answers_in_row"])
         now = before.after(heard.error is None, thresholds)
         values: dict[str, Any] = {"id": heard.integration_id, "status": now.status, "failures": now.failures, "answers": now.answers}
-        waits = every_s if now == Health(Status.HEALTHY) else every_s / SOONER
+        # What is used and answers is known to be there, whatever probes have said; what is unhealthy is not used.
+        in_use = heard.by_call and heard.error is None and now.status is not Status.UNHEALTHY
+        waits = every_s if in_use or now == Health(Status.HEALTHY) else every_s / SOONER
         await db.execute(text(_RECORD), values | {"error": heard.error, "every_s": waits})
         if now.status is before.status:
             return None

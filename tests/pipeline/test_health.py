@@ -142,6 +142,24 @@ async def test_calls_that_fail_are_heard_without_any_probe(stack: Stack, databas
     assert worker.stop() == 0
 
 
+async def test_calls_that_are_answered_make_up_for_probes_that_were_not(
+    stack: Stack, database: Database, ringer: Ringer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(stack, "env", stack.env | {"TURNLINE_HEALTH_EVERY_S": "3600"})
+    session = await talk(stack, database, ringer, tool(stack, "pure"))
+    with psycopg.connect(stack.database_url, autocommit=True) as db:
+        ill = "UPDATE tool_integrations SET health_status = 'degraded', error_count = 4 WHERE workspace_id = %s"
+        db.execute(ill, [session.made.workspace_id])
+    worker = stack.worker()
+    answers = "SELECT error_count, answers_in_row FROM tool_integrations WHERE workspace_id = %s"
+
+    assert await session.ended(await session.says('[[call orders_lookup {"order": 41}]] once')) == ("done", None)
+    until(lambda: stack.rows(answers, session.made.workspace_id) == [(0, 1)], 30)
+    assert await session.ended(await session.says('[[call orders_lookup {"order": 42}]] again')) == ("done", None)
+    until(lambda: status(stack, session.made) == "healthy", 30)
+    assert worker.stop() == 0
+
+
 async def test_a_check_that_was_killed_is_made_again_and_two_at_once_ask_once(stack: Stack, database: Database, ringer: Ringer):
     made = [await talk(stack, database, ringer, tool(stack, "pure")) for _ in range(12)]
     ids = [one.made.workspace_id for one in made]

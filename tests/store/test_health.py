@@ -97,6 +97,22 @@ async def test_what_fails_is_asked_sooner(database: Database, database_url: str)
     assert 15 < ill_s <= 30
 
 
+@pytest.mark.parametrize(
+    ("failures", "asked_for_s", "soon"),
+    [(1, None, False), (1, 0.1, True), (2, None, True)],
+    ids=["a call of what is degraded", "a probe of it", "a call of what is unhealthy"],
+)
+async def test_an_answered_call_puts_the_probe_off(
+    database: Database, database_url: str, failures: int, asked_for_s: float | None, soon: bool
+):
+    made, (integration_id,) = await made_with(database, 1)
+    await hear(database, made, integration_id, *["away"] * failures)
+    await health.record(database, health.Heard(made.workspace_id, integration_id, None, asked_for_s), FEW, every_s=300)
+
+    query = "SELECT next_health_check < now() + interval '31 seconds' FROM tool_integrations WHERE id = %s"
+    assert sql(database_url, query, integration_id) == [(soon,)]
+
+
 async def test_a_failure_of_asking_does_not_count_where_an_answer_was_heard_meanwhile(database: Database, database_url: str):
     made, (integration_id,) = await made_with(database, 1)
     await hear(database, made, integration_id, None)
