@@ -20,7 +20,7 @@ def hold(settings: Settings, session_id: UUID, *, reason: str | None, by: str | 
     """Hold a session; a sentence about it. Raises SetupError where there is no such session, or the database does not answer."""
     who = by or operator()
     session = _changed(settings, session_id, lambda db: sessions.hold(db, session_id, reason, by=who))
-    why = f": {session['hold_reason']}" if session["hold_reason"] else ""
+    why = f": {session['hold_reason'].rstrip('.')}" if session["hold_reason"] else ""
     return f"The session {session_id} is held since {session['held_at']:%Y-%m-%d %H:%M:%S} UTC, by {session['held_by']}{why}."
 
 
