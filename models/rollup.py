@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -89,7 +89,8 @@ def _histogram() -> Any:
 class AgentRollupRow(Rollup):
     """What an agent's sessions and turns came to. `cohort_*`: all that the sessions which started then have come to by now.
 
-    A total's `timezone` is the one that the agent's days are cut in; `folded`: the agent's own totals say the same.
+    A total's `timezone` is the one that the agent's days are cut in, up to `days_cut_to` while that is under way; `folded`: the agent's own
+    totals say the same.
     """
 
     __tablename__ = "agent_rollups"
@@ -117,6 +118,7 @@ class AgentRollupRow(Rollup):
     work_times: Mapped[dict[str, Any]] = _histogram()
     last_active_at: Mapped[datetime | None]
     timezone: Mapped[str | None]
+    days_cut_to: Mapped[date | None]
     folded: Mapped[bool] = mapped_column(server_default=text("false"))
 
     @declared_attr.directive

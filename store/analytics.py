@@ -17,7 +17,7 @@ from engine import histogram
 from engine.errors import NotFound, Rejected
 from engine.histogram import Histogram
 from store.database import Database
-from store.rollup_sums import AGENT, BOTH_TIMES, MODEL, TOOL, Sums, local_date
+from store.rollup_sums import AGENT, BOTH_TIMES, MODEL, TOOL, Sums, local_date, within
 
 LONGEST_DAYS = 366
 LONGEST_DAYS_BY_HOUR = 31
@@ -26,7 +26,8 @@ NO_TOOL = UUID(int=0)
 _SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 _AGENTS = "SELECT coalesce(array_agg(id), '{}') FROM agents WHERE workspace_id = :workspace"
 _ZONE = """SELECT w.timezone, ARRAY(SELECT r.agent_id FROM agent_rollups r WHERE r.workspace_id = w.id AND r.agent_id = ANY (:agents)
-    AND r.grain = 'total' AND r.timezone <> w.timezone) AS cut_elsewhere FROM workspaces w WHERE w.id = :workspace"""
+    AND r.grain = 'total' AND (r.timezone <> w.timezone OR r.days_cut_to IS NOT NULL)) AS not_cut
+FROM workspaces w WHERE w.id = :workspace"""
 _TODAY = "SELECT (now() AT TIME ZONE timezone)::date FROM workspaces WHERE id = :workspace"
 _TOOLS = """SELECT * FROM (SELECT t.id, t.name,
     EXISTS (SELECT 1 FROM agent_tools a WHERE a.tool_id = t.id AND a.agent_id = ANY (:agents)) AS assigned FROM tools t) named
@@ -134,23 +135,18 @@ def uses(row: Mapping[str, Any]) -> int:
     return int(row["calls"] - row["denied_calls"])
 
 
-_DAY = local_date('f."when"', ":zone")
-_PLACES: dict[Step, str] = {"day": _DAY, "hour": "date_trunc('hour', f.\"when\", :zone)"}
-# By date, since a day need not be all that is between two midnights; and by time, roughly, for the index.
-_BETWEEN = f"""{_DAY} BETWEEN :first AND :last
-    AND f."when" >= CAST(:first AS timestamp) AT TIME ZONE 'UTC' - interval '2 days'
-    AND f."when" <= CAST(:last AS timestamp) AT TIME ZONE 'UTC' + interval '2 days'"""
+_PLACES: dict[Step, str] = {"day": local_date('f."when"', ":zone"), "hour": "date_trunc('hour', f.\"when\", :zone)"}
 
 
 async def _grains(db: AsyncConnection, workspace_id: UUID, agent_id: UUID | None, grain: Grain) -> tuple[str, dict[str, list[UUID]]]:
-    """The workspace's time zone, and which rollups answer for which agents: a day's do not where they are still cut in another zone."""
+    """The workspace's time zone, and which rollups answer for which agents: a day's do not until they are all cut in it."""
     asked: list[UUID] = [agent_id] if agent_id else await db.scalar(text(_AGENTS), {"workspace": workspace_id}) or []
     row = (await db.execute(text(_ZONE), {"workspace": workspace_id, "agents": asked})).one_or_none()
     if row is None:
         raise NotFound("no such workspace")
-    if grain != "day" or not row.cut_elsewhere:
+    if grain != "day" or not row.not_cut:
         return row.timezone, {grain: asked}
-    return row.timezone, {"day": [one for one in asked if one not in set(row.cut_elsewhere)], "quarter": row.cut_elsewhere}
+    return row.timezone, {"day": [one for one in asked if one not in set(row.not_cut)], "quarter": row.not_cut}
 
 
 def _all(grains: Mapping[str, list[UUID]]) -> list[UUID]:
@@ -162,7 +158,7 @@ async def _sums(
 ) -> list[Row]:
     """What facts and rollups come to together, by `place` (SQL over `f`) and what the rollup is by."""
     by = "".join(f", f.{column}" for column in sums.by)
-    between = _BETWEEN if days else "true"
+    between = within('f."when"', ":zone") if days else "true"
     rollups = " UNION ALL ".join(
         f"""SELECT r.*, r.start AS "when" FROM {sums.table} r
           WHERE r.workspace_id = :workspace AND r.agent_id = ANY (:{grain}) AND r.grain = '{grain}'"""

@@ -138,3 +138,13 @@ def day_start(when: str, zone: str) -> str:
     Not every moment of the day comes after it: where midnight comes twice, it is the second.
     """
     return f"{local_date(when, zone)}::timestamp AT TIME ZONE {zone}"
+
+
+def within(when: str, zone: str) -> str:
+    """Whether a time is in a day from `:first` to `:last`, in a time zone. All of it is SQL.
+
+    By date, since a day need not be all that is between two midnights; and by time, roughly, for the index.
+    """
+    return f"""{local_date(when, zone)} BETWEEN CAST(:first AS date) AND CAST(:last AS date)
+    AND {when} >= CAST(:first AS timestamp) AT TIME ZONE 'UTC' - interval '2 days'
+    AND {when} <= CAST(:last AS timestamp) AT TIME ZONE 'UTC' + interval '2 days'"""

@@ -9,6 +9,7 @@ are there once it is. Nothing is made anew from rows that retention may have tak
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -16,11 +17,18 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from store.database import Database
-from store.rollup_sums import ALL, BOTH_TIMES, Sums, day_start
+from store.rollup_sums import ALL, BOTH_TIMES, Sums, day_start, local_date, within
 
 BATCH = 4000
 SESSIONS = 200  # whose rows are held at a time
-LOCK = "SELECT pg_advisory_xact_lock(7_460_001)"  # one at a time adds up or folds; a second one waits for the batch, not for the run
+DAYS = 31  # cut at a time
+# One at a time adds up, cuts or folds; a second one waits for the batch, not for the run, and longer than statements otherwise may.
+_ALONE = (
+    "SELECT set_config('lock_timeout', '60s', true), set_config('statement_timeout', '60s', true)",
+    "SELECT pg_advisory_xact_lock(7_460_001)",
+    "SET LOCAL lock_timeout TO DEFAULT",
+    "SET LOCAL statement_timeout TO DEFAULT",
+)
 
 _QUEUED = f"SELECT ARRAY(SELECT ctid FROM usage_facts LIMIT {BATCH})::text[] AS places"
 _ANSWERED = """SELECT coalesce(array_agg(DISTINCT session_id), '{}') AS ids
@@ -69,23 +77,35 @@ _PENDING = "SELECT count(*) AS facts, (SELECT count(*) FROM sessions WHERE NOT c
 
 _OLDER = "SELECT note_older_sessions($1) AS sessions"
 
-_CUT_ELSEWHERE = """SELECT r.workspace_id, r.agent_id, w.timezone FROM agent_rollups r JOIN workspaces w ON w.id = r.workspace_id
-WHERE r.grain = 'total' AND r.timezone <> w.timezone AND (r.workspace_id, r.agent_id) > (:workspace, :agent)
-ORDER BY r.workspace_id, r.agent_id LIMIT 1"""
-_SETTLE_ZONE = """UPDATE agent_rollups SET timezone = :zone
-WHERE workspace_id = :workspace AND agent_id = :agent AND grain = 'total' AND timezone <> :zone RETURNING 1"""
+_OF_AGENT = "workspace_id = :workspace AND agent_id = :agent"
+_TO_CUT = """SELECT a.workspace_id AS workspace, a.id AS agent FROM agents a JOIN workspaces w ON w.id = a.workspace_id
+JOIN agent_rollups r ON r.workspace_id = a.workspace_id AND r.agent_id = a.id
+WHERE r.grain = 'total' AND (r.timezone <> w.timezone OR r.days_cut_to IS NOT NULL) ORDER BY a.workspace_id, a.id"""
+_PLACE = """SELECT w.timezone AS zone, r.timezone <> w.timezone AS elsewhere, r.days_cut_to FROM agent_rollups r
+JOIN workspaces w ON w.id = r.workspace_id
+WHERE r.workspace_id = :workspace AND r.agent_id = :agent AND r.grain = 'total'"""
+_NEXT = f"""SELECT min({local_date("start", ":zone")}) FROM agent_rollups
+WHERE {_OF_AGENT} AND grain = 'quarter' AND {local_date("start", ":zone")} >= :cut_to
+    AND start >= CAST(:cut_to AS timestamp) AT TIME ZONE 'UTC' - interval '2 days'"""
+_CUT_TO = f"UPDATE agent_rollups SET timezone = :zone, days_cut_to = :cut_to WHERE {_OF_AGENT} AND grain = 'total'"
 
 
 def _cutting(sums: Sums) -> tuple[str, str]:
     by = "".join(f", {column}" for column in sums.by)
-    of_agent = "workspace_id = :workspace AND agent_id = :agent"
+    days = within("start", ":zone")
     return (
-        f"DELETE FROM {sums.table} WHERE {of_agent} AND grain = 'day'",
+        f"DELETE FROM {sums.table} WHERE {_OF_AGENT} AND grain = 'day' AND {days}",
         f"""INSERT INTO {sums.table} (workspace_id, agent_id, grain, start{by}, {", ".join(sums.columns)})
         SELECT workspace_id, agent_id, 'day', {day_start("start", ":zone")}{by}, {sums.summed}
-        FROM {sums.table} WHERE {of_agent} AND grain = 'quarter'
+        FROM {sums.table} WHERE {_OF_AGENT} AND grain = 'quarter' AND {days}
         GROUP BY workspace_id, agent_id, {day_start("start", ":zone")}{by}""",
     )
+
+
+async def alone(db: AsyncConnection) -> None:
+    """Wait until no other transaction adds up, cuts or folds, for up to a minute; none does until this one ends."""
+    for statement in _ALONE:
+        await db.execute(text(statement))
 
 
 async def note_older_sessions(maintenance: Database, limit: int = SESSIONS) -> int:
@@ -103,7 +123,7 @@ async def add(maintenance: Database, *, facts_so_far: Callable[[int], None] = la
     left = int((await maintenance.call(_PENDING))["facts"])
     while left > 0:
         async with maintenance.transaction() as db:
-            await db.execute(text(LOCK))
+            await alone(db)
             places = await db.scalar(text(_QUEUED))
             if not places:
                 return facts, sums
@@ -127,23 +147,37 @@ async def _average_responses(maintenance: Database, db: AsyncConnection, places:
 
 async def cut_days_anew(maintenance: Database) -> int:
     """Cut the days of agents whose workspace has got another time zone, from quarters of an hour; how many agents."""
-    place: dict[str, Any] = {"workspace": UUID(int=0), "agent": UUID(int=0)}
     agents = 0
-    while True:
-        async with maintenance.transaction() as db:
-            await db.execute(text(LOCK))
-            found = (await db.execute(text(_CUT_ELSEWHERE), place)).one_or_none()
-            if found is None:
-                return agents
-            place = {"workspace": found.workspace_id, "agent": found.agent_id}
-            zone = {"zone": found.timezone}
-            await db.execute(text("SET LOCAL statement_timeout = '5min'"))  # a busy agent's years, once
+    for agent in await maintenance.rows(_TO_CUT):
+        while (settled := await cut_some_days(maintenance, agent["workspace"], agent["agent"])) is False:
+            pass
+        agents += settled is True
+    return agents
+
+
+async def cut_some_days(maintenance: Database, workspace_id: UUID, agent_id: UUID) -> bool | None:
+    """Cut the next `DAYS` days of an agent anew; whether those were the last of them, or None where there was nothing to do.
+
+    What is added meanwhile goes to days of the new zone, and those that are not cut yet are made of their quarters once they are.
+    """
+    agent: dict[str, Any] = {"workspace": workspace_id, "agent": agent_id}
+    async with maintenance.transaction() as db:
+        await alone(db)
+        found = (await db.execute(text(_PLACE), agent)).one_or_none()
+        if found is None or not (found.elsewhere or found.days_cut_to):
+            return None
+        agent |= {"zone": found.zone, "cut_to": date.min if found.elsewhere else found.days_cut_to}
+        if found.elsewhere:
             for sums in ALL:
-                delete, insert = _cutting(sums)
-                await db.execute(text(delete), place)
-                await db.execute(text(insert), place | zone)
-            await db.execute(text(_SETTLE_ZONE), place | zone)
-        agents += 1
+                await db.execute(text(f"DELETE FROM {sums.table} WHERE {_OF_AGENT} AND grain = 'day'"), agent)
+        first: date | None = await db.scalar(text(_NEXT), agent)
+        if first is not None:
+            days = {"first": first, "last": first + timedelta(days=DAYS - 1)}
+            for sums in ALL:
+                for statement in _cutting(sums):
+                    await db.execute(text(statement), agent | days)
+        await db.execute(text(_CUT_TO), agent | {"cut_to": first and first + timedelta(days=DAYS)})
+        return first is None
 
 
 async def to_come(maintenance: Database) -> dict[str, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlalchemy import text
 
 from store.database import Database
-from store.rollups import LOCK
+from store.rollups import alone
 
 BATCH = 500
 
@@ -74,7 +74,7 @@ async def fold(maintenance: Database) -> dict[str, int]:
     for name, statement in (("agents", _AGENTS), ("tools", _TOOLS)):
         while True:
             async with maintenance.transaction() as db:
-                await db.execute(text(LOCK))
+                await alone(db)
                 batch = (await db.execute(text(statement))).one()
             written[name] += batch.written
             if batch.due < BATCH:

@@ -100,9 +100,8 @@ def _rolled(url: str, table: str, grain: str, place: str, *by: str) -> Counted:
     told: Counted = {}
     with psycopg.connect(url, row_factory=psycopg.rows.dict_row) as db:
         db.execute("SET TIME ZONE 'UTC'")
-        columns = (
-            "to_jsonb(r) - '{workspace_id,agent_id,grain,start,provider,model,tool_id,last_active_at,last_used_at,timezone,folded}'::text[]"
-        )
+        apart = "workspace_id,agent_id,grain,start,provider,model,tool_id,last_active_at,last_used_at,timezone,days_cut_to,folded"
+        columns = f"to_jsonb(r) - '{{{apart}}}'::text[]"
         names = ", ".join(("agent_id", f"{place} AS place", *by))
         query = f"SELECT {names}, {columns} AS sums FROM {table} r WHERE grain = %s"
         for row in db.execute(query, [grain]):

@@ -10,13 +10,14 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from sqlalchemy import text
 
-from store import rollups, totals
+from store import database, rollups, totals
 from store.database import MAINTENANCE_ROLE, Database
 from tests.recount import Counted, recount, rolled_up
 from tests.servers import Databases
 from tests.store.activity import Activity
-from tests.store.test_rollups import same, two_agents
+from tests.store.test_rollups import answers_equal_a_recount, cut_in, opened, same, two_agents
 
 FIRST = datetime(2026, 3, 6, tzinfo=UTC)
 
@@ -147,6 +148,51 @@ async def test_another_time_zone_cuts_days_that_equal_a_recount(url: str, mainte
         steps(activity, 10)
         await rollups.add(maintenance)
         same(url, zone)
+
+
+async def test_while_days_are_cut_piece_by_piece_everything_is_counted_once(
+    url: str, maintenance: Database, activity: Activity, monkeypatch: pytest.MonkeyPatch
+):
+    """Also where a run ends in the middle, the time zone is changed once more, or two runs do it at once."""
+    monkeypatch.setattr(rollups, "DAYS", 2)
+    steps(activity, 150)
+    await rollups.add(maintenance)
+    for zone, pieces in (("Australia/Lord_Howe", 1), ("Asia/Kolkata", 2), ("America/St_Johns", 99)):
+        cut_in(url, zone)
+        for made in activity.tenants:
+            done = 0
+            while done < pieces and await rollups.cut_some_days(maintenance, made.workspace_id, made.agent_id) is False:
+                steps(activity, 4)
+                await answers_equal_a_recount(url, made, zone)
+                await rollups.add(maintenance)
+                await answers_equal_a_recount(url, made, zone)
+                done += 1
+            assert done > 0
+    assert await rollups.cut_days_anew(maintenance) == 0
+    same(url, "America/St_Johns")
+
+    cut_in(url, "UTC")
+    async with opened(url, MAINTENANCE_ROLE) as other:
+        both = await asyncio.gather(rollups.cut_days_anew(maintenance), rollups.cut_days_anew(other), rollups.add(maintenance))
+    assert both[0] + both[1] == len(activity.tenants)
+    same(url, "UTC")
+
+
+async def test_a_run_waits_for_another_longer_than_for_other_locks(url: str, activity: Activity, monkeypatch: pytest.MonkeyPatch):
+    options = database._options(MAINTENANCE_ROLE).replace("statement_timeout=10s", "statement_timeout=400ms").replace("=5s", "=200ms")
+    monkeypatch.setattr(database, "_options", lambda role: options)
+    steps(activity, 5)
+    async with opened(url, MAINTENANCE_ROLE) as impatient:
+        with psycopg.connect(url) as holder:
+            holder.execute("SELECT pg_advisory_xact_lock(7460001)")
+            waiting = asyncio.create_task(rollups.add(impatient))
+            await asyncio.sleep(1)
+            assert not waiting.done()
+        assert (await waiting)[0] > 0
+        async with impatient.transaction() as db:
+            await rollups.alone(db)
+            told = await db.execute(text("SELECT current_setting('statement_timeout'), current_setting('lock_timeout')"))
+            assert told.one() == ("400ms", "200ms")
 
 
 @pytest.mark.parametrize("zone", ["Europe/Atlantis", "Foo+3", "", "UTC'; SELECT"])
