@@ -11,7 +11,7 @@ from uuid import UUID
 from zoneinfo import available_timezones
 
 from sqlalchemy import and_, func, insert, or_, select, text, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils.compat import uuid7
 
@@ -24,6 +24,7 @@ Role = Literal["admin", "write", "read"]
 ROLES: tuple[Role, ...] = ("admin", "write", "read")  # the mightiest first
 KEY_MAX_LENGTH = 200
 TOUCH_EVERY_S = 60
+WINTER_ONLY = {"CET", "EET", "MET", "WET"}  # to Postgres these are abbreviations: winter's time, all year
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +92,26 @@ async def create(database: Database, name: str, *, owner_email: str | None = Non
     return Created(workspace_id, first.text)
 
 
+def _no_place(zone: str) -> Rejected:
+    return Rejected(f"{zone!r} names no place: a workspace's time zone is one like America/New_York, or UTC.")
+
+
 async def timezone(database: Database, workspace_id: UUID, zone: str | None = None) -> str:
     """The workspace's time zone, set to `zone` where one is given. Its days are cut anew by the next roll-up.
 
     Raises:
-        Rejected: there is no such workspace, or no such zone in the IANA database.
+        Rejected: there is no such workspace, or no such zone in the IANA database, or one that the table does not take, like EST5EDT.
     """
     if zone is not None and zone not in available_timezones():
         raise Rejected(f"{zone!r} is not a time zone of the IANA database, like Europe/Berlin.")
     async with database.transaction(workspace_id) as db:
         if zone is not None:
-            await db.execute(update(WorkspaceRow).where(WorkspaceRow.id == workspace_id).values(timezone=zone))
+            if zone in WINTER_ONLY:
+                raise _no_place(zone)
+            try:
+                await db.execute(update(WorkspaceRow).where(WorkspaceRow.id == workspace_id).values(timezone=zone))
+            except (IntegrityError, DataError):  # the table takes no abbreviations, Postgres no "localtime", nor zones newer than it is
+                raise _no_place(zone) from None
         told = await db.scalar(select(WorkspaceRow.timezone).where(WorkspaceRow.id == workspace_id))
     if told is None:
         raise Rejected(f"There is no workspace {workspace_id}.")

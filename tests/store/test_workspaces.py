@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import replace
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo, available_timezones
 
 import psycopg
 import pytest
@@ -44,6 +47,26 @@ async def test_of_a_key_only_its_digest_and_its_beginning_are_kept(database, dat
     assert kept == prefix
     assert secret not in whole
     assert workspaces.digest_of(made.api_key).hex() in whole
+
+
+async def test_every_time_zone_is_taken_that_postgres_and_python_agree_about_and_no_other(database, database_url):
+    made = (await workspaces.create(database, "Acme")).workspace_id
+    taken = []
+    for zone in sorted(available_timezones()):
+        with contextlib.suppress(Rejected):
+            taken.append(await workspaces.timezone(database, made, zone))
+    refused = available_timezones() - set(taken)
+
+    assert not [zone for zone in refused if "/" in zone or zone == "UTC"]
+    with psycopg.connect(database_url) as db:
+        for at in (datetime(2026, 1, 15, tzinfo=UTC), datetime(2026, 7, 15, tzinfo=UTC)):
+            told: dict[str, datetime] = dict(
+                db.execute("SELECT zone, %s::timestamptz AT TIME ZONE zone FROM unnest(%s::text[]) zone", (at, taken)).fetchall()
+            )
+            assert told == {zone: at.astimezone(ZoneInfo(zone)).replace(tzinfo=None) for zone in taken}
+    for zone in ("EST5EDT", "CET"):
+        with pytest.raises(Rejected, match=f"'{zone}' names no place"):
+            await workspaces.timezone(database, made, zone)
 
 
 async def test_a_wrong_key_opens_nothing(database):
