@@ -80,7 +80,7 @@ class Settings(BaseSettings):
 
     health_every_s: float = Field(300.0, gt=0, description="How often each tool's integration is asked whether it is there.")
     health_timeout_s: float = Field(5.0, gt=0, description="How long one may take to answer that.")
-    health_parallel: int = Field(100, ge=1, description="How many are asked at a time.")
+    health_parallel: int = Field(300, ge=1, description="How many are asked at a time, half of them such as failed last time.")
     health_degraded_after: int = Field(2, ge=1, description="Failures in a row until an integration is degraded.")
     health_unhealthy_after: int = Field(5, ge=1, description="The same until it is unhealthy, and not used.")
     health_healthy_after: int = Field(2, ge=1, description="Answers in a row until it is healthy again.")

@@ -77,8 +77,10 @@ async def _options_or_head(outside: Outside, url: str, deadline_s: float) -> int
 async def _status(outside: Outside, method: str, url: str, deadline_s: float, headers: Mapping[str, str] | None = None) -> int:
     """The answer's status. Its body does not matter, and may be endless, stalled or broken: there is somebody all the same."""
     status: int | None = None
+    # Whoever is asked once in minutes needs no connection kept; thousands of them would use up the process's files.
+    sent = {"connection": "close", **(headers or {})}
     try:
-        async with outside.tools.exchange(method, url, whom=WHOM, deadline_s=deadline_s, max_bytes=_MAX_BYTES, headers=headers) as reply:
+        async with outside.tools.exchange(method, url, whom=WHOM, deadline_s=deadline_s, max_bytes=_MAX_BYTES, headers=sent) as reply:
             status = reply.status
             await reply.drain(_DRAIN_S)
     except TurnlineError:

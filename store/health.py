@@ -7,6 +7,7 @@ schedulers and workers ask it once; one that was taken by a process that died is
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -26,11 +27,13 @@ KEPT_DAYS = 90
 _TAKE = f"""
 WITH due AS (
     SELECT id FROM tool_integrations
-    WHERE enabled AND (next_health_check IS NULL OR next_health_check <= now())
+    WHERE enabled AND (error_count > 0) = $2 AND (next_health_check IS NULL OR next_health_check <= coalesce($3, now()))
     ORDER BY next_health_check NULLS FIRST LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)
 UPDATE tool_integrations i SET next_health_check = now() + interval '{TAKEN_FOR_S:g} seconds' FROM due WHERE i.id = due.id
 RETURNING i.id, i.workspace_id"""
-_DUE = "SELECT count(*) AS n FROM tool_integrations WHERE enabled AND (next_health_check IS NULL OR next_health_check <= now())"
+_DUE = (
+    "SELECT count(*) AS n, now() AS at FROM tool_integrations WHERE enabled AND (next_health_check IS NULL OR next_health_check <= now())"
+)
 _FORGET = f"DELETE FROM tool_health_changes WHERE created_at < now() - interval '{KEPT_DAYS} days' RETURNING id"
 _BY_STATUS = "SELECT health_status, count(*) AS n FROM tool_integrations WHERE enabled GROUP BY 1"
 _ILL = """SELECT id, tool_id, workspace_id, health_status, error_count, last_error, last_health_check FROM tool_integrations
@@ -41,10 +44,10 @@ _SPEC = "SELECT id, integration_type, configuration, secrets FROM tool_integrati
 _HELD = """SELECT tool_id, health_status, error_count, answers_in_row,
     error_count = 0 AND last_health_check > now() - make_interval(secs => :asked_for_s) AS answered_meanwhile
 FROM tool_integrations WHERE id = :id FOR NO KEY UPDATE"""
-# Three quarters of an interval to a whole one: within it, and what was made in one moment is not asked in one moment for ever.
+# Sooner than the interval, for the schedule may come late; and what was made in one moment is not asked in one moment for ever.
 _RECORD = """UPDATE tool_integrations SET health_status = :status, error_count = :failures, answers_in_row = :answers,
     last_error = coalesce(:error, CASE WHEN :status = 'healthy' THEN NULL ELSE last_error END), last_health_check = now(),
-    next_health_check = now() + make_interval(secs => :every_s * (0.75 + random() / 4))
+    next_health_check = now() + make_interval(secs => :every_s * (0.7 + random() / 5))
 WHERE id = :id"""
 _CHANGED = """INSERT INTO tool_health_changes (workspace_id, tool_id, integration_id, from_status, to_status, error)
 VALUES (:workspace_id, :tool_id, :id, :from_status, :to_status, :error)"""
@@ -77,14 +80,18 @@ class Changed:
     now: Status
 
 
-async def take(maintenance: Database, limit: int) -> list[tuple[UUID, UUID]]:
-    """Integrations to be asked now, at most `limit`, as (workspace, integration); they are this caller's for a minute."""
-    return [(row["workspace_id"], row["id"]) for row in await maintenance.rows(_TAKE, limit)]
+async def take(maintenance: Database, limit: int, *, failed: bool, due_at: datetime | None = None) -> list[tuple[UUID, UUID]]:
+    """Integrations to be asked now, at most `limit`, as (workspace, integration); they are this caller's for a minute.
+
+    `failed`: those that failed when they were heard of last; else the others. `due_at`: only those that were due by then.
+    """
+    return [(row["workspace_id"], row["id"]) for row in await maintenance.rows(_TAKE, limit, failed, due_at)]
 
 
-async def how_many_are_due(maintenance: Database) -> int:
-    """How many integrations `take` would give without a limit."""
-    return int((await maintenance.call(_DUE))["n"])
+async def how_many_are_due(maintenance: Database) -> tuple[int, datetime]:
+    """How many integrations are to be asked now, and the database's now."""
+    row = await maintenance.call(_DUE)
+    return int(row["n"]), row["at"]
 
 
 async def forget(maintenance: Database) -> int:

@@ -57,8 +57,8 @@ class Checks:
     "Asks every tool's integration, each a few times an hour, whether it is there; what does not answer is not used.",
 )
 async def CHECK_ALL(work: Work) -> None:
-    """Ask what is due, so many at a time, until nothing is; on schedule for a few seconds, and the next run goes on where it stopped."""
-    total = await health.how_many_are_due(work.database)
+    """Ask what is due, so many at a time; on schedule for a few seconds, and the next run goes on where it stopped."""
+    total, now = await health.how_many_are_due(work.database)
     if work.dry_run:
         work.count(due=total)
         return
@@ -66,7 +66,9 @@ async def CHECK_ALL(work: Work) -> None:
     database = Database(settings.database_url, pool_size=min(10, settings.health_parallel), application_name="turnline-health", wait_s=30)
     outside = Outside(settings)
     await database.open()
-    checks, ends_at, done = Checks(settings, database, outside), time.monotonic() + (float("inf") if work.by_hand else RUN_S), 0
+    checks, done = Checks(settings, database, outside), 0
+    # By hand it is done when those are that were due when it began: some come due again before the others have been asked.
+    ends_at, due_at = (float("inf"), now) if work.by_hand else (time.monotonic() + RUN_S, None)
 
     async def one(workspace_id: UUID, integration_id: UUID) -> None:
         nonlocal done
@@ -83,28 +85,34 @@ async def CHECK_ALL(work: Work) -> None:
             error, changed = said
             work.count(checked=1, failed=int(error is not None), changed=int(changed is not None))
 
-    under_way, ended = set[asyncio.Task[None]](), asyncio.Event()
+    async def lane(group: asyncio.TaskGroup, places: int, *, failed: bool) -> None:
+        """Ask those that failed last time, or the others, `places` at a time, until none is due or the time is over."""
+        under_way, ended = set[asyncio.Task[None]](), asyncio.Event()
 
-    def has_ended(task: asyncio.Task[None]) -> None:
-        under_way.discard(task)
-        ended.set()
+        def has_ended(task: asyncio.Task[None]) -> None:
+            under_way.discard(task)
+            ended.set()
 
-    least, more = max(1, settings.health_parallel // 4), True
+        while time.monotonic() < ends_at:
+            ended.clear()
+            room = places - len(under_way)
+            if room < max(1, places // 4):
+                await ended.wait()
+                continue
+            taken = await health.take(work.database, room, failed=failed, due_at=due_at)
+            for place in taken:
+                task = group.create_task(one(*place))
+                under_way.add(task)
+                task.add_done_callback(has_ended)
+            if len(taken) < room:
+                break
+
+    # What failed may well be silent again for its whole time. It has places of its own, so that others do not wait behind it.
+    for_failed = max(1, settings.health_parallel // 2)
     try:
         async with asyncio.TaskGroup() as group:
-            while under_way or more:
-                ended.clear()
-                more = more and time.monotonic() < ends_at
-                room = settings.health_parallel - len(under_way)
-                if more and room >= least:
-                    taken = await health.take(work.database, room)
-                    more = len(taken) == room
-                    for place in taken:
-                        task = group.create_task(one(*place))
-                        under_way.add(task)
-                        task.add_done_callback(has_ended)
-                elif under_way:
-                    await ended.wait()
+            group.create_task(lane(group, max(1, settings.health_parallel - for_failed), failed=False))
+            group.create_task(lane(group, for_failed, failed=True))
         await health.forget(work.database)
     finally:
         await outside.aclose()

@@ -18,7 +18,7 @@ from store.database import Database
 log = logging.getLogger(__name__)
 
 WRITE_EVERY_S = 5.0
-# A written answer puts the next probe off by three quarters of an interval at least: answers that are not written are never old by then.
+# A written answer puts the next probe off by more than half an interval: answers that are not written are never old by then.
 WRITTEN_IN_AN_INTERVAL = 4
 
 

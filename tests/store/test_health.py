@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -43,26 +44,41 @@ def nothing_due(database_url: str) -> None:
 async def test_many_askers_take_each_integration_once(database: Database, maintenance: Database):
     _, ids = await made_with(database, 20)
 
-    taken = await asyncio.gather(*(health.take(maintenance, 7) for _ in range(6)))
+    taken = await asyncio.gather(*(health.take(maintenance, 7, failed=False) for _ in range(6)))
 
     assert sorted(integration_id for some in taken for _, integration_id in some) == sorted(ids)
 
 
 async def test_what_was_taken_by_somebody_who_died_is_due_again(database: Database, maintenance: Database, database_url: str):
     _, ids = await made_with(database, 2)
-    await health.take(maintenance, 10)
-    assert await health.how_many_are_due(maintenance) == 0
+    await health.take(maintenance, 10, failed=False)
+    assert (await health.how_many_are_due(maintenance))[0] == 0
 
     sql(database_url, "UPDATE tool_integrations SET next_health_check = next_health_check - interval '61 seconds' WHERE id = ANY (%s)", ids)
 
-    assert sorted(one for _, one in await health.take(maintenance, 10)) == sorted(ids)
+    assert sorted(one for _, one in await health.take(maintenance, 10, failed=False)) == sorted(ids)
 
 
 async def test_one_that_is_switched_off_is_not_asked(database: Database, maintenance: Database, database_url: str):
     _, ids = await made_with(database, 2)
     sql(database_url, "UPDATE tool_integrations SET enabled = false WHERE id = %s", ids[0])
 
-    assert [one for _, one in await health.take(maintenance, 10)] == [ids[1]]
+    assert [one for _, one in await health.take(maintenance, 10, failed=False)] == [ids[1]]
+
+
+async def test_what_failed_last_is_taken_apart_and_what_was_not_due_then_is_left(
+    database: Database, maintenance: Database, database_url: str
+):
+    made, (well, ill) = await made_with(database, 2)
+    await hear(database, made, well, None)
+    await hear(database, made, ill, "away")
+    sql(database_url, "UPDATE tool_integrations SET next_health_check = now() - interval '1 minute' WHERE id IN (%s, %s)", well, ill)
+    due, now = await health.how_many_are_due(maintenance)
+
+    assert due == 2
+    assert await health.take(maintenance, 10, failed=True, due_at=now - timedelta(minutes=2)) == []
+    assert [one for _, one in await health.take(maintenance, 10, failed=True, due_at=now)] == [ill]
+    assert [one for _, one in await health.take(maintenance, 10, failed=False)] == [well]
 
 
 async def test_changes_are_kept_with_their_reason_and_in_order(database: Database, maintenance: Database, database_url: str):

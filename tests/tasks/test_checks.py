@@ -15,8 +15,8 @@ from store.database import Database
 from tasks import jobs
 from tasks.health import CHECK_ALL
 from tests.factories import Tenant, tenant
-from tests.integrations.servers import answering, response, serve
-from tests.servers import SECRET_KEY
+from tests.integrations.servers import Request, answering, response, serve
+from tests.servers import SECRET_KEY, free_port
 
 
 @pytest.fixture
@@ -45,9 +45,9 @@ def statuses(database_url: str, made: Tenant) -> list[str]:
         return [row[0] for row in rows]
 
 
-async def by_hand(settings: Settings) -> dict[str, int]:
+async def by_hand(settings: Settings, **changed: Any) -> dict[str, int]:
     async with asyncio.timeout(60):
-        _, counts = await jobs.run(CHECK_ALL, settings=settings, asked_by="test")
+        _, counts = await jobs.run(CHECK_ALL, settings=settings.model_copy(update=changed), asked_by="test")
     return counts
 
 
@@ -77,3 +77,37 @@ async def test_a_check_that_breaks_is_logged_without_contents_and_ends_no_other(
     assert (record.getMessage(), record.__dict__["error"]) == ("a health check broke", "KeyError")
     assert record.__dict__["integration_id"]
     assert "s3cret" not in caplog.text + str(record.__dict__)
+
+
+async def test_by_hand_what_comes_due_again_meanwhile_is_left_to_the_schedule(database: Database, settings: Settings):
+    await tenant(database, tools=configured(*[{"url": f"http://127.0.0.1:{free_port()}/"}] * 5))
+
+    assert await by_hand(settings, health_parallel=2, health_every_s=0.01) == {"checked": 5, "failed": 5, "changed": 0}
+
+
+async def test_silent_servers_do_not_keep_others_from_being_asked(database: Database, database_url: str, settings: Settings):
+    asked, all_asked = 0, asyncio.Event()
+
+    async def good(_: Request, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 20:
+            all_asked.set()
+        writer.write(response({}))
+
+    async def silent(_: Request, writer: asyncio.StreamWriter) -> None:
+        await all_asked.wait()
+        writer.write(response({}))
+
+    async with serve(silent) as quiet, serve(good) as server:
+        failed = await tenant(database, tools=configured(*[{"url": quiet.url}] * 8))
+        with psycopg.connect(database_url, autocommit=True) as db:
+            db.execute(
+                "UPDATE tool_integrations SET error_count = 1, next_health_check = now() - interval '1 hour' WHERE workspace_id = %s",
+                [failed.workspace_id],
+            )
+            await tenant(database, tools=configured(*[{"url": server.url}] * 20))
+            db.execute("UPDATE tool_integrations SET next_health_check = now() WHERE next_health_check IS NULL")
+        counts = await by_hand(settings, health_parallel=4, health_timeout_s=15.0)
+
+    assert counts == {"checked": 28, "failed": 0, "changed": 28}
