@@ -45,9 +45,19 @@ def quiet() -> Iterator[str]:
 
     loop = asyncio.new_event_loop()
     server = loop.run_until_complete(asyncio.start_server(silent, "127.0.0.1", 0, backlog=4096))
-    threading.Thread(target=loop.run_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-    loop.call_soon_threadsafe(loop.stop)
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        server.close()
+        held = asyncio.all_tasks(loop)
+        for task in held:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*held, return_exceptions=True))
+        loop.close()
 
 
 def main() -> int:
