@@ -37,14 +37,8 @@ OLDEST = "SELECT extract(epoch FROM max(now() - last_health_check))::float8 FROM
 @contextlib.contextmanager
 def quiet() -> Iterator[str]:
     """A server that accepts whoever comes and never answers; its address."""
-
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            await reader.read()  # until they go away
-        writer.close()
-
     loop = asyncio.new_event_loop()
-    server = loop.run_until_complete(asyncio.start_server(silent, "127.0.0.1", 0, backlog=4096))
+    server = loop.run_until_complete(loop.create_server(asyncio.Protocol, "127.0.0.1", 0, backlog=4096))
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
@@ -53,10 +47,6 @@ def quiet() -> Iterator[str]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         server.close()
-        held = asyncio.all_tasks(loop)
-        for task in held:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*held, return_exceptions=True))
         loop.close()
 
 
