@@ -80,7 +80,7 @@ class Worker:
             wake=SimpleNamespace(news=lambda *_: None, delta=lambda *_: None),
             ringer=SimpleNamespace(ring=world.ring),
             performer=self,
-            hearing=SimpleNamespace(of=lambda _: lambda *_: None),
+            hearing=SimpleNamespace(of=lambda *_: lambda *_: None),
         )
         self.leases.start()
         self.task: asyncio.Task[Rest | None] = asyncio.get_running_loop().create_task(carry(cast(Runtime, runtime), turn_id), name=name)

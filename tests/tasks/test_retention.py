@@ -70,7 +70,7 @@ from tasks import jobs
 from tasks.retention import CLEAN_UP
 clean_up = retention.clean_up
 retention.clean_up = lambda *given, **named: clean_up(*given, **(named | {"rows": 40, "rest": 5.0}))
-asyncio.run(jobs.run(CLEAN_UP, settings=get_settings()))
+asyncio.run(jobs.run(CLEAN_UP, settings=get_settings(), asked_by="operator"))
 """
 
 
