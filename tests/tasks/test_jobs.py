@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -220,3 +221,21 @@ async def test_what_the_schedule_asks_for_twice_is_done_by_one(database: Databas
 def test_each_job_has_a_place_in_the_maintenance_worker():
     command = commands.maintenance()
     assert int(command[command.index("-c") + 1]) >= len({entry["task"] for entry in SCHEDULE.values()})
+
+
+def test_doctor_says_in_a_sentence_that_it_may_not_look(databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    database_url = databases.migrated()
+    with psycopg.connect(database_url, autocommit=True) as db:
+        db.execute("CREATE ROLE only_an_app LOGIN NOINHERIT PASSWORD 'only' IN ROLE turnline_app")
+    parts = urlsplit(database_url)
+    login = parts._replace(netloc=f"only_an_app:only@{parts.hostname}:{parts.port}").geturl()
+    for name, value in process_env(DATABASE_URL=login, TURNLINE_HOME=str(tmp_path)).items():
+        monkeypatch.setenv(name, value)
+    try:
+        wrong = [found.text for found in examine({}) if not found.ok]
+    finally:
+        with psycopg.connect(database_url, autocommit=True) as db:
+            db.execute("DROP ROLE only_an_app")
+        databases.drop(database_url)
+
+    assert any(text.startswith("The audits and jobs cannot be read as turnline_maintenance:") for text in wrong), wrong
