@@ -340,7 +340,7 @@ class Hold(Body):
 class Satisfaction(Body):
     """How satisfied the customer was."""
 
-    score: Annotated[int, Field(ge=1, le=5, description="From 1, not at all, to 5.")]
+    score: Annotated[int, Field(strict=True, ge=1, le=5, description="From 1, not at all, to 5.")]
 
 
 class ModeChange(Body):
