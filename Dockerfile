@@ -7,15 +7,19 @@ RUN python -m venv /opt/turnline
 WORKDIR /src
 COPY requirements/run.txt requirements/run.txt
 RUN /opt/turnline/bin/pip install --require-hashes --only-binary :all: -r requirements/run.txt
-COPY pyproject.toml README.md LICENSE alembic.ini beat_schedule.py crashpoints.py settings.py ./
+COPY pyproject.toml README.md LICENSE alembic.ini beat_schedule.py failpoints.py settings.py ./
 COPY api api
+COPY cli cli
 COPY engine engine
 COPY integrations integrations
 COPY migrations migrations
 COPY models models
 COPY sandbox sandbox
 COPY store store
+COPY observability observability
+COPY realtime realtime
 COPY tasks tasks
+COPY worker worker
 RUN /opt/turnline/bin/pip install "hatchling>=1.27" && /opt/turnline/bin/pip install --no-deps --no-build-isolation .
 
 FROM python:3.12-slim
@@ -25,7 +29,7 @@ COPY --from=build /opt/turnline /opt/turnline
 ENV PATH=/opt/turnline/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    CELERY_CUSTOM_WORKER_POOL=tasks.pool:TaskPool \
+    CELERY_CUSTOM_WORKER_POOL=worker.pool:TaskPool \
     TURNLINE_HOME=/var/lib/turnline
 WORKDIR /var/lib/turnline
 USER turnline

@@ -27,10 +27,10 @@ dev-env:
 	@requirements/install.sh dev
 
 demo: run-env
-	@$(PYTHON) -m tasks.cli demo
+	@$(PYTHON) -m cli.main demo
 
 up: run-env
-	@exec $(PYTHON) -m tasks.cli up
+	@exec $(PYTHON) -m cli.main up
 
 test: lint
 	$(PYTHON) -m pytest -n 2 --dist loadfile

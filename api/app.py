@@ -12,7 +12,11 @@ import pydantic
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from api import (
+from api import docs, errors, openapi
+from api.auth import Keys
+from api.backpressure import Gauge
+from api.dependencies import Front
+from api.routes import (
     agents,
     analytics,
     approvals,
@@ -23,9 +27,6 @@ from api import (
     holds,
     messages,
     metrics,
-    openapi,
-    problems,
-    reference,
     repair,
     satisfaction,
     sessions,
@@ -33,16 +34,13 @@ from api import (
     tools,
     turns,
 )
-from api.auth import Keys
-from api.deps import Front
-from api.pressure import Gauge
-from crashpoints import refuse_a_normal_start
+from failpoints import refuse_a_normal_start
+from observability import logs
+from realtime.wake import Listener, Wake
 from settings import Settings, get_settings
 from store.database import Database
-from store.secrets import SecretBox
-from store.wake import Listener, Wake
-from tasks import logs
-from tasks.ring import Ringer
+from store.encryption import SecretBox
+from tasks.dispatcher import Ringer
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -114,10 +112,10 @@ def create_app(settings: Settings) -> FastAPI:
         metrics,
     ):
         app.include_router(room.routes)
-    problems.install(app)
+    errors.install(app)
     metrics.install(app, settings)
     openapi.install(app)
-    reference.install(app)
+    docs.install(app)
     return app
 
 

@@ -8,10 +8,10 @@ import time
 
 from starlette.requests import Request
 
-from api.problems import Problem
-from store import workspaces
+from api.errors import Problem
+from store.catalog import workspaces
+from store.catalog.workspaces import Caller
 from store.database import Database
-from store.workspaces import Caller
 
 log = logging.getLogger(__name__)
 

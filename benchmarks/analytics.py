@@ -19,12 +19,13 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from store import analytics, migrate, rollups, totals
-from store.analytics import Days
+from cli.standalone.servers import EmbeddedPostgres
+from cli.standalone.unprivileged import scratch_directory
+from store import migrate
+from store.analytics import queries, rollups, totals
+from store.analytics.queries import Days
 from store.database import MAINTENANCE_ROLE, Database
-from tasks.embedded import EmbeddedPostgres
-from tasks.unprivileged import scratch_directory
-from tests.factories import Tenant, tenant
+from tests.support.factories import Tenant, tenant
 
 DAYS = 30
 NOTED = ("sessions", "turns", "model_calls", "tool_calls")
@@ -87,9 +88,9 @@ async def measure(url: str, turns: int) -> list[tuple[str, str]]:
     answer = Days(datetime.now(UTC).date().replace(day=1), datetime.now(UTC).date())
 
     async def asked() -> None:
-        async with analytics.snapshot(database, made.workspace_id) as db:
-            await analytics.step_by_step(db, made.workspace_id, agents[0], answer)
-            await analytics.in_all(db, made.workspace_id, agents[0], answer)
+        async with queries.snapshot(database, made.workspace_id) as db:
+            await queries.step_by_step(db, made.workspace_id, agents[0], answer)
+            await queries.in_all(db, made.workspace_id, agents[0], answer)
 
     told.append(("days and sums of an agent, 300 facts not added yet", f"{await median_ms(asked):.1f} ms"))
     told.append(("adding those 300 facts, and folding", f"{await timed(lambda: both(maintenance)) * 1000:.0f} ms"))

@@ -16,11 +16,11 @@ from functools import partial
 import httpx
 
 from benchmarks.rig import percentile, rig
-from store import workspaces
-from tests.api.service import opened
-from tests.invariants import violations
-from tests.pipeline.stack import Stack
-from tests.servers import free_port, until
+from store.catalog import workspaces
+from tests.support.api_server import opened
+from tests.support.invariants import violations
+from tests.support.servers import free_port, until
+from tests.support.stack import Stack
 
 STREAM = "[[words 5000]] [[token-ms 20]]"  # longer than anybody waits
 TARGET_S = 1.0

@@ -25,15 +25,15 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.rig import percentile
+from cli.standalone.servers import EmbeddedPostgres, EmbeddedValkey
+from cli.standalone.unprivileged import scratch_directory
 from store import migrate
-from tasks.embedded import EmbeddedPostgres, EmbeddedValkey
-from tasks.unprivileged import scratch_directory
-from tests.faults.account import Books, settle_accounts
-from tests.faults.load import Load, post_all, prepare, reset_counts
-from tests.faults.queues import Queues
-from tests.pipeline.stack import Process, Stack, running
-from tests.rabbitmq import RabbitMQ
-from tests.servers import free_port, until
+from tests.support.rabbitmq import RabbitMQ
+from tests.support.servers import free_port, until
+from tests.support.stack import Process, Stack, running
+from tests.system.faults.accounting import Books, settle_accounts
+from tests.system.faults.broker_queues import Queues
+from tests.system.faults.load import Load, post_all, prepare, reset_counts
 
 STATE = """SELECT count(*) FILTER (WHERE status = 'done'), count(*) FILTER (WHERE status IN ('queued', 'running')), count(*) FROM turns
            WHERE workspace_id = ANY(%s)"""

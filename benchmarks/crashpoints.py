@@ -22,12 +22,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from crashpoints import NO_SUCH_PLACE
-from tasks.unprivileged import scratch_directory
-from tests.crashpoints.case import Outcome
-from tests.crashpoints.crashes import CRASHES, Crash
-from tests.crashpoints.lanes import Cases, under_way
-from tests.servers import Databases, EmbeddedPostgres
+from cli.standalone.unprivileged import scratch_directory
+from failpoints import NO_SUCH_PLACE
+from tests.support.servers import Databases, EmbeddedPostgres
+from tests.system.crashes.case import Outcome
+from tests.system.crashes.crash_table import CRASHES, Crash
+from tests.system.crashes.runners import Cases, under_way
 
 COLUMNS = ("answered", "model asked again", "lookups", "refunds", "unsafe ended", "attempts", "s", "wrong")
 

@@ -26,14 +26,15 @@ from rich.table import Table
 from benchmarks.chaos import connected
 from benchmarks.rig import percentile, rig
 from settings import Settings
-from store import messages, workspaces
+from store.catalog import workspaces
+from store.conversations import intake
 from store.database import Database
 from tasks.celery_app import make_app
-from tasks.ring import Ringer
-from tests.factories import Tenant, tenant
-from tests.invariants import violations
-from tests.pipeline.stack import TOOL, Process, Stack
-from tests.servers import free_port, until
+from tasks.dispatcher import Ringer
+from tests.support.factories import Tenant, tenant
+from tests.support.invariants import violations
+from tests.support.servers import free_port, until
+from tests.support.stack import TOOL, Process, Stack
 
 WORKERS = 2
 WARM_UP = 10
@@ -127,7 +128,7 @@ async def _flood(stack: Stack, made: Tenant, load: Load) -> None:
     async def some() -> None:
         while (number := next(numbers)) < load.flood:
             session_id = made.session_ids[number % load.sessions]
-            accepted = await messages.accept(database, made.workspace_id, session_id, text_of(load, number), window=load.window)
+            accepted = await intake.accept(database, made.workspace_id, session_id, text_of(load, number), window=load.window)
             if accepted.ring is not None:
                 ringer.ring(accepted.ring)
 

@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.rig import percentile
-from tasks.unprivileged import scratch_directory
-from tests.faults.faults import FAULTS
-from tests.faults.load import Load
-from tests.faults.rig import Kind, Rig, rig
-from tests.faults.run import Outcome, run
+from cli.standalone.unprivileged import scratch_directory
+from tests.system.faults.all_faults import FAULTS
+from tests.system.faults.load import Load
+from tests.system.faults.rig import Kind, Rig, rig
+from tests.system.faults.run_fault import Outcome, run
 
 MINUTE_S = 60.0  # that no beat runs
 ONCE = {"rolling restart", "three beats", "no beat"}  # these last as long as the load does

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 import psycopg
 
 from benchmarks.rig import cpu_s, rig
-from tests.servers import until
+from tests.support.servers import until
 
 EVERY_S = 300.0
 FILL = """
@@ -60,7 +60,7 @@ def main() -> int:
         with psycopg.connect(stack.database_url, autocommit=True) as db:
             address = f"{stack.sandbox_url}/tools/x?latency_ms={given.latency_ms}&n="
             db.execute(FILL, {"url": address, "quiet": nobody, "each": given.integrations // 100, "silent": given.silent // 100})
-        worker = stack.start("-m", "tasks.cli", "worker", "--maintenance")
+        worker = stack.start("-m", "cli.main", "worker", "--maintenance")
         until(lambda: worker.said("ready."), 30)
         assert postgres.pid is not None
         began, cpu, database_cpu = time.monotonic(), cpu_s([worker.popen.pid]), cpu_s([postgres.pid])

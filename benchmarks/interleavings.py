@@ -16,10 +16,10 @@ import time
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import get_state_machine_test
 
-from tasks.unprivileged import scratch_directory
-from tests.machine.machine import Machine
-from tests.machine.stage import Stage
-from tests.servers import Databases, EmbeddedPostgres
+from cli.standalone.unprivileged import scratch_directory
+from tests.support.servers import Databases, EmbeddedPostgres
+from tests.system.machine.environment import Stage
+from tests.system.machine.machine import Machine
 
 
 def main() -> None:

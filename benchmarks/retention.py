@@ -18,12 +18,12 @@ from collections.abc import Callable
 import psycopg
 
 from benchmarks.rig import percentile, rig
-from store import messages
+from store.conversations import intake
 from store.database import Database
-from tests.factories import Tenant, tenant
-from tests.pipeline.stack import Stack
-from tests.store.claims import ANSWERED, claimed
-from tests.store.past import filled
+from tests.support.claims import ANSWERED, claimed
+from tests.support.factories import Tenant, tenant
+from tests.support.past_sessions import filled
+from tests.support.stack import Stack
 
 TURNS_OF_ONE = 5  # of a session; four events each
 AT_A_TIME = 1000
@@ -49,7 +49,7 @@ async def carry(database: Database, made: Tenant, number: int) -> float:
     """One turn from its message to its reply; seconds spent in the database."""
     began = time.perf_counter()
     session_id = made.session_ids[number % SESSIONS]
-    accepted = await messages.accept(database, made.workspace_id, session_id, "Is order 41 paid?")
+    accepted = await intake.accept(database, made.workspace_id, session_id, "Is order 41 paid?")
     if accepted.ring is not None:
         held = await claimed(database, accepted.turn_id, owner=f"w{number}")
         await held.write(ANSWERED)
@@ -87,7 +87,7 @@ async def measure(stack: Stack, events: int, rate: float, quiet_s: float) -> dic
     await stream(database, made, rate, lambda so_far: so_far < 5, numbers)  # caches and plans
 
     before = await stream(database, made, rate, lambda so_far: so_far < quiet_s, numbers)
-    job = stack.start("-m", "tasks.cli", "jobs", "run", "retention.clean_up", "--json")
+    job = stack.start("-m", "cli.main", "jobs", "run", "retention.clean_up", "--json")
     # A worker would be there already: what it costs to start a process is not counted.
     await stream(database, made, rate, lambda _: not stack.one("SELECT count(*) FROM job_runs") and job.popen.poll() is None, numbers)
     began = time.monotonic()

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import psutil
 
+from cli.standalone.servers import EmbeddedPostgres, EmbeddedValkey
+from cli.standalone.unprivileged import scratch_directory
 from store import migrate
-from tasks.embedded import EmbeddedPostgres, EmbeddedValkey
-from tasks.unprivileged import scratch_directory
-from tests.pipeline.stack import Stack, running
+from tests.support.stack import Stack, running
 
 
 @contextlib.contextmanager

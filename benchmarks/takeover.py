@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 
 from store.database import Database
-from tests.servers import Databases, EmbeddedPostgres
-from tests.store.takeover import Outcome, play
+from tests.support.servers import Databases, EmbeddedPostgres
+from tests.support.takeover_schedules import Outcome, play
 
 
 async def measure(url: str, schedules: int, seed: int) -> Outcome:

@@ -28,14 +28,14 @@ from rich.table import Table
 from benchmarks.chaos import connected
 from benchmarks.rig import cpu_s, memory_mb, percentile, rig
 from settings import Settings
-from store import messages
+from store.conversations import intake
 from store.database import Database
 from tasks.celery_app import make_app
-from tasks.ring import Ringer
-from tests.factories import Tenant, tenant
-from tests.invariants import violations
-from tests.pipeline.stack import TOOL, Stack
-from tests.servers import ROOT, until
+from tasks.dispatcher import Ringer
+from tests.support.factories import Tenant, tenant
+from tests.support.invariants import violations
+from tests.support.servers import ROOT, until
+from tests.support.stack import TOOL, Stack
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ async def submit(stack: Stack, made: Tenant, sessions: list[UUID], texts: list[s
     async def one(number: int, text: str) -> None:
         if rate:
             await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
-        accepted = await messages.accept(database, made.workspace_id, sessions[number % len(sessions)], text)
+        accepted = await intake.accept(database, made.workspace_id, sessions[number % len(sessions)], text)
         if accepted.ring and accepted.turn_id:
             ringer.ring(accepted.turn_id)
 

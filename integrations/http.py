@@ -20,8 +20,8 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 
 from engine.errors import Malformed, TimedOut
-from integrations import faults
-from integrations.addresses import AddressGuard, Lookup
+from integrations import error_mapping
+from integrations.ssrf_guard import AddressGuard, Lookup
 from settings import Settings
 
 CONNECT_TIMEOUT_S = 10.0
@@ -181,12 +181,12 @@ class Http:
         except UnicodeError as error:  # of a host that is no name: httpx and the resolver let it through as it is
             if given:
                 raise  # the caller's own
-            raise faults.of_exception(error, whom, sent=sending.requests > before) from error
+            raise error_mapping.of_exception(error, whom, sent=sending.requests > before) from error
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, aiohttp.ClientError, OSError) as error:
             sent = sending.requests > before
             if clock.expired():
                 raise TimedOut(f"{whom} did not answer within {deadline_s:.3g} s", maybe_done=sent) from None
-            raise faults.of_exception(error, whom, sent=sent) from error
+            raise error_mapping.of_exception(error, whom, sent=sent) from error
 
     async def aclose(self) -> None:
         """Close the running loop's client and its connections."""

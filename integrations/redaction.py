@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from engine.sanitise import clean_text
+from engine.safe_json import clean_text
 
 _HIDDEN = "[…]"
 # Shorter secrets would hide half of every text, and protect nothing.

@@ -47,7 +47,7 @@ class ToolRow(Base):
 
 
 class ToolIntegrationRow(Base):
-    """What a tool is mapped to. `secrets` holds ciphertexts by name (see `store/secrets.py`), never a plain value."""
+    """What a tool is mapped to. `secrets` holds ciphertexts by name (see `store/encryption.py`), never a plain value."""
 
     __tablename__ = "tool_integrations"
     id: Mapped[Id]

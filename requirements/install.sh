@@ -54,6 +54,6 @@ fi
 # `turnline` runs from this directory: the top-level packages are an application's and are not installed.
 cat >.venv/bin/turnline <<LAUNCHER
 #!/bin/sh
-PYTHONPATH='$root'\${PYTHONPATH:+:\$PYTHONPATH} exec '$root/.venv/bin/python' -m tasks.cli "\$@"
+PYTHONPATH='$root'\${PYTHONPATH:+:\$PYTHONPATH} exec '$root/.venv/bin/python' -m cli.main "\$@"
 LAUNCHER
 chmod +x .venv/bin/turnline

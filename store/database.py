@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from settings import get_settings
-from store.shares import Shares
+from store.fair_semaphore import Shares
 
 APP_ROLE = "turnline_app"
 MAINTENANCE_ROLE = "turnline_maintenance"
@@ -116,7 +116,7 @@ class Database:
         """The one row that `statement` returns ($1, $2 … in it are `parameters`), in a transaction of its own, in one round trip.
 
         `share`: the workspace that it is for, where that is known: one that has few statements under way does not wait behind another's
-        many (`store.shares`). Raises psycopg.Error; where the connection broke, nobody knows whether it was committed.
+        many (`store.fair_semaphore`). Raises psycopg.Error; where the connection broke, nobody knows whether it was committed.
         """
         async with self._connection(statement, share) as connection:
             row = await (await connection.execute(statement, parameters)).fetchone()

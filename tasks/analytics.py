@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from store import rollups, totals
+from store.analytics import rollups, totals
 from tasks.celery_app import app
 from tasks.jobs import Work, job, scheduled
 

@@ -7,18 +7,18 @@ import sys
 from typing import Any
 
 # Celery reads this when it first imports its pools, so it is set before anything of Celery is imported.
-os.environ.setdefault("CELERY_CUSTOM_WORKER_POOL", "tasks.pool:TaskPool")
+os.environ.setdefault("CELERY_CUSTOM_WORKER_POOL", "worker.pool:TaskPool")
 
 from celery import Celery, signals
 from kombu.entity import Exchange, Queue
 
 from beat_schedule import SCHEDULE
-from crashpoints import refuse_a_normal_start
+from failpoints import refuse_a_normal_start
+from observability import logs
+from observability.queue_depth import say_when
 from settings import Settings, get_settings
-from tasks import logs
-from tasks.base import AsyncTask
-from tasks.dead_letters import DELIVERY_LIMIT, DeclareDeadLetters, dead_letters_of
-from tasks.queues import say_when
+from worker.async_task import AsyncTask
+from worker.dead_letters import DELIVERY_LIMIT, DeclareDeadLetters, dead_letters_of
 
 QUEUES = ("turns", "messages", "tools", "maintenance")
 VISIBILITY_TIMEOUT_S = 900  # longer than any task's limit and the drain at shutdown: a message never comes back while it is worked on
@@ -84,7 +84,7 @@ def make_app(settings: Settings) -> Celery:
     app.conf.update(
         broker_url=settings.broker_url or None,
         # Redis and Valkey through kombu's transport with one repair: it survives a connection lost with messages unacknowledged.
-        broker_transport="tasks.transport:Transport" if settings.broker_url.startswith("redis") else None,
+        broker_transport="worker.redis_transport:Transport" if settings.broker_url.startswith("redis") else None,
         broker_transport_options=transport_options(settings.broker_url),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
@@ -123,7 +123,7 @@ def make_app(settings: Settings) -> Celery:
         task_send_sent_event=True,
         worker_send_task_events=True,
         worker_prefetch_multiplier=1,
-        worker_consumer="tasks.consumer:Consumer",
+        worker_consumer="worker.consumer:Consumer",
         worker_concurrency=settings.worker_concurrency,
         # With remote control and gossip both off, a worker hit by a broker restart while busy stops consuming for ever.
         worker_enable_remote_control=True,
@@ -141,12 +141,12 @@ def make_app(settings: Settings) -> Celery:
             "tasks.sweep",
             "tasks.messages",
             "tasks.usage",
-            "tasks.reseal",
-            "tasks.watchdog",
+            "tasks.secrets",
+            "worker.watchdog",
             "tasks.analytics",
-            "tasks.metrics",
+            "worker.metrics_server",
             "tasks.retention",
-            "tasks.health",
+            "tasks.tools",
         ],
     )
     app.steps["consumer"].add(DeclareDeadLetters)
@@ -163,7 +163,7 @@ def _setup_logging(loglevel: int | str = "INFO", **_: Any) -> None:
 
 signals.before_task_publish.connect(say_when)
 if "flower.urls" in sys.modules:  # this process may become Flower: Celery's command line has loaded it before us
-    from tasks.flower import close_doors
+    from worker.flower import close_doors
 
     close_doors()
 refuse_a_normal_start()

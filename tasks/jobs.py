@@ -19,10 +19,10 @@ from uuid import UUID
 from celery import Celery
 
 from engine.errors import Rejected
+from observability import metrics
 from settings import Settings, get_settings
-from store import job_runs
 from store.database import MAINTENANCE_ROLE, Database
-from tasks import meters
+from store.operations import job_runs
 
 log = logging.getLogger(__name__)
 
@@ -128,13 +128,13 @@ async def run(
         async with _seen(work, run_id):
             await wanted.work(work)
         await job_runs.finish(database, run_id, work.counts, None)
-        meters.job_ran(wanted.name, "done", {} if dry_run else work.counts)
+        metrics.job_ran(wanted.name, "done", {} if dry_run else work.counts)
     except UnderWay:
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, the row says so
         # A refusal is a sentence of ours; any other error's words may quote a customer's.
         said = str(error).rstrip(".") if isinstance(error, Rejected) else f"{type(error).__name__} at {_where(error)}"
-        meters.job_ran(wanted.name, "failed", {} if dry_run else work.counts)
+        metrics.job_ran(wanted.name, "failed", {} if dry_run else work.counts)
         log.error("a job failed", extra={"job": wanted.name, "error": said, **work.counts})  # noqa: TRY400 - its words may quote data
         if run_id is not None:
             with contextlib.suppress(Exception):  # the database may be what failed

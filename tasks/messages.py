@@ -8,12 +8,12 @@ from uuid import UUID
 
 from celery.worker.request import Request
 
-from crashpoints import Point, reached
 from engine.errors import Conflict, NotFound, Rejected
-from store import messages
-from store.lookups import workspace_of_session
+from failpoints import Point, reached
+from store.conversations import intake
+from store.tenancy import workspace_of_session
 from tasks.celery_app import app
-from tasks.runtime import at_hand
+from worker.resources import at_hand
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ async def receive(
             return
         reached(Point.C1)
         try:
-            accepted = await messages.accept(
+            accepted = await intake.accept(
                 runtime.database,
                 workspace_id,
                 session,
@@ -64,7 +64,7 @@ async def receive(
             return
         except (Conflict, Rejected) as error:
             log.warning("a message was refused", extra={"session_id": str(session), "error_class": error.error_class})
-            offset = await messages.record_refusal(runtime.database, workspace_id, session, message_key, text, error)
+            offset = await intake.record_refusal(runtime.database, workspace_id, session, message_key, text, error)
             if offset is not None:
                 runtime.wake.news(session, offset)
             return

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from store import idle, retention
+from store.conversations import expiry
+from store.retention import cleanup
 from tasks.celery_app import app
 from tasks.jobs import Work, job, scheduled
 
@@ -10,7 +11,7 @@ from tasks.jobs import Work, job, scheduled
 @job("retention.clean_up", "Deletes the sessions whose retention is over, with everything of theirs.")
 async def CLEAN_UP(work: Work) -> None:
     """Delete in small batches; with `dry_run`, count what there is to delete."""
-    sessions, events = await retention.due(work.database)
+    sessions, events = await cleanup.due(work.database)
     if work.dry_run:
         work.count(sessions_deleted=sessions, events_deleted=events)
         return
@@ -22,7 +23,7 @@ async def CLEAN_UP(work: Work) -> None:
         done += counts["events"]
         work.progress(done, events)
 
-    await retention.clean_up(work.database, max_s=work.settings.retention_max_s, on_batch=on_batch)
+    await cleanup.clean_up(work.database, max_s=work.settings.retention_max_s, on_batch=on_batch)
 
 
 @app.task(name="retention.clean_up", queue="maintenance", ignore_result=True)
@@ -38,8 +39,8 @@ async def ABANDON_IDLE(work: Work) -> None:
     if not idle_s:
         return
     seen = 0
-    async for looked_at, found in idle.idle(work.database, idle_s):
-        work.count(sessions_abandoned=len(found) if work.dry_run else await idle.abandon(work.database, found, idle_s))
+    async for looked_at, found in expiry.idle(work.database, idle_s):
+        work.count(sessions_abandoned=len(found) if work.dry_run else await expiry.abandon(work.database, found, idle_s))
         seen += looked_at
         work.progress(seen, None)
 
@@ -53,11 +54,11 @@ async def abandon_idle() -> None:
 @job("approvals.expire", "Lets approvals expire where no turn does it: in paused and quarantined sessions.")
 async def EXPIRE_APPROVALS(work: Work) -> None:
     """Expire what is overdue; with `dry_run`, count the sessions concerned."""
-    async for page in idle.with_late_approvals(work.database):
+    async for page in expiry.with_late_approvals(work.database):
         if work.dry_run:
             work.count(sessions=len(page))
         else:
-            work.count(approvals_expired=await idle.expire(work.database, page))
+            work.count(approvals_expired=await expiry.expire(work.database, page))
 
 
 @app.task(name="approvals.expire", queue="maintenance", ignore_result=True)

@@ -6,12 +6,12 @@ import asyncio
 import logging
 
 from settings import get_settings
-from store import sweep
+from store.conversations import sweep
 from store.database import MAINTENANCE_ROLE, Database
 from tasks.celery_app import app
+from tasks.dispatcher import publish
 from tasks.jobs import Work, job, scheduled
-from tasks.lifespan import on_loop_start
-from tasks.ring import publish
+from worker.lifespan import on_loop_start
 
 log = logging.getLogger(__name__)
 

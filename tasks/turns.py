@@ -13,19 +13,19 @@ from uuid import UUID
 import psycopg
 from structlog.contextvars import bound_contextvars
 
-from crashpoints import Point, reached
-from engine.brief import Bound, Brief, Cost, ModelRequest
-from engine.change import CallState, Change, Park, Rest, SettledCall, Written
 from engine.errors import LeaseLost
 from engine.events import ModelReply, ToolCall, ToolOutcome, Usage
-from engine.loop import advance
-from engine.stop import Stop
-from engine.tokens import bound_tokens, estimated_usage
-from integrations.pricing import cost_of, max_cost_of
-from store import turns
-from tasks import meters
+from engine.model.tokens import bound_tokens, estimated_usage
+from engine.turn.cancellation import Stop
+from engine.turn.commit import CallState, Change, Park, Rest, SettledCall, Written
+from engine.turn.context import Bound, Brief, Cost, ModelRequest
+from engine.turn.loop import advance
+from failpoints import Point, reached
+from integrations.price_list import cost_of, max_cost_of
+from observability import metrics
+from store.conversations import turns
 from tasks.celery_app import app
-from tasks.runtime import Runtime, at_hand
+from worker.resources import Runtime, at_hand
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ async def advance_turn(turn_id: str) -> None:
 async def carry(runtime: Runtime, turn_id: UUID) -> Rest | None:
     """Claim a turn and carry it to its rest, which is returned; None where it was not claimed or was lost on the way."""
     settings = runtime.settings
-    with meters.claiming():
+    with metrics.claiming():
         claim = await turns.claim(
             runtime.database,
             turn_id,
@@ -63,17 +63,17 @@ async def carry(runtime: Runtime, turn_id: UUID) -> Rest | None:
             approval_s=settings.approval_s,
         )
     if isinstance(claim, turns.NotClaimed):  # settled already, or in other hands
-        meters.not_claimed(claim.why)
+        metrics.not_claimed(claim.why)
         if claim.next_turn is not None:
             runtime.ringer.ring(claim.next_turn)
         return None
-    meters.claimed(claim.turn_id, claim.attempts)
+    metrics.claimed(claim.turn_id, claim.attempts)
     rest: Rest | None = None
     try:
         async with runtime.leases.hold(claim.session_id, claim.fence) as lease:
             rest = await _advance(runtime, claim, lease.stop)
     except LeaseLost:
-        meters.lost()
+        metrics.lost()
         log.info("the session was taken over by another worker", extra={"session_id": str(claim.session_id), "fence": claim.fence})
     if claim.next_turn is not None:
         runtime.ringer.ring(claim.next_turn)
@@ -126,7 +126,7 @@ class _NewsLog:
     async def write(self, change: Change) -> Written:
         claim, began = self._claim, time.perf_counter()
         written = await claim.write(change)
-        meters.committed(claim.turn_id, claim.brief.model_provider, change, written.stop, time.perf_counter() - began)
+        metrics.committed(claim.turn_id, claim.brief.model_provider, change, written.stop, time.perf_counter() - began)
         self._wake.news(self._claim.session_id, self._claim.last_offset)
         return written
 

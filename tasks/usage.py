@@ -6,8 +6,8 @@ import logging
 from datetime import UTC, datetime
 
 from settings import get_settings
-from store import audit
 from store.database import MAINTENANCE_ROLE, Database
+from store.operations import audit
 from tasks.celery_app import app
 from tasks.jobs import Work, job, scheduled
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from tasks.unprivileged import scratch_directory
-from tests.servers import Databases, EmbeddedPostgres, EmbeddedValkey
+from cli.standalone.unprivileged import scratch_directory
+from tests.support.servers import Databases, EmbeddedPostgres, EmbeddedValkey
 
 # A shell starts what runs in its background with SIGINT ignored, and so would be every process of ours that is to be interrupted.
 signal.signal(signal.SIGINT, signal.default_int_handler)

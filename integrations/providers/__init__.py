@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from engine.brief import ModelRequest
 from engine.errors import Rejected
 from engine.events import ModelReply
+from engine.turn.context import ModelRequest
 from integrations.http import Outside
-from integrations.providers.openai import OpenAI
+from integrations.providers.openai.client import OpenAI
 
 OnDelta = Callable[[str], None]
 

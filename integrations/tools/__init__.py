@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from engine.brief import IntegrationSpec, ToolSpec
 from engine.events import ToolOutcome
+from engine.turn.context import IntegrationSpec, ToolSpec
 from integrations.http import Outside, Sending
-from integrations.tools.http import HttpTool
+from integrations.tools.http.client import HttpTool
 
 
 class Integration(Protocol):

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.api.service import SECRET_KEY, Service, Tenant, serving
-from tests.servers import EmbeddedValkey
+from tests.support.api_server import SECRET_KEY, Service, Tenant, serving
+from tests.support.servers import EmbeddedValkey
 
 
 @pytest.fixture(scope="module")

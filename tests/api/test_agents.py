@@ -7,8 +7,8 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from tests.api.service import Tenant
-from tests.servers import until
+from tests.support.api_server import Tenant
+from tests.support.servers import until
 
 
 def test_a_new_agent_has_the_documented_defaults(acme: Tenant):

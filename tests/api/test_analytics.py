@@ -12,12 +12,12 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from store import rollups
+from store.analytics import rollups
 from store.database import MAINTENANCE_ROLE, Database
-from tests import factories
-from tests.api.service import Service, Tenant, apart
-from tests.recount import NIL, day, recount
-from tests.store.activity import Activity
+from tests.support import factories
+from tests.support.activity import Activity
+from tests.support.api_server import Service, Tenant, apart
+from tests.support.recount import NIL, day, recount
 
 ZONE = "Asia/Kolkata"
 FIRST = datetime(2026, 3, 6, tzinfo=UTC)

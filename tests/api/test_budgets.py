@@ -8,16 +8,16 @@ from uuid import uuid4
 
 import pytest
 
-from api import answers
-from tests.api.service import Tenant
-from tests.api.waiting import carried
-from tests.fakes import Script, says
+from api.schemas import responses
+from tests.support.api_server import Tenant
+from tests.support.fakes import Script, says
+from tests.support.waiting_turns import carried
 
 
 def test_a_budget_is_shown_with_what_is_spent_of_it(acme: Tenant):
     made = acme.budget(period="day", cap="25.50")
 
-    answers.Budget.model_validate(made)
+    responses.Budget.model_validate(made)
     assert (made["scope"], made["scope_id"], made["cap"], made["spent"], made["reserved"]) == (
         "workspace",
         str(acme.workspace_id),

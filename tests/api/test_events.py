@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from api import events
-from tests.api.service import Tenant, serving
-from tests.servers import until
+from api.routes import events
+from tests.support.api_server import Tenant, serving
+from tests.support.servers import until
 
 
 @pytest.fixture

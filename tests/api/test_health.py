@@ -13,10 +13,10 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from api.health import Aside
+from api.routes.health import Aside
 from store import migrate
-from tests.api.service import SECRET_KEY, Service, serving
-from tests.servers import Databases, EmbeddedValkey, free_port, until
+from tests.support.api_server import SECRET_KEY, Service, serving
+from tests.support.servers import Databases, EmbeddedValkey, free_port, until
 
 PARTS = {"database": "ok", "broker": "ok"}
 

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from tests.api.service import Tenant, serving
-from tests.servers import EmbeddedValkey, until
+from tests.support.api_server import Tenant, serving
+from tests.support.servers import EmbeddedValkey, until
 
 
 def test_a_message_becomes_an_event_and_a_turn(acme: Tenant):

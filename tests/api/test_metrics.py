@@ -5,10 +5,10 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from store.gauges import refusal
-from tests.api.service import SECRET_KEY, Service, Tenant, serving
-from tests.metrics import samples_of, scrape, value
-from tests.servers import EmbeddedValkey, free_port, until
+from observability.database_metrics import refusal
+from tests.support.api_server import SECRET_KEY, Service, Tenant, serving
+from tests.support.prometheus_text import samples_of, scrape, value
+from tests.support.servers import EmbeddedValkey, free_port, until
 
 TOKEN = "prometheus-knows-it"
 

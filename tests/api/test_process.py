@@ -9,10 +9,10 @@ import time
 import httpx
 import pytest
 
-from store import workspaces
+from store.catalog import workspaces
 from store.database import Database
-from tests.api.served import Served, served
-from tests.factories import tenant as made_tenant
+from tests.support.api_process import Served, served
+from tests.support.factories import tenant as made_tenant
 
 
 async def _tenant(database_url):

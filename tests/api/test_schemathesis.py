@@ -16,8 +16,8 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
 
 from api.app import create_app
-from tests.api.service import Service, settings
-from tests.api.waiting import waiting
+from tests.support.api_server import Service, settings
+from tests.support.waiting_turns import waiting
 
 CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance, content_type_conformance]
 CASES = itertools.count()

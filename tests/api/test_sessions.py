@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.api.service import Tenant
+from tests.support.api_server import Tenant
 
 
 def test_a_new_session_has_the_documented_defaults(acme: Tenant):

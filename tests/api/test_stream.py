@@ -15,9 +15,9 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
-from api import stream
-from tests.api.service import Tenant
-from tests.servers import until
+from api.routes import stream
+from tests.support.api_server import Tenant
+from tests.support.servers import until
 
 
 @dataclass(slots=True)

@@ -12,11 +12,11 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 
-from api import stream
-from tests.api.service import SECRET_KEY, Service, serving
+from api.routes import stream
 from tests.api.test_stream import Frame, Stream, streaming
-from tests.pool.proxy import Proxy
-from tests.servers import EmbeddedValkey, until
+from tests.support.api_server import SECRET_KEY, Service, serving
+from tests.support.pool_proxy import Proxy
+from tests.support.servers import EmbeddedValkey, until
 
 
 @pytest.fixture

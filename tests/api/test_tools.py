@@ -6,8 +6,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from store.secrets import SecretBox
-from tests.api.service import SECRET_KEY, Tenant, serving
+from store.encryption import SecretBox
+from tests.support.api_server import SECRET_KEY, Tenant, serving
 
 SCHEMA = {"type": "object", "properties": {"order": {"type": "integer"}}, "required": ["order"]}
 

@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import insert, update
 from uuid_utils.compat import uuid7
 
-from api import turn_answers
+from api.schemas import turns
 from models import ModelCallRow, ToolCallRow, TurnRow
-from store.turn_view import stages_ms
-from tests.api.service import Tenant, apart, opened
+from store.conversations.turn_view import stages_ms
+from tests.support.api_server import Tenant, apart, opened
 
 T0 = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -59,7 +59,7 @@ def test_a_turn_that_waits_for_a_worker_has_no_times_yet(acme: Tenant):
 
     found = acme.call("GET", f"/v1/turns/{turn_id}", 200)
 
-    turn_answers.Turn.model_validate(found)
+    turns.Turn.model_validate(found)
     assert (found["session_id"], found["status"], found["attempts"], found["error"]) == (session_id, "queued", 0, None)
     assert (found["opened_at_offset"], found["read_through_offset"], found["started_at"], found["settled_at"]) == (0, None, None, None)
     assert found["stages_ms"] == {"queued": None, "model": None, "tool": None, "commit": None, "total": None}
@@ -87,7 +87,7 @@ def test_a_turn_s_time_tokens_and_cost(acme: Tenant):
 
     found = acme.call("GET", f"/v1/turns/{turn_id}", 200)
 
-    turn_answers.Turn.model_validate(found)
+    turns.Turn.model_validate(found)
     assert found["stages_ms"] == {"queued": 50, "model": 600, "tool": 100, "commit": 250, "total": 1000}
     assert found["usage"] == {name: 2 * count for name, count in tokens.items()}
     assert (found["cost_usd"], found["unpriced_calls"], found["unknown_calls"]) == ("0.00012", 1, 1)
@@ -135,7 +135,7 @@ def test_a_session_s_turns_page_by_page(acme: Tenant):
     cursor: dict[str, str] = {}
     while True:
         page = acme.call("GET", f"/v1/sessions/{session_id}/turns", 200, params={"limit": 2, "include_total": True, **cursor})
-        turn_answers.Turns.model_validate(page)
+        turns.Turns.model_validate(page)
         seen += page["items"]
         assert page["total_count"] == 6
         assert page["has_more"] == (page["next_cursor"] is not None)

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from tests.servers import ROOT
+from tests.support.servers import ROOT
 
 FILE = ROOT / "docker-compose.yml"
 Json = Any

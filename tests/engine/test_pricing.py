@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.events import Usage
-from engine.pricing import Price, Rate, cost_usd, ledger_usd, max_cost_usd
+from engine.model.pricing import Price, Rate, cost_usd, ledger_usd, max_cost_usd
 
 MINI = Price(Rate(Decimal("0.15")), Rate(Decimal("0.6")), cached_input=Rate(Decimal("0.075")))
 

@@ -9,20 +9,20 @@ from uuid import uuid4
 
 import pytest
 
-from engine.brief import Effect, IntegrationSpec, ToolSpec
 from engine.events import ToolStatus
-from integrations import attempts
-from integrations.perform import Performer
+from engine.turn.context import Effect, IntegrationSpec, ToolSpec
+from integrations.executor import Performer
+from integrations.tools import retries
 from tests.integrations.conftest import MakeOutside
-from tests.integrations.servers import Request, answering, free_port, reset, response, serve
 from tests.integrations.test_tools import OK, call, tool
+from tests.support.http_servers import Request, answering, free_port, reset, response, serve
 
 HERE = response({"from": "the second"})
 
 
 @pytest.fixture
 def performer(outside: MakeOutside, monkeypatch: pytest.MonkeyPatch) -> Performer:
-    monkeypatch.setattr(attempts, "BELIEVED_AFTER_S", 0.05)
+    monkeypatch.setattr(retries, "BELIEVED_AFTER_S", 0.05)
     made = outside()
     return Performer(made.settings, made)
 

@@ -10,7 +10,7 @@ import pytest
 
 from engine.errors import Malformed, ProviderDown, Rejected, ReplyLost, TimedOut
 from integrations.http import Http, Sending
-from tests.integrations.servers import Handler, Request, answering, chunked, free_port, never, reset, response, serve
+from tests.support.http_servers import Handler, Request, answering, chunked, free_port, never, reset, response, serve
 
 WHOM = "The other side"
 

@@ -8,13 +8,13 @@ from uuid import uuid4
 
 import pytest
 
-from engine.brief import PromptMessage, PromptToolCall, Role, ToolSpec
 from engine.errors import Malformed, Rejected
 from engine.events import FinishReason, Usage
+from engine.turn.context import PromptMessage, PromptToolCall, Role, ToolSpec
 from integrations.providers import provider_for
 from tests.integrations.conftest import MakeOutside
-from tests.integrations.openai_stream import KEY, LOOKUP, PROMPT, TEXT, USAGE, ask, chunk, event, fail, piece, request, streaming
-from tests.integrations.servers import Handler, Request, answering, chunked, response, serve
+from tests.support.http_servers import Handler, Request, answering, chunked, response, serve
+from tests.support.openai_stream import KEY, LOOKUP, PROMPT, TEXT, USAGE, ask, chunk, event, fail, piece, request, streaming
 
 
 async def test_a_streamed_text(outside: MakeOutside):

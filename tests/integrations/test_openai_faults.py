@@ -9,8 +9,8 @@ import pytest
 
 from engine.errors import Malformed, ProviderDown, RateLimited, Rejected, ReplyLost, TimedOut, TurnlineError
 from tests.integrations.conftest import MakeOutside
-from tests.integrations.openai_stream import KEY, PROMPT, TEXT, chunk, error, event, fail, piece, streaming
-from tests.integrations.servers import Request, answering, chunked, never, reset, response
+from tests.support.http_servers import Request, answering, chunked, never, reset, response
+from tests.support.openai_stream import KEY, PROMPT, TEXT, chunk, error, event, fail, piece, streaming
 
 STATUSES: list[tuple[int, dict[str, str], type[TurnlineError], float | None]] = [
     (429, {"retry_after": "2"}, RateLimited, 2.0),

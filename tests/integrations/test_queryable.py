@@ -9,14 +9,14 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from engine.brief import Effect
 from engine.events import ToolOutcome, ToolStatus
-from integrations import attempts
-from integrations.perform import Performer
+from engine.turn.context import Effect
+from integrations.executor import Performer
+from integrations.tools import retries
 from sandbox.server import Sandbox
 from tests.integrations.conftest import MakeOutside
-from tests.integrations.servers import Handler, Request, answering, free_port, never, reset, response, serve
 from tests.integrations.test_tools import OK, SECRET, call, tool
+from tests.support.http_servers import Handler, Request, answering, free_port, never, reset, response, serve
 
 DONE = response({"done": True, "result": {"paid": True}})
 NOT_DONE = response({"done": False}, 404)
@@ -38,7 +38,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Believe a no after a moment; what the real time is for has a test of its own."""
-    monkeypatch.setattr(attempts, "BELIEVED_AFTER_S", 0.05)
+    monkeypatch.setattr(retries, "BELIEVED_AFTER_S", 0.05)
 
 
 def status_of(url: str, **more: Any) -> dict[str, Any]:

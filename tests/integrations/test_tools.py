@@ -11,11 +11,11 @@ from uuid import uuid4
 
 import pytest
 
-from engine.brief import Effect, IntegrationSpec, ToolSpec
 from engine.events import ToolCall, ToolOutcome, ToolStatus
-from integrations.perform import Performer
+from engine.turn.context import Effect, IntegrationSpec, ToolSpec
+from integrations.executor import Performer
 from tests.integrations.conftest import MakeOutside
-from tests.integrations.servers import Handler, Request, Server, answering, free_port, never, reset, response, serve
+from tests.support.http_servers import Handler, Request, Server, answering, free_port, never, reset, response, serve
 
 PARAMETERS = {"type": "object", "properties": {"order": {"type": ["integer", "string"]}}, "required": ["order"]}
 SECRET = "s3cr3t-canary"
@@ -409,7 +409,7 @@ async def test_a_forbidden_address_is_never_connected_to(outside: MakeOutside):
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example", "xn--"])
 async def test_a_host_that_is_no_name_is_an_outcome(performer: Performer, host: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("integrations.tools.request.check_configuration", lambda _: None)  # were it not refused before it is sent
+    monkeypatch.setattr("integrations.tools.http.request.check_configuration", lambda _: None)  # were it not refused before it is sent
     for effect in (Effect.PURE, Effect.UNSAFE):
         outcome = await call(performer, tool(f"http://{host}", effect))
         assert (outcome.status, outcome.requests) == (ToolStatus.FAILED, 0)

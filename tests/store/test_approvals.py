@@ -10,15 +10,15 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from engine.change import Change, Finish, Park, ToolStart
 from engine.errors import Conflict, NotFound, Rejected
 from engine.events import ToolOutcome, ToolStatus
-from engine.loop import advance
-from store import approvals, messages, sweep, turns
+from engine.turn.commit import Change, Finish, Park, ToolStart
+from engine.turn.loop import advance
+from store.conversations import approvals, intake, sweep, turns
 from store.database import Database
-from tests.factories import Tenant, tenant
-from tests.fakes import Script, calls, says
-from tests.store.carrying import LOOKUP, REFUND, asked, carry, claimed, found
+from tests.support.engine_runs import LOOKUP, REFUND, asked, carry, claimed, found
+from tests.support.factories import Tenant, tenant
+from tests.support.fakes import Script, calls, says
 
 PAID = {f"c{number}": ToolOutcome(ToolStatus.SUCCEEDED, {"paid": number}) for number in range(9)}
 PARKED = Park(0.0, refund=True, for_approval=True)
@@ -27,7 +27,7 @@ PARKED = Park(0.0, refund=True, for_approval=True)
 async def parked(database: Database, *wanted: Any, approval_s: float = 600.0, **fields: Any) -> tuple[Tenant, UUID, list[UUID]]:
     """A tenant whose turn waits for approvals of the calls `wanted`; the turn, and the approvals in the order asked."""
     made = await tenant(database, tools=(REFUND, LOOKUP), **fields)
-    accepted = await messages.accept(database, made.workspace_id, made.session_id, "Refund order 1, please.")
+    accepted = await intake.accept(database, made.workspace_id, made.session_id, "Refund order 1, please.")
     assert accepted.turn_id is not None
     world = Script(calls(*(wanted or (asked(1),))), tools=PAID)
     assert await carry(database, accepted.turn_id, world, approval_s=approval_s) == PARKED
@@ -230,7 +230,7 @@ async def test_a_decision_while_the_turn_is_carried_is_taken_up_when_it_would_pa
 async def test_a_message_that_comes_while_a_turn_waits_is_read_after_the_decision(database: Database):
     made, turn_id, (approval_id,) = await parked(database)
 
-    joined = await messages.accept(database, made.workspace_id, made.session_id, "And hurry.")
+    joined = await intake.accept(database, made.workspace_id, made.session_id, "And hurry.")
     await decide(database, made, approval_id)
     world = Script(says("Hurried."), tools=PAID)
 
@@ -245,7 +245,7 @@ async def test_an_approval_ends_with_its_turn(database: Database, how: str):
     made, turn_id, (approval_id,) = await parked(database)
 
     if how == "interrupt":
-        await messages.accept(database, made.workspace_id, made.session_id, "Never mind.", strategy="interrupt")
+        await intake.accept(database, made.workspace_id, made.session_id, "Never mind.", strategy="interrupt")
     else:
         await database.call("SELECT * FROM cancel_turns($1, $2, NULL, 'Dana')", made.workspace_id, made.session_id)
 

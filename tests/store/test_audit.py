@@ -9,13 +9,13 @@ import psycopg
 import pytest
 from uuid_utils.compat import uuid7
 
-from store import audit
-from store.audit_questions import QUESTIONS
 from store.database import MAINTENANCE_ROLE, Database
-from tests.factories import tenant
-from tests.invariants import violations
-from tests.servers import Databases
-from tests.store.planted import AT_REST, MOVING, PLANTED, SOUND
+from store.operations import audit
+from store.operations.audit_checks import QUESTIONS
+from tests.support.corrupt_rows import AT_REST, MOVING, PLANTED, SOUND
+from tests.support.factories import tenant
+from tests.support.invariants import violations
+from tests.support.servers import Databases
 
 
 class Planter:

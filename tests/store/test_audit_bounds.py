@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from store import audit
 from store.database import MAINTENANCE_ROLE, Database
-from tests.factories import Tenant, tenant
-from tests.servers import Databases
+from store.operations import audit
+from tests.support.factories import Tenant, tenant
+from tests.support.servers import Databases
 
 WRONG = "counters that differ from a recount"
 

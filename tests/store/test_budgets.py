@@ -13,15 +13,15 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from engine.brief import Bound, Brief, Cost, ModelRequest
-from engine.change import CallState, Change, Finish, Park, Reserve, Reserved, SettledCall
 from engine.errors import ReplyLost
 from engine.events import FinishReason, ModelReply, ToolCall, ToolOutcome, Usage
-from engine.loop import advance
-from store import budgets, messages
+from engine.turn.commit import CallState, Change, Finish, Park, Reserve, Reserved, SettledCall
+from engine.turn.context import Bound, Brief, Cost, ModelRequest
+from engine.turn.loop import advance
+from store.conversations import budgets, intake
 from store.database import Database
-from tests.factories import Tenant, tenant
-from tests.store.carrying import carry, claimed, found
+from tests.support.engine_runs import carry, claimed, found
+from tests.support.factories import Tenant, tenant
 
 Amount = Decimal | int  # dollars or tokens
 MOST_USD = Decimal("0.0100000001")
@@ -69,7 +69,7 @@ async def shown(database: Database, made: Tenant, budget_id: UUID) -> tuple[Amou
 
 
 async def opened(database: Database, made: Tenant, session_id: UUID | None = None) -> UUID:
-    accepted = await messages.accept(database, made.workspace_id, session_id or made.session_id, "Is order 41 paid?")
+    accepted = await intake.accept(database, made.workspace_id, session_id or made.session_id, "Is order 41 paid?")
     assert accepted.turn_id is not None
     return accepted.turn_id
 

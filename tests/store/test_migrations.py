@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from models import Base
 from store import migrate
 from store.database import Database
-from tests.factories import tenant
+from tests.support.factories import tenant
 
 
 def test_an_empty_database_goes_up_and_once_more(empty_database_url: str):

@@ -9,12 +9,14 @@ import psycopg
 import pytest
 
 from engine.errors import NotFound
-from store import audit, messages, retention
+from store.conversations import intake
 from store.database import Database
-from tests.factories import Tenant, tenant
-from tests.invariants import violations
-from tests.servers import Databases
-from tests.store.past import filled, left
+from store.operations import audit
+from store.retention import cleanup
+from tests.support.factories import Tenant, tenant
+from tests.support.invariants import violations
+from tests.support.past_sessions import filled, left
+from tests.support.servers import Databases
 
 
 @pytest.fixture
@@ -47,9 +49,9 @@ async def test_what_has_outlived_its_retention_goes_and_the_rest_stays(database:
     change(database_url, "INSERT INTO turns (workspace_id, session_id, opened_at_offset) VALUES (%s, %s, 8)", made.workspace_id, at_work)
     before = left(database_url, [young, held, at_work, active, *other.session_ids])
 
-    assert await retention.due(maintenance) == (1, 8)
-    done = await retention.clean_up(maintenance, rest=0)
-    again = await retention.clean_up(maintenance, rest=0)
+    assert await cleanup.due(maintenance) == (1, 8)
+    done = await cleanup.clean_up(maintenance, rest=0)
+    again = await cleanup.clean_up(maintenance, rest=0)
 
     assert done.counts == {"sessions": 1, "turns": 2, "events": 8, "model_calls": 2, "tool_calls": 2, "approvals": 2}
     assert not any(again.counts.values())
@@ -69,7 +71,7 @@ async def test_the_shorter_of_two_retentions_counts(
     filled(database_url, made, days_ago=15)
     change(database_url, "UPDATE workspaces SET data_retention_days = %s", workspace)
 
-    await retention.clean_up(maintenance, rest=0)
+    await cleanup.clean_up(maintenance, rest=0)
 
     assert bool(left(database_url, made.session_ids)) is kept
 
@@ -79,14 +81,14 @@ async def test_retention_counts_from_the_last_thing_that_happened(database: Data
     filled(database_url, made, days_ago=60)
     change(database_url, "UPDATE sessions SET last_activity_at = now() - interval '29 days'")
 
-    assert not any((await retention.clean_up(maintenance, rest=0)).counts.values())
+    assert not any((await cleanup.clean_up(maintenance, rest=0)).counts.values())
 
 
 async def test_what_calls_of_unknown_outcome_held_of_a_budget_counts_as_spent(database: Database, maintenance: Database, database_url: str):
     made = await tenant(database, sessions=3)
     filled(database_url, made)
 
-    await retention.clean_up(maintenance, rest=0)
+    await cleanup.clean_up(maintenance, rest=0)
 
     assert ask(database_url, "SELECT scope, reserved, spent FROM budgets") == [("agent", 0, 1.5)]
     assert violations(database_url) == {}
@@ -98,10 +100,10 @@ async def test_what_analytics_count_is_not_lost(database: Database, maintenance:
     facts = "SELECT kind, count(*), sum(input_tokens), sum(messages) FROM usage_facts GROUP BY 1 ORDER BY 1"
     before = ask(database_url, facts)
     change(database_url, "UPDATE sessions SET counted = false")
-    assert not any((await retention.clean_up(maintenance, rest=0)).counts.values()), "not before it is counted"
+    assert not any((await cleanup.clean_up(maintenance, rest=0)).counts.values()), "not before it is counted"
 
     change(database_url, "UPDATE sessions SET counted = true")
-    await retention.clean_up(maintenance, rest=0)
+    await cleanup.clean_up(maintenance, rest=0)
 
     assert left(database_url, made.session_ids) == {}
     assert ask(database_url, facts) == before != []
@@ -126,7 +128,7 @@ async def test_in_the_middle_the_session_is_gone_for_everybody_and_the_books_are
         async with database.transaction(made.workspace_id) as db:
             assert (await db.exec_driver_sql("SELECT count(*) FROM sessions")).scalar_one() == 0
         with pytest.raises(NotFound):
-            await messages.accept(database, made.workspace_id, made.session_ids[0], "Hello?")
+            await intake.accept(database, made.workspace_id, made.session_ids[0], "Hello?")
 
     assert total == 4 * 36
     assert batches > 15
@@ -137,7 +139,7 @@ async def test_two_at_once_share_the_work_and_count_it_once(database: Database, 
     made = await tenant(database, sessions=60)
     filled(database_url, made)
 
-    first, second = await asyncio.gather(*(retention.clean_up(maintenance, rows=24, rest=0.1) for _ in range(2)))
+    first, second = await asyncio.gather(*(cleanup.clean_up(maintenance, rows=24, rest=0.1) for _ in range(2)))
 
     assert first.counts["sessions"] + second.counts["sessions"] == 60
     assert first.counts["events"] + second.counts["events"] == 480
@@ -149,21 +151,21 @@ async def test_out_of_time_it_stops_and_the_next_goes_on(database: Database, mai
     made = await tenant(database)
     filled(database_url, made, turns=100)
 
-    done = await retention.clean_up(maintenance, max_s=0.001, rows=20, rest=1000)
+    done = await cleanup.clean_up(maintenance, max_s=0.001, rows=20, rest=1000)
 
     assert not done.complete
     assert left(database_url, made.session_ids)
-    assert (await retention.clean_up(maintenance, rest=0)).complete
+    assert (await cleanup.clean_up(maintenance, rest=0)).complete
     assert left(database_url, made.session_ids) == {}
 
 
 async def test_a_record_of_long_ago_is_forgotten(database: Database, maintenance: Database, database_url: str):
     made = await tenant(database, sessions=2)
     filled(database_url, made)
-    await retention.clean_up(maintenance, rest=0)
+    await cleanup.clean_up(maintenance, rest=0)
     change(database_url, "UPDATE deletions SET begun_at = begun_at - interval '401 days' WHERE session_id = %s", made.session_id)
 
-    await retention.clean_up(maintenance, rest=0)
+    await cleanup.clean_up(maintenance, rest=0)
 
     assert ask(database_url, "SELECT session_id FROM deletions") == [(made.session_ids[1],)]
 

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from uuid_utils.compat import uuid7
 
 from engine.histogram import BOUNDS
-from store import analytics, rollups, totals
-from store.analytics import Days, Step
+from store.analytics import queries, rollups, totals
+from store.analytics.queries import Days, Step
 from store.database import APP_ROLE, MAINTENANCE_ROLE, Database
-from tests.factories import Tenant, tenant
-from tests.recount import day, quarter, recount, rolled_up
-from tests.servers import Databases
-from tests.store.activity import Activity
+from tests.support.activity import Activity
+from tests.support.factories import Tenant, tenant
+from tests.support.recount import day, quarter, recount, rolled_up
+from tests.support.servers import Databases
 
 # Clocks go forward by an hour in St. John's, back by half an hour on Lord Howe; Kolkata is half an hour off all year. On the Azores and in
 # Havana they go back to midnight, which comes twice.
@@ -149,9 +149,9 @@ def cut_in(url: str, zone: str) -> None:
 
 async def started(database: Database, tenant: Tenant, days: Days, by: Step) -> Counter[Any]:
     """How many sessions were started by what is answered, by day or by the moment at which an hour begins."""
-    async with analytics.snapshot(database, tenant.workspace_id) as db:
-        _, told = await analytics.step_by_step(db, tenant.workspace_id, tenant.agent_id, days, by)
-        whole = await analytics.in_all(db, tenant.workspace_id, tenant.agent_id, days)
+    async with queries.snapshot(database, tenant.workspace_id) as db:
+        _, told = await queries.step_by_step(db, tenant.workspace_id, tenant.agent_id, days, by)
+        whole = await queries.in_all(db, tenant.workspace_id, tenant.agent_id, days)
     counts = Counter({sums["place"]: sums["sessions_started"] for sums, _ in told})
     assert whole["agent"]["sessions_started"] == counts.total()
     return counts

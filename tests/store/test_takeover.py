@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from store.database import Database
-from tests.store.takeover import play
+from tests.support.takeover_schedules import play
 
 
 @pytest.mark.parametrize("seed", [1, 2])

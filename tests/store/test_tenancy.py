@@ -13,9 +13,10 @@ from sqlalchemy.exc import DBAPIError
 from uuid_utils.compat import uuid7
 
 from models import Base
-from store import messages, workspaces
+from store.catalog import workspaces
+from store.conversations import intake
 from store.database import Database
-from tests.factories import Tenant, tenant
+from tests.support.factories import Tenant, tenant
 
 ROLLUPS = ("agent_rollups", "model_rollups", "tool_rollups")
 TENANT_TABLES = sorted(name for name, table in Base.metadata.tables.items() if "workspace_id" in table.c)
@@ -32,7 +33,7 @@ WRITTEN_ONCE = (
 async def filled(database: Database, maintenance: Database) -> Tenant:
     """A tenant with at least one row in each of its tables."""
     made = await tenant(database, tools=({"name": "orders_lookup", "integration": {}},))
-    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     ids: dict[str, Any] = {
         "w": made.workspace_id,
         "s": made.session_id,

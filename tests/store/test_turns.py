@@ -11,14 +11,14 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import text as sql
 
-from engine.brief import Cost, Limits
-from engine.change import CallState, Change, Finish, Park, Reserve, Reserved, SettledCall, ToolIntent, ToolSettled
 from engine.errors import Conflict, LeaseLost, NotFound, Rejected
 from engine.events import Event, EventKind, FinishReason, ModelReply, Source, ToolOutcome, ToolStatus, Usage
-from engine.pending import Pending, PendingState
-from store import messages, sweep, turns
+from engine.turn.commit import CallState, Change, Finish, Park, Reserve, Reserved, SettledCall, ToolIntent, ToolSettled
+from engine.turn.context import Cost, Limits
+from engine.turn.pending_calls import Pending, PendingState
+from store.conversations import intake, sweep, turns
 from store.database import Database
-from tests.factories import Tenant, tenant
+from tests.support.factories import Tenant, tenant
 
 FIRST = Reserved(0, 0)
 REPLY = ModelReply("Yes.", (), FinishReason.STOP, "gpt-4o-2024", Usage(100, 20, 0, 30, 10), "req-1", 12, 34)
@@ -50,8 +50,8 @@ async def turn_rows(
 async def test_a_message_opens_a_turn_and_the_next_joins_it(database: Database):
     made = await tenant(database)
 
-    first = await messages.accept(database, made.workspace_id, made.session_id, "one")
-    second = await messages.accept(database, made.workspace_id, made.session_id, "two")
+    first = await intake.accept(database, made.workspace_id, made.session_id, "one")
+    second = await intake.accept(database, made.workspace_id, made.session_id, "two")
 
     assert (first.offset, first.turn_status, first.ring) == (0, "queued", first.turn_id)
     assert (second.offset, second.turn_id, second.ring) == (1, first.turn_id, None)
@@ -60,7 +60,7 @@ async def test_a_message_opens_a_turn_and_the_next_joins_it(database: Database):
 async def test_enqueue_opens_a_turn_for_each_message_and_rings_the_first(database: Database):
     made = await tenant(database, strategy="enqueue")
 
-    accepted = [await messages.accept(database, made.workspace_id, made.session_id, text) for text in ("one", "two")]
+    accepted = [await intake.accept(database, made.workspace_id, made.session_id, text) for text in ("one", "two")]
 
     assert len({one.turn_id for one in accepted}) == 2
     assert [one.ring for one in accepted] == [accepted[0].turn_id, None]
@@ -68,13 +68,13 @@ async def test_enqueue_opens_a_turn_for_each_message_and_rings_the_first(databas
 
 async def test_a_key_is_good_for_one_text(database: Database):
     made = await tenant(database)
-    first = await messages.accept(database, made.workspace_id, made.session_id, "one", message_key="k")
+    first = await intake.accept(database, made.workspace_id, made.session_id, "one", message_key="k")
 
-    again = await messages.accept(database, made.workspace_id, made.session_id, "one", message_key="k")
+    again = await intake.accept(database, made.workspace_id, made.session_id, "one", message_key="k")
 
     assert (again.event_id, again.turn_id, again.repeated, again.ring) == (first.event_id, first.turn_id, True, None)
     with pytest.raises(Conflict, match="another text"):
-        await messages.accept(database, made.workspace_id, made.session_id, "two", message_key="k")
+        await intake.accept(database, made.workspace_id, made.session_id, "two", message_key="k")
     assert len(await rows(database, made, "SELECT 1 FROM events")) == 1
 
 
@@ -82,7 +82,7 @@ async def test_fifty_senders_of_one_session_leave_dense_offsets_and_one_event_pe
     made = await tenant(database)
 
     await asyncio.gather(
-        *(messages.accept(database, made.workspace_id, made.session_id, f"m{n % 25}", message_key=f"k{n % 25}") for n in range(50))
+        *(intake.accept(database, made.workspace_id, made.session_id, f"m{n % 25}", message_key=f"k{n % 25}") for n in range(50))
     )
 
     offsets = [row[0] for row in await rows(database, made, 'SELECT "offset" FROM events ORDER BY 1')]
@@ -109,7 +109,7 @@ async def test_a_message_that_cannot_be_kept_is_refused_with_the_reason(database
     made = await tenant(database)
 
     with pytest.raises(Rejected, match=says):
-        await messages.accept(database, made.workspace_id, made.session_id, **given)
+        await intake.accept(database, made.workspace_id, made.session_id, **given)
 
     assert await rows(database, made, "SELECT 1 FROM events") == []
 
@@ -117,21 +117,21 @@ async def test_a_message_that_cannot_be_kept_is_refused_with_the_reason(database
 async def test_a_session_of_nobody_an_ended_one_and_one_of_an_archived_agent(database: Database):
     made, other = await tenant(database), await tenant(database)
     with pytest.raises(NotFound):
-        await messages.accept(database, made.workspace_id, uuid4(), "one")
+        await intake.accept(database, made.workspace_id, uuid4(), "one")
     with pytest.raises(NotFound):
-        await messages.accept(database, other.workspace_id, made.session_id, "one")
+        await intake.accept(database, other.workspace_id, made.session_id, "one")
     await rows(database, other, "UPDATE sessions SET status = 'completed' RETURNING 1")
     with pytest.raises(Conflict, match="ended"):
-        await messages.accept(database, other.workspace_id, other.session_id, "one")
+        await intake.accept(database, other.workspace_id, other.session_id, "one")
     await rows(database, made, "UPDATE agents SET status = 'archived' RETURNING 1")
     with pytest.raises(Conflict, match="agent"):
-        await messages.accept(database, made.workspace_id, made.session_id, "one")
+        await intake.accept(database, made.workspace_id, made.session_id, "one")
 
 
 async def test_a_refusal_is_recorded_once_and_without_the_text(database: Database):
     made = await tenant(database)
     for _ in range(2):
-        await messages.record_refusal(database, made.workspace_id, made.session_id, "k", "the secret text", Conflict("another text"))
+        await intake.record_refusal(database, made.workspace_id, made.session_id, "k", "the secret text", Conflict("another text"))
 
     (event,) = await rows(database, made, "SELECT kind, content::text || metadata::text FROM events")
     assert event[0] == "status_update"
@@ -140,7 +140,7 @@ async def test_a_refusal_is_recorded_once_and_without_the_text(database: Databas
 
 async def test_a_claimed_turn_is_answered_and_everything_is_counted(database: Database):
     made = await tenant(database)
-    accepted = await messages.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
+    accepted = await intake.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
 
     held = await claim(database, accepted.turn_id)
     await held.write(ANSWERED)
@@ -164,7 +164,7 @@ async def test_a_claimed_turn_is_answered_and_everything_is_counted(database: Da
 async def test_a_write_sent_twice_is_written_once(database: Database):
     """The commit went through and its reply was lost: the same write comes again."""
     made = await tenant(database)
-    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     held = await claim(database, accepted.turn_id)
     await held.write(ANSWERED)
     held._writes -= 1
@@ -177,7 +177,7 @@ async def test_a_write_sent_twice_is_written_once(database: Database):
 
 async def test_a_claim_sent_twice_is_one_claim(database: Database):
     made = await tenant(database)
-    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
 
     first, again = await claim(database, accepted.turn_id), await claim(database, accepted.turn_id)
 
@@ -188,9 +188,9 @@ async def test_a_claim_sent_twice_is_one_claim(database: Database):
 async def test_a_claim_sent_twice_reads_what_it_was_to_read_and_what_was_said_between_is_read_later(database: Database):
     """Its reply was lost. Were the later message shown to the reserved call, it would be answered now, and by the next turn again."""
     made = await tenant(database)
-    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     await claim(database, accepted.turn_id)
-    await messages.accept(database, made.workspace_id, made.session_id, "two", strategy="coalesce")
+    await intake.accept(database, made.workspace_id, made.session_id, "two", strategy="coalesce")
 
     held = await claim(database, accepted.turn_id)
     assert [event.content["text"] for event in held.start.events] == ["one"]
@@ -201,15 +201,15 @@ async def test_a_claim_sent_twice_reads_what_it_was_to_read_and_what_was_said_be
 
 async def test_a_write_sent_twice_tells_what_its_call_was_to_read_and_nothing_that_was_said_between(database: Database):
     made = await tenant(database)
-    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     held = await claim(database, accepted.turn_id)
-    await messages.accept(database, made.workspace_id, made.session_id, "two")
+    await intake.accept(database, made.workspace_id, made.session_id, "two")
     again = Change(
         model_call=SettledCall(FIRST, CallState.FAILED, error_class="Overloaded"),
         reserve=Reserve(Reserved(0, 1), "openai", "gpt-4o", heard=0),
     )
     first = await held.write(again)
-    await messages.accept(database, made.workspace_id, made.session_id, "three")
+    await intake.accept(database, made.workspace_id, made.session_id, "three")
     held._writes -= 1
 
     second = await held.write(again)
@@ -229,7 +229,7 @@ async def test_a_write_sent_twice_tells_what_its_call_was_to_read_and_nothing_th
 )
 async def test_a_turn_that_is_not_to_be_carried_now_is_not_claimed(database: Database, change: str, why: str):
     made = await tenant(database)
-    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     await rows(database, made, change)
 
     assert await claim(database, accepted.turn_id) == turns.NotClaimed(why)
@@ -238,7 +238,7 @@ async def test_a_turn_that_is_not_to_be_carried_now_is_not_claimed(database: Dat
 
 async def test_an_integration_whose_secrets_cannot_be_opened_is_left_out_and_the_turn_is_claimed(database: Database):
     made = await tenant(database, tools=({"name": "orders_lookup", "integration": {"secrets": {"token": "v1.gone.AAAA"}}},))
-    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     assert accepted.turn_id is not None
 
     def secrets(*_: object) -> dict[str, str]:
@@ -252,8 +252,8 @@ async def test_an_integration_whose_secrets_cannot_be_opened_is_left_out_and_the
 
 async def test_the_second_turn_of_a_session_waits_for_the_first(database: Database):
     made = await tenant(database, strategy="enqueue")
-    first = await messages.accept(database, made.workspace_id, made.session_id, "one")
-    second = await messages.accept(database, made.workspace_id, made.session_id, "two")
+    first = await intake.accept(database, made.workspace_id, made.session_id, "one")
+    second = await intake.accept(database, made.workspace_id, made.session_id, "two")
 
     assert await claim(database, second.turn_id) == turns.NotClaimed("not_next")
     held = await claim(database, first.turn_id)
@@ -267,7 +267,7 @@ async def test_the_second_turn_of_a_session_waits_for_the_first(database: Databa
 
 async def test_a_stale_fence_writes_nothing(database: Database):
     made = await tenant(database)
-    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     stale = await claim(database, accepted.turn_id, "frozen", lease_s=0.05)
     await asyncio.sleep(0.1)
     fresh = await claim(database, accepted.turn_id, "awake")
@@ -289,9 +289,9 @@ async def test_a_stale_fence_writes_nothing(database: Database):
 
 async def test_a_message_that_nobody_read_opens_the_next_turn_in_the_settling_commit(database: Database):
     made = await tenant(database)
-    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     held = await claim(database, accepted.turn_id)
-    late = await messages.accept(database, made.workspace_id, made.session_id, "two")
+    late = await intake.accept(database, made.workspace_id, made.session_id, "two")
     assert late.turn_id == accepted.turn_id
 
     await held.write(ANSWERED)
@@ -303,7 +303,7 @@ async def test_a_message_that_nobody_read_opens_the_next_turn_in_the_settling_co
 
 async def test_a_message_that_arrives_during_a_step_is_news_for_the_next_model_call(database: Database):
     made = await tenant(database, tools=({"name": "orders_lookup"},))
-    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     held = await claim(database, accepted.turn_id)
     tool = held.brief.tools[0]
     called = Event(EventKind.TOOL_CALL, Source.AI_AGENT, {"tool_call_id": "c1", "tool_name": tool.name, "arguments": {}}, {"step": 0})
@@ -314,7 +314,7 @@ async def test_a_message_that_arrives_during_a_step_is_news_for_the_next_model_c
             tool_calls=(ToolIntent("c1", 0, 0, tool.id, tool.name, {"order": 41}, "hash", "key-1"),),
         )
     )
-    await messages.accept(database, made.workspace_id, made.session_id, "two")
+    await intake.accept(database, made.workspace_id, made.session_id, "two")
     outcome = ToolOutcome(ToolStatus.SUCCEEDED, {"paid": True}, latency_ms=7, requests=2)
     result = Event(EventKind.TOOL_RESULT, Source.SYSTEM, {"tool_call_id": "c1", "tool_name": tool.name, "status": "succeeded", "result": 1})
 
@@ -331,7 +331,7 @@ async def test_a_message_that_arrives_during_a_step_is_news_for_the_next_model_c
 
 async def test_a_turn_taken_up_in_the_middle_knows_which_calls_were_begun(database: Database):
     made = await tenant(database, tools=({"name": "orders_lookup"},))
-    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     held = await claim(database, accepted.turn_id, lease_s=0.05)
     called = Event(EventKind.TOOL_CALL, Source.AI_AGENT, {"tool_call_id": "c1", "tool_name": "orders_lookup", "arguments": {}}, {"step": 0})
     await held.write(
@@ -352,7 +352,7 @@ async def test_a_turn_taken_up_in_the_middle_knows_which_calls_were_begun(databa
 
 async def test_a_turn_claimed_too_often_is_dead_with_a_reason_and_the_session_goes_on(database: Database):
     made = await tenant(database)
-    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     for owner in ("first", "second"):
         await claim(database, accepted.turn_id, owner, lease_s=0.01, attempts=2)
         await asyncio.sleep(0.05)
@@ -365,14 +365,14 @@ async def test_a_turn_claimed_too_often_is_dead_with_a_reason_and_the_session_go
     assert kinds == ["customer_message", "status_update"]
     states = {row[0] for row in await rows(database, made, "SELECT state FROM model_calls")}
     assert states == {"unknown"}
-    again = await messages.accept(database, made.workspace_id, made.session_id, "two")
+    again = await intake.accept(database, made.workspace_id, made.session_id, "two")
     assert again.ring
     assert not isinstance(await claim(database, again.turn_id), turns.NotClaimed)
 
 
 async def test_a_parked_turn_is_early_until_its_time_and_a_refund_gives_the_attempt_back(database: Database, maintenance: Database):
     made = await tenant(database)
-    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     held = await claim(database, accepted.turn_id)
     failed = SettledCall(FIRST, CallState.FAILED, error_class="RateLimited")
 
@@ -385,7 +385,7 @@ async def test_a_parked_turn_is_early_until_its_time_and_a_refund_gives_the_atte
 
 async def test_a_takeover_wins_over_the_reply(database: Database):
     made = await tenant(database)
-    accepted = await messages.accept(database, made.workspace_id, made.session_id, "one")
+    accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     held = await claim(database, accepted.turn_id)
     await rows(database, made, "UPDATE sessions SET mode = 'manual' RETURNING 1")
 
@@ -399,7 +399,7 @@ async def test_a_takeover_wins_over_the_reply(database: Database):
 
 async def test_leases_are_renewed_for_as_long_as_the_fence_is_the_newest(database: Database):
     made = await tenant(database, sessions=2)
-    accepted = [await messages.accept(database, made.workspace_id, session_id, "one") for session_id in made.session_ids]
+    accepted = [await intake.accept(database, made.workspace_id, session_id, "one") for session_id in made.session_ids]
     mine = await claim(database, accepted[0].turn_id)
     stale = await claim(database, accepted[1].turn_id, "me", lease_s=0.01)
     await asyncio.sleep(0.05)
@@ -413,7 +413,7 @@ async def test_leases_are_renewed_for_as_long_as_the_fence_is_the_newest(databas
 async def test_the_sweep_finds_what_was_never_rung_rung_in_vain_or_left_behind(database: Database, maintenance: Database):
     made = await tenant(database, sessions=5)
     unrung, in_vain, left, live, rung = [
-        (await messages.accept(database, made.workspace_id, session_id, "one")).turn_id for session_id in made.session_ids
+        (await intake.accept(database, made.workspace_id, session_id, "one")).turn_id for session_id in made.session_ids
     ]
     await claim(database, left, "dead worker", lease_s=0.01)
     await claim(database, live, "live worker", lease_s=60.0)

@@ -15,9 +15,9 @@ from uuid_utils.compat import uuid7
 
 from engine.errors import Conflict, Rejected
 from models import ApiKeyRow, PermissionRow, UserRow, WorkspaceRow
-from store import workspaces
+from store.catalog import workspaces
 from store.database import Database
-from store.lookups import workspace_of_api_key
+from store.tenancy import workspace_of_api_key
 
 
 async def caller_of(database: Database, key: str) -> workspaces.Caller:

@@ -15,13 +15,15 @@ import psycopg
 import pytest
 
 from beat_schedule import SCHEDULE
+from cli.doctor import examine
+from cli.standalone import commands
 from settings import Settings
-from store import job_runs, messages
+from store.conversations import intake
 from store.database import MAINTENANCE_ROLE, Database
-from tasks import commands, jobs
-from tasks.doctor import examine
-from tests.factories import tenant
-from tests.servers import Databases, EmbeddedValkey, process_env, until
+from store.operations import job_runs
+from tasks import jobs
+from tests.support.factories import tenant
+from tests.support.servers import Databases, EmbeddedValkey, process_env, until
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -30,7 +32,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 def turnline(tmp_path: Path, database_url: str, valkey: EmbeddedValkey) -> Run:
     def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         given = {"TURNLINE_HOME": str(tmp_path / "home"), "DATABASE_URL": database_url, "CELERY_BROKER_URL": valkey.url} | env
-        command = [sys.executable, "-m", "tasks.cli", "jobs", *arguments]
+        command = [sys.executable, "-m", "cli.main", "jobs", *arguments]
         return subprocess.run(command, env=process_env(**given), cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
 
     return run
@@ -53,7 +55,7 @@ async def unrung_turn(database_url: str) -> None:
     database = Database(database_url, pool_size=2)
     await database.open()
     made = await tenant(database)
-    await messages.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
+    await intake.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
     await database.close()
     with psycopg.connect(database_url) as db:
         db.execute("UPDATE turns SET opened_at = opened_at - interval '1 minute', rung_at = NULL WHERE status = 'queued'")

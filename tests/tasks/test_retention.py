@@ -16,10 +16,10 @@ import psycopg
 import pytest
 
 from store.database import Database
-from tests.factories import Tenant, tenant
-from tests.invariants import violations
-from tests.servers import Databases, process_env, until
-from tests.store.past import filled, left
+from tests.support.factories import Tenant, tenant
+from tests.support.invariants import violations
+from tests.support.past_sessions import filled, left
+from tests.support.servers import Databases, process_env, until
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -40,7 +40,7 @@ def environment(tmp_path: Path, database_url: str) -> dict[str, str]:
 @pytest.fixture
 def turnline(tmp_path: Path, environment: dict[str, str]) -> Run:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "tasks.cli", *arguments]
+        command = [sys.executable, "-m", "cli.main", *arguments]
         return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
 
     return run

@@ -1,0 +1,76 @@
+"""Approvals: what waits for a person, and their decision."""
+
+from __future__ import annotations
+
+from typing import Literal
+from uuid import UUID
+
+from fastapi import Response
+
+from api.dependencies import CallerDep, FrontDep, router
+from api.errors import Problem
+from api.openapi import CONFLICT
+from api.pagination import Paging, paged
+from api.responses import Json
+from api.schemas import requests, responses
+from store.catalog import workspaces
+from store.conversations import approvals
+
+routes = router("approvals")
+VERDICTS: dict[str, Literal["approved", "denied"]] = {"approve": "approved", "deny": "denied"}
+
+
+@routes.get("/approvals", response_model=responses.Approvals)
+async def list_approvals(
+    caller: CallerDep,
+    front: FrontDep,
+    paging: Paging,
+    status: requests.ApprovalStatus | None = None,
+    session_id: UUID | None = None,
+    agent_id: UUID | None = None,
+) -> Response:
+    """List approvals, the newest first; those that wait for a decision with `status=pending`."""
+    async with front.database.transaction(caller.workspace_id) as db:
+        page = await approvals.page(
+            db,
+            status=status,
+            session_id=session_id,
+            agent_id=agent_id,
+            limit=paging.limit,
+            after=paging.after,
+            total=paging.include_total,
+        )
+    return paged(page)
+
+
+@routes.get("/approvals/{approval_id}", response_model=responses.Approval)
+async def get_approval(approval_id: UUID, caller: CallerDep, front: FrontDep) -> Response:
+    """Show an approval."""
+    async with front.database.transaction(caller.workspace_id) as db:
+        return Json(await approvals.get(db, approval_id))
+
+
+@routes.post("/approvals/{approval_id}/decision", response_model=responses.Approval, responses=CONFLICT)
+async def decide_approval(approval_id: UUID, body: requests.Decision, caller: CallerDep, front: FrontDep) -> Response:
+    """Decide about a tool call, once. Approved, it is made exactly as shown or edited; denied, the model is told so and goes on.
+
+    409 where it was decided before, has expired, or its turn is over.
+    """
+    async with front.database.transaction(caller.workspace_id) as db:
+        by = await workspaces.signature(db, caller)
+    try:
+        decided = await approvals.decide(
+            front.database,
+            caller.workspace_id,
+            approval_id,
+            VERDICTS[body.decision],
+            by=by,
+            reason=body.reason,
+            edited_arguments=body.edited_arguments,
+        )
+    except approvals.Unfit as error:
+        raise Problem(422, str(error), errors=[("body.edited_arguments", failure) for failure in error.failures]) from None
+    front.wake.news(decided.approval["session_id"], decided.offset)
+    if decided.ring is not None:
+        front.ringer.ring(decided.ring)
+    return Json(decided.approval)

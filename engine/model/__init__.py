@@ -1,0 +1,1 @@
+"""Prompts, token counts and prices."""

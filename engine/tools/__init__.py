@@ -1,0 +1,1 @@
+"""Tool configuration, mappings, schemas and health."""

@@ -1,0 +1,1 @@
+"""The turn: state, decisions, commits and the runner."""

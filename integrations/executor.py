@@ -1,0 +1,134 @@
+"""The switchboard: a decision comes in, a vendor or a tool's server is asked, an outcome goes out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from engine.events import ModelReply, ToolCall, ToolOutcome, ToolStatus
+from engine.turn.context import Effect, ModelRequest, ToolSpec
+from failpoints import Point, reached
+from integrations.http import Outside, Sending
+from integrations.providers import provider_for
+from integrations.tools import integration_for
+from integrations.tools.retries import MAX_TRIES, Attempts, Hear
+from settings import Settings
+
+NOBODY_HEARD = "It was started and nobody heard how it ended: it may or may not have happened."
+
+
+class Performer:
+    """Carries out what the engine decided. One per process; close it with `aclose` on the loop that used it."""
+
+    def __init__(self, settings: Settings, outside: Outside | None = None) -> None:
+        self._outside = outside if outside is not None else Outside(settings)
+
+    async def call_model(
+        self, request: ModelRequest, on_delta: Callable[[str], None] | None = None, deadline_s: float | None = None
+    ) -> ModelReply:
+        """Return the reply of one request to `request.model_provider`; `on_delta` is given its text as it comes.
+
+        One request, no retries, because every request has a ledger row of its own. `deadline_s` is wall-clock time
+        (default: `settings.model_timeout_s`).
+
+        Raises:
+            TurnlineError: `maybe_done` says whether tokens may have been billed.
+        """
+        provider = provider_for(request.model_provider, self._outside)
+        seconds = self._outside.settings.model_timeout_s if deadline_s is None else deadline_s
+        reached(Point.C7)
+        reply = await provider.complete(request, on_delta=on_delta, deadline_s=seconds)
+        reached(Point.C8)
+        reached(Point.C19)
+        return reply
+
+    async def call_tool(
+        self,
+        tool: ToolSpec | None,
+        call: ToolCall,
+        idempotency_key: str,
+        deadline_s: float | None = None,
+        *,
+        tool_names: tuple[str, ...] = (),
+        begun: bool = False,
+        hear: Hear | None = None,
+    ) -> ToolOutcome:
+        """Return what came of `call`; everything but cancellation is an outcome.
+
+        `tool` is None where the agent has none of that name; `tool_names` are those it has. `idempotency_key` is the same for every try
+        of this call, whoever makes it. `deadline_s` is wall-clock time for all tries and waits (default: three times
+        `settings.tool_timeout_s`). `begun`: a former attempt had started this call, and nobody heard how it ended.
+        `hear` is told of each request whether the integration answered.
+
+        By effect: pure and idempotent calls are tried up to three times. A queryable one that may have happened is asked for its
+        status, and sent again only where that says no. An unsafe one is sent again only where nothing had been sent or done.
+        """
+        began = time.monotonic()
+        sending = Sending()
+        settings = self._outside.settings
+        ends_at = began + (MAX_TRIES * settings.tool_timeout_s if deadline_s is None else deadline_s)
+        reached(Point.C10)
+        if call.arguments is None:  # never sent by anybody
+            outcome = _failed("The arguments were not a JSON object; call the tool again with one.")
+        elif tool is None:
+            outcome = _unheard() if begun else _no_such_tool(call, tool_names)
+        else:
+            ways = self._ways(tool, call.arguments, idempotency_key, ends_at, sending, hear)
+            outcome = await (_once_more(tool, ways) if begun else _first_time(tool, ways))
+        reached(Point.C11)
+        return replace(outcome, latency_ms=round((time.monotonic() - began) * 1000), requests=sending.requests)
+
+    async def aclose(self) -> None:
+        """Close every connection of the running loop."""
+        await self._outside.aclose()
+
+    def _ways(
+        self, tool: ToolSpec, arguments: dict[str, object], key: str, ends_at: float, sending: Sending, hear: Hear | None
+    ) -> list[Attempts]:
+        """The tool's integrations, in order, as far as something here can carry them out."""
+        known = ((spec, integration_for(spec.integration_type, self._outside)) for spec in tool.integrations)
+        return [
+            Attempts(tool, spec, integration, arguments, key, ends_at, sending, hear=hear)
+            for spec, integration in known
+            if integration is not None
+        ]
+
+
+async def _first_time(tool: ToolSpec, ways: list[Attempts]) -> ToolOutcome:
+    """A call that nobody has sent yet: the first integration that can be reached makes it."""
+    for way in ways:
+        outcome = await way.outcome(others=way is not ways[-1])
+        if outcome is not None:
+            return outcome
+    return _failed(f"The tool {tool.name!r} is not connected to anything that can carry it out.")
+
+
+async def _once_more(tool: ToolSpec, ways: list[Attempts]) -> ToolOutcome:
+    """A call that a former attempt may have sent, to whichever integration it could reach."""
+    match tool.effect:
+        case Effect.PURE:
+            return await _first_time(tool, ways)
+        case Effect.IDEMPOTENT if len(ways) == 1:
+            ways[0].maybe_done = True
+        case Effect.QUERYABLE if ways:
+            told = [known for way in ways if (known := await way.asked()) is not None]
+            if told:
+                return next((known for known in told if known.status is not ToolStatus.UNKNOWN), told[0])
+        case _:
+            # Unsafe; or idempotent, and only one of its integrations knows the key, nobody knows which.
+            return _unheard()
+    return await _first_time(tool, ways)
+
+
+def _no_such_tool(call: ToolCall, tool_names: tuple[str, ...]) -> ToolOutcome:
+    there_are = f"there are: {', '.join(tool_names)}" if tool_names else "this agent has none"
+    return _failed(f"There is no tool {call.tool_name[:100]!r}; {there_are}.")
+
+
+def _unheard() -> ToolOutcome:
+    return ToolOutcome(ToolStatus.UNKNOWN, error=NOBODY_HEARD)
+
+
+def _failed(sentence: str) -> ToolOutcome:
+    return ToolOutcome(ToolStatus.FAILED, error=sentence)

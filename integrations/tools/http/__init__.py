@@ -1,0 +1,1 @@
+"""Tools behind an HTTP endpoint."""

@@ -1,0 +1,1 @@
+"""Tells readers that a session's log advanced, and reads it as a stream."""

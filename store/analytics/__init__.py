@@ -1,0 +1,1 @@
+"""Rollups and the queries on them."""

@@ -1,0 +1,1 @@
+"""Workspaces, agents and tools."""

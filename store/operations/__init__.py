@@ -1,0 +1,1 @@
+"""What operators ask: audits, statistics, stuck turns, job runs."""

@@ -1,0 +1,310 @@
+"""Asking a live database whether its books are right, in bounded time, and keeping the answer.
+
+Sessions are looked at in batches, each in one snapshot and a transaction of its own, so that no long transaction stands in the way of
+vacuum. First those that were active since the audit before, the newest first, and those that it had no time for; then, with what is left
+of the time, a slice of the older ones, from where the audit before left off.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from psycopg.errors import QueryCanceled
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from store.database import Database, dumps
+from store.operations.audit_checks import QUESTIONS, Question
+
+MAX_S = 60.0
+UNCARRIED_S = 900.0  # longer than a full queue may keep a turn waiting
+OVERLAP = timedelta(minutes=5)  # sessions whose last commit came in while the audit before was looking
+PAGE = 5000
+BATCH_EVENTS = 20_000
+BATCH_SESSIONS = 500
+OLDER_SESSIONS = 20_000
+OLDER_SHARE = 0.2
+QUESTION_S = 9.0  # under the connection's own limit
+KEPT_IDS = 20
+KEPT_FOR = timedelta(days=400)
+
+_BEGIN = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+_ACTIVE = """(s.last_activity_at >= :since OR s.lease_owner IS NOT NULL
+    OR EXISTS (SELECT 1 FROM turns t WHERE t.session_id = s.id AND t.status IN ('queued', 'running', 'waiting')))"""
+_TO_COME = f"SELECT count(*) FROM sessions s WHERE id < :before AND {_ACTIVE}"
+# A page of all sessions, and which of them were active: what is left out is only walked over.
+_RECENT = f"""
+WITH page AS (SELECT s.* FROM (SELECT id, event_count, last_activity_at, lease_owner FROM sessions
+    WHERE id < :before ORDER BY id DESC LIMIT :page) s)
+SELECT s.id, s.event_count, {_ACTIVE} AS active FROM page s ORDER BY s.id DESC"""
+_OLDER = "SELECT id, event_count, true AS active FROM sessions WHERE id > :after ORDER BY id LIMIT :page"
+_QUARANTINE = """SELECT EXISTS (SELECT 1 FROM information_schema.columns
+    WHERE table_schema = current_schema AND table_name = 'sessions' AND column_name = 'quarantined_at') AS seen"""
+# In the snapshot that is asked: of sessions that are being deleted, something is missing already.
+_PRESENT = "SELECT id FROM sessions WHERE id = ANY (:sessions) AND deleting_at IS NULL"
+_COUNTS = """SELECT (SELECT count(*) FROM turns WHERE session_id = ANY (:sessions)) AS turns,
+    (SELECT count(*) FROM events WHERE session_id = ANY (:sessions)) AS events,
+    (SELECT count(*) FROM model_calls WHERE session_id = ANY (:sessions)) AS model_calls,
+    (SELECT count(*) FROM tool_calls WHERE session_id = ANY (:sessions)) AS tool_calls"""
+
+_BEFORE = """SELECT *,
+    (checked->'left'->>'since')::timestamptz AS left_since, (checked->'left'->>'before')::uuid AS left_before
+FROM audits WHERE finished_at IS NOT NULL AND error IS NULL AND checked->>'scope' = 'recent' ORDER BY id DESC LIMIT 1"""
+_OPEN = "INSERT INTO audits (since) VALUES ($1) RETURNING id, started_at"
+_CLOSE = """UPDATE audits SET finished_at = clock_timestamp(), complete = $2, older_after = $3, checked = $4::jsonb, violations = $5::jsonb,
+    error = $6 WHERE id = $1 RETURNING finished_at"""
+_FORGET = "DELETE FROM audits WHERE started_at < now() - $1::interval RETURNING id"
+_LAST = "SELECT * FROM audits ORDER BY id DESC LIMIT $1"
+
+FIRST, LAST = UUID(int=0), UUID(int=2**128 - 1)
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(slots=True)
+class Finding:
+    """How often one question was answered, and by what; `ids` are the first few, as (session, id or None)."""
+
+    question: Question
+    count: int = 0
+    ids: list[tuple[UUID, str | None]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """The sessions active since `since` whose ids are below `before`, to be looked at from the newest to the oldest."""
+
+    since: datetime
+    before: UUID = LAST
+
+
+@dataclass(slots=True)
+class Report:
+    """What an audit came to. `complete`: it got through all it set out to look at, else `left` is what it had no time for.
+
+    `unasked`: sessions too large to ask about.
+    """
+
+    id: UUID
+    started_at: datetime
+    since: datetime
+    complete: bool = False
+    left: Walk | None = None
+    older_after: UUID | None = None
+    checked: dict[str, int] = field(
+        default_factory=lambda: {"sessions": 0, "older_sessions": 0, "turns": 0, "events": 0, "model_calls": 0, "tool_calls": 0}
+    )
+    findings: dict[str, Finding] = field(default_factory=dict)
+    unasked: list[UUID] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def violations(self) -> int:
+        """How many there are in all."""
+        return sum(finding.count for finding in self.findings.values())
+
+    def stored(self) -> dict[str, Any]:
+        """The violations as they are kept: name -> count, of (what the ids are), meaning and ids."""
+        return {
+            name: {
+                "count": found.count,
+                "invariant": found.question.invariant,
+                "meaning": found.question.meaning,
+                "of": found.question.of,
+                "ids": [{"session_id": str(session), "id": what} for session, what in found.ids[:KEPT_IDS]],
+            }
+            for name, found in self.findings.items()
+        }
+
+
+async def run(
+    maintenance: Database,
+    *,
+    since: datetime | None = None,
+    max_s: float = MAX_S,
+    uncarried_s: float = UNCARRIED_S,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Audit what was active since `since` (None: since the last audit that got through, and a slice of what is older).
+
+    Ends after about `max_s` seconds, come how far it may have: a batch that has begun is finished. `on_progress` hears how many of how
+    many sessions are done. The row in `audits` is written before and after; one that was killed in between has no `finished_at`.
+
+    Raises psycopg.Error or DBAPIError where the database cannot be asked; the row then says so, if it can still be written.
+    """
+    before = await last_sound(maintenance)
+    walks = [Walk(since or (before["started_at"] - OVERLAP if before else BEGINNING))]
+    if since is None and before and before["left_since"]:
+        walks.append(Walk(before["left_since"], before["left_before"]))
+    opened = await maintenance.call(_OPEN, walks[0].since)
+    audit = _Audit(maintenance, Report(opened["id"], opened["started_at"], walks[0].since), max_s, uncarried_s, on_progress)
+    report, scope = audit.report, "recent" if since is None else "since"
+    error: str | None = "it was stopped before its end"
+    try:
+        await audit.recent(walks)
+        if since is None and before is not None:
+            report.older_after = await audit.older(before["older_after"])
+        error = None
+    except Exception as raised:
+        error = f"{type(raised).__name__}: the database could not be asked everything"
+        raise
+    finally:
+        report.seconds = audit.elapsed_s
+        await _close(maintenance, report, scope, error)
+    return report
+
+
+async def latest(maintenance: Database, limit: int = 1) -> list[dict[str, Any]]:
+    """The rows of the last `limit` audits, the newest first. `finished_at` is null for one that is running, or was killed."""
+    return await maintenance.rows(_LAST, limit)
+
+
+async def last_sound(maintenance: Database) -> dict[str, Any] | None:
+    """The row of the last scheduled or plain audit that came to its end, or None."""
+    rows = await maintenance.rows(_BEFORE)
+    return rows[0] if rows else None
+
+
+async def row(maintenance: Database, audit_id: UUID) -> dict[str, Any]:
+    """One audit's row. Raises LookupError where there is none."""
+    return await maintenance.call("SELECT * FROM audits WHERE id = $1", audit_id)
+
+
+async def to_come(maintenance: Database) -> int:
+    """How many sessions the next audit looks at before any older ones."""
+    before = await last_sound(maintenance)
+    async with maintenance.transaction() as db:
+        values = {"since": before["started_at"] - OVERLAP if before else BEGINNING, "before": LAST}
+        return int((await db.execute(text(_TO_COME), values)).scalar_one())
+
+
+async def _close(maintenance: Database, report: Report, scope: str, error: str | None) -> None:
+    checked: dict[str, Any] = report.checked | {"seconds": round(report.seconds, 2), "scope": scope}
+    if report.unasked:
+        checked["unasked"] = [str(session) for session in report.unasked[:KEPT_IDS]]
+    if report.left is not None:
+        checked["left"] = {"since": report.left.since.isoformat(), "before": str(report.left.before)}
+    await maintenance.call(_CLOSE, report.id, report.complete, report.older_after, dumps(checked), dumps(report.stored()), error)
+    await maintenance.rows(_FORGET, KEPT_FOR)
+
+
+class _Audit:
+    """One audit under way."""
+
+    def __init__(
+        self, maintenance: Database, report: Report, max_s: float, uncarried_s: float, on_progress: Callable[[int, int], None]
+    ) -> None:
+        self.report = report
+        self._database, self._uncarried_s, self._on_progress = maintenance, uncarried_s, on_progress
+        self._began = time.monotonic()
+        self._max_s = max_s
+        self._total = 0
+        self._statements: list[tuple[Question, str]] = []
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._began
+
+    async def recent(self, walks: Sequence[Walk]) -> None:
+        """Look at the sessions of `walks`, one after the other; a part of the time is left for older ones."""
+        async with self._database.transaction() as db:
+            seen = (await db.execute(text(_QUARANTINE))).scalar_one()
+            for walk in walks:
+                self._total += (await db.execute(text(_TO_COME), {"since": walk.since, "before": walk.before})).scalar_one()
+        for question in QUESTIONS:
+            sql = question.text(sessions=":sessions", uncarried_s=self._uncarried_s, quarantine=seen)
+            self._statements.append((question, f"SELECT v.*, count(*) OVER () AS total FROM ({sql}) v LIMIT {KEPT_IDS}"))
+        for number, walk in enumerate(walks):
+            reached = await self._recent(walk)
+            if reached is not None:  # of this walk and those after it, kept as one that holds them all
+                left = [Walk(walk.since, reached), *walks[number + 1 :]]
+                self.report.left = Walk(min(one.since for one in left), max(one.before for one in left))
+                return
+        self.report.complete = True
+
+    async def _recent(self, walk: Walk) -> UUID | None:
+        """Go `walk`; returns the last session looked at where the time ran out, or None at its end."""
+        before = walk.before
+        while page := await self._page(_RECENT, before=before, since=walk.since):
+            for batch in _batches(page):
+                if self.elapsed_s > self._max_s * (1 - OLDER_SHARE):
+                    return before
+                await self._look_at(batch)
+                self.report.checked["sessions"] += len(batch)
+                self._on_progress(self.report.checked["sessions"], self._total)
+                before = batch[-1]
+            before = page[-1]["id"]
+        return None
+
+    async def older(self, after: UUID | None) -> UUID | None:
+        """Look at a slice of all sessions, those after `after`; returns where it ends, or None at the last."""
+        left = OLDER_SESSIONS
+        while page := await self._page(_OLDER, after=after or FIRST):
+            for batch in _batches(page[:left]):
+                if self.elapsed_s > self._max_s:
+                    return after
+                await self._look_at(batch)
+                self.report.checked["older_sessions"] += len(batch)
+                left -= len(batch)
+                after = batch[-1]
+            if left <= 0:
+                return after
+        return None
+
+    async def _page(self, query: str, **values: object) -> Sequence[Any]:
+        async with self._database.transaction() as db:
+            return (await db.execute(text(query), {"page": PAGE, **values})).mappings().all()
+
+    async def _look_at(self, batch: list[UUID]) -> None:
+        """Ask every question about `batch` in one snapshot. What takes too long is asked of half as many at a time."""
+        try:
+            async with self._database.transaction() as db:
+                await db.execute(text(_BEGIN))
+                await db.execute(text(f"SET LOCAL statement_timeout = '{QUESTION_S:g}s'"))
+                present = list((await db.execute(text(_PRESENT), {"sessions": batch})).scalars())
+                found = await self._ask(db, present)
+                counts = (await db.execute(text(_COUNTS), {"sessions": present})).mappings().one()
+        except DBAPIError as error:
+            if not isinstance(error.orig, QueryCanceled):
+                raise
+            if len(batch) == 1:
+                self.report.unasked += batch
+                return
+            for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
+                await self._look_at(half)
+            return
+        for name, count in counts.items():
+            self.report.checked[name] += count
+        for question, total, ids in found:
+            finding = self.report.findings.setdefault(question.name, Finding(question))
+            finding.count += total
+            finding.ids += ids[: KEPT_IDS - len(finding.ids)]
+
+    async def _ask(self, db: AsyncConnection, batch: list[UUID]) -> list[tuple[Question, int, list[tuple[UUID, str | None]]]]:
+        found = []
+        for question, statement in self._statements:
+            rows = (await db.execute(text(statement), {"sessions": batch})).all()
+            if rows:
+                found.append((question, int(rows[0].total), [(row.session_id, row.id) for row in rows]))
+        return found
+
+
+def _batches(page: Sequence[Any]) -> Iterator[list[UUID]]:
+    """The active sessions of a page, as many at a time as have few enough events between them."""
+    batch: list[UUID] = []
+    events = 0
+    for row in page:
+        if not row["active"]:
+            continue
+        if batch and (len(batch) == BATCH_SESSIONS or events + row["event_count"] > BATCH_EVENTS):
+            yield batch
+            batch, events = [], 0
+        batch.append(row["id"])
+        events += row["event_count"]
+    if batch:
+        yield batch

@@ -1,0 +1,241 @@
+"""The loop, with a list for a log and a script for the world."""
+
+from __future__ import annotations
+
+import random
+from uuid import UUID
+
+import pytest
+
+from engine.errors import LeaseLost, ProviderDown, RateLimited, Rejected, ReplyLost, TimedOut, Unreachable
+from engine.events import Event, EventKind, FinishReason, ModelReply, Source, ToolCall, ToolOutcome, ToolStatus
+from engine.turn.commit import CallState, Finish, Park, Reserved
+from engine.turn.context import Effect, Limits, Role, ToolSpec
+from engine.turn.loop import advance
+from engine.turn.pending_calls import Pending, PendingState
+from engine.turn.ports import Start
+from tests.support.fakes import TURN, ListLog, Script, brief, calls, customer, says
+
+LOOKUP = ToolSpec(UUID(int=9), "orders_lookup", "", {"type": "object"}, effect=Effect.IDEMPOTENT)
+REFUND = ToolSpec(UUID(int=8), "refund", "", {"type": "object"}, effect=Effect.UNSAFE)
+FIRST = Reserved(0, 0)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backing off between tries is not what these tests are about."""
+    monkeypatch.setattr(random, "uniform", lambda low, high: 0.0 if low < 1 else low)
+
+
+def start(*events: Event, **fields: object) -> Start:
+    return Start(**({"events": events, "reserved": FIRST} | fields))  # type: ignore[arg-type]
+
+
+async def test_a_message_is_answered_in_one_commit():
+    log, world = ListLog(), Script(says("Yes."))
+
+    assert await advance(log, world, brief(), start(customer("Is order 41 paid?", 0))) == Finish("done")
+
+    assert log.kinds() == ["agent_message"]
+    (change,) = log.changes
+    assert change.rest == Finish("done")
+    assert change.model_call is not None
+    assert change.model_call.state is CallState.SETTLED
+    assert [(m.role, m.text) for m in world.requests[0].messages] == [(Role.SYSTEM, "Be brief."), (Role.USER, "Is order 41 paid?")]
+
+
+async def test_a_tool_result_is_answered_before_the_turn_finishes():
+    call = ToolCall("c1", "orders_lookup", {"order": 41}, '{"order": 41}')
+    log = ListLog(customer("Is order 41 paid?", 0))
+    world = Script(calls(call, text="Let me look."), says("Yes."), tools={"c1": ToolOutcome(ToolStatus.SUCCEEDED, {"paid": True})})
+
+    assert await advance(log, world, brief(LOOKUP), start(*log.events)) == Finish("done")
+
+    assert log.kinds() == ["customer_message", "tool_call", "tool_result", "agent_message"]
+    asked, used, answered = log.changes
+    assert [intent.tool_call_id for intent in asked.tool_calls] == ["c1"], "the intent stands in the commit of the reply that asked"
+    assert asked.tool_calls[0].tool_id == LOOKUP.id
+    assert used.reserve is not None
+    assert used.reserve.call == Reserved(1, 0)
+    assert answered.rest == Finish("done")
+    assert world.tool_keys == [("c1", asked.tool_calls[0].idempotency_key)]
+    assistant, tool = world.requests[1].messages[2:]
+    assert (assistant.text, assistant.tool_calls[0].arguments) == ("Let me look.", '{"order": 41}')
+    assert (tool.role, tool.text, tool.tool_call_id) == (Role.TOOL, '{"paid":true}', "c1")
+
+
+async def test_parallel_calls_get_their_results_in_the_order_asked():
+    asked = [ToolCall(f"c{n}", "orders_lookup", {"order": n}, "{}") for n in range(3)]
+    outcomes = {call.tool_call_id: ToolOutcome(ToolStatus.SUCCEEDED, call.arguments) for call in asked}
+    log, world = ListLog(), Script(calls(*asked), says("All."), tools=outcomes)
+
+    await advance(log, world, brief(LOOKUP), start(customer("All of them", 0)))
+
+    results = [event.content["tool_call_id"] for event in log.events if event.kind is EventKind.TOOL_RESULT]
+    assert results == ["c0", "c1", "c2"]
+    assert len({intent.idempotency_key for intent in log.changes[0].tool_calls}) == 3
+    assert [len(message.tool_calls) for message in world.requests[1].messages if message.tool_calls] == [3]
+
+
+async def test_a_message_that_arrives_during_a_step_is_read_by_the_next_and_stands_after_the_tool_result():
+    call = ToolCall("c1", "orders_lookup", {}, "{}")
+    log = ListLog(customer("Is it paid?", 0), arriving={1: [customer("And shipped?", -1)]})
+    world = Script(calls(call), says("Both."), tools={"c1": ToolOutcome(ToolStatus.SUCCEEDED, {})})
+
+    await advance(log, world, brief(LOOKUP), start(*log.events))
+
+    assert log.kinds() == ["customer_message", "tool_call", "customer_message", "tool_result", "agent_message"]
+    roles = [message.role for message in world.requests[1].messages]
+    assert roles == [Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.TOOL, Role.USER]
+    assert log.events[-1].metadata["read_through"] == 2
+
+
+@pytest.mark.parametrize("effect", [Effect.PURE, Effect.IDEMPOTENT, Effect.QUERYABLE])
+async def test_a_resumed_turn_repeats_a_keyed_tool_with_the_same_key_and_asks_the_model_nothing_again(effect: Effect):
+    called = Event(EventKind.TOOL_CALL, Source.AI_AGENT, {"tool_call_id": "c1", "tool_name": "orders_lookup", "arguments": {}},
+                   {"step": 0, "read_through": 0, "position": 0, "raw_arguments": "{}"}, TURN, 1)  # fmt: skip
+    log = ListLog(customer("Is it paid?", 0), called)
+    world = Script(says("Yes."), tools={"c1": ToolOutcome(ToolStatus.SUCCEEDED, {})})
+
+    await advance(
+        log, world, brief(LOOKUP), start(*log.events, reserved=None, pending={"c1": Pending("the key of its row", PendingState.RUNNING)})
+    )
+
+    assert world.tool_keys == [("c1", "the key of its row")]
+    assert world.begun == ["c1"], "what a former worker began is said to be begun"
+    assert len(world.requests) == 1
+
+
+async def test_a_resumed_unsafe_call_is_unknown_and_not_made_again():
+    called = Event(EventKind.TOOL_CALL, Source.AI_AGENT, {"tool_call_id": "c1", "tool_name": "refund", "arguments": {}},
+                   {"step": 0, "read_through": 0, "position": 0, "raw_arguments": "{}"}, TURN, 1)  # fmt: skip
+    log, world = ListLog(customer("Refund me", 0), called), Script(says("I am not sure."))
+
+    await advance(log, world, brief(REFUND), start(*log.events, reserved=None, pending={"c1": Pending("key", PendingState.RUNNING)}))
+
+    assert world.tool_keys == []
+    assert log.events[2].content["status"] == "unknown"
+    assert "may or may not have happened" in world.requests[0].messages[-1].text
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (ProviderDown("HTTP 500"), CallState.FAILED),
+        (RateLimited("HTTP 429", retry_after_s=0.0), CallState.FAILED),
+        (ReplyLost("reset"), CallState.UNKNOWN),
+        (TimedOut("120 s"), CallState.UNKNOWN),
+    ],
+)
+async def test_a_request_that_fails_in_passing_is_made_again_with_a_ledger_row_each(error: Exception, state: CallState):
+    log, world = ListLog(), Script(error, says("Yes."))
+
+    assert await advance(log, world, brief(), start(customer("Hello", 0))) == Finish("done")
+
+    failed, answered = log.changes
+    assert failed.model_call is not None
+    assert (failed.model_call.call, failed.model_call.state) == (FIRST, state)
+    assert failed.reserve is not None
+    assert failed.reserve.call == Reserved(0, 1)
+    assert answered.model_call is not None
+    assert answered.model_call.call == Reserved(0, 1)
+
+
+async def test_a_turn_parks_when_the_provider_asks_for_a_long_wait_and_that_costs_no_attempt():
+    log = ListLog()
+    rest = await advance(log, Script(RateLimited("HTTP 429", retry_after_s=40.0)), brief(), start(customer("Hello", 0)))
+
+    assert isinstance(rest, Park)
+    assert (rest.wait_s, rest.refund) == (40.0, True)
+    assert log.events == []
+
+
+async def test_a_turn_parks_after_three_failures_and_that_costs_an_attempt():
+    rest = await advance(ListLog(), Script(*[ProviderDown("HTTP 503")] * 3), brief(), start(customer("Hello", 0)))
+
+    assert isinstance(rest, Park)
+    assert not rest.refund
+
+
+async def test_a_provider_that_is_not_there_is_waited_for_and_costs_no_attempt():
+    rest = await advance(ListLog(), Script(*[Unreachable("no connection")] * 3), brief(), start(customer("Hello", 0)))
+
+    assert isinstance(rest, Park)
+    assert rest.refund
+
+
+async def test_a_wait_beyond_all_patience_fails_the_turn_and_tells_the_customer():
+    log = ListLog()
+    rest = await advance(log, Script(RateLimited("HTTP 429", retry_after_s=86_400.0)), brief(), start(customer("Hello", 0)))
+
+    assert isinstance(rest, Finish)
+    assert (rest.status, rest.error_class) == ("failed", "RateLimited")
+    assert log.kinds() == ["status_update"]
+
+
+async def test_a_refusal_fails_the_turn_and_settles_its_call():
+    log = ListLog()
+    rest = await advance(log, Script(Rejected("HTTP 401")), brief(), start(customer("Hello", 0)))
+
+    assert rest == Finish("failed", "Rejected", "HTTP 401")
+    assert log.kinds() == ["status_update"]
+    assert "401" not in str(log.events[0].content), "the customer is told that it failed, the operator why"
+    assert log.changes[0].model_call is not None
+    assert log.changes[0].model_call.state is CallState.FAILED
+
+
+async def test_an_empty_reply_fails_the_turn_and_is_paid_for():
+    log = ListLog()
+    rest = await advance(log, Script(ModelReply("", (), FinishReason.STOP, "gpt-4")), brief(), start(customer("Hello", 0)))
+
+    assert isinstance(rest, Finish)
+    assert rest.error_class == "EmptyReply"
+    assert log.changes[0].model_call is not None
+    assert log.changes[0].model_call.state is CallState.SETTLED
+
+
+async def test_a_model_that_calls_for_ever_is_stopped():
+    forever = [calls(ToolCall(f"c{n}", "orders_lookup", {}, "{}")) for n in range(10)]
+    world = Script(*forever, tools={f"c{n}": ToolOutcome(ToolStatus.SUCCEEDED, {}) for n in range(10)})
+    log = ListLog()
+
+    rest = await advance(log, world, brief(LOOKUP, limits=Limits(model_calls=3)), start(customer("Loop", 0)))
+
+    assert isinstance(rest, Finish)
+    assert (rest.status, rest.error_class, len(world.requests)) == ("failed", "BudgetSpent", 3)
+
+
+async def test_calls_over_the_limit_are_denied_and_still_answered():
+    asked = [ToolCall(f"c{n}", "orders_lookup", {}, "{}") for n in range(5)]
+    world = Script(calls(*asked), says("Enough."), tools={f"c{n}": ToolOutcome(ToolStatus.SUCCEEDED, {}) for n in range(5)})
+    log = ListLog()
+
+    await advance(log, world, brief(LOOKUP, limits=Limits(tool_calls=2)), start(customer("Many", 0)))
+
+    statuses = [event.content["status"] for event in log.events if event.kind is EventKind.TOOL_RESULT]
+    assert statuses == ["succeeded", "succeeded", "denied", "denied", "denied"]
+    assert len(world.tool_keys) == 2
+
+
+async def test_a_long_turn_is_parked_between_steps_for_no_time():
+    call = ToolCall("c1", "orders_lookup", {}, "{}")
+    world = Script(calls(call), tools={"c1": ToolOutcome(ToolStatus.SUCCEEDED, {})})
+
+    rest = await advance(ListLog(), world, brief(LOOKUP), start(customer("Hello", 0)), slice_s=-1.0)
+
+    assert rest == Park(0.0, refund=True)
+
+
+async def test_a_lost_lease_stops_the_turn():
+    with pytest.raises(LeaseLost):
+        await advance(ListLog(lost_at=0), Script(says("Yes.")), brief(), start(customer("Hello", 0)))
+
+
+async def test_a_call_reserved_for_a_turn_that_needs_none_is_settled_as_never_sent():
+    answered = Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "Yes."}, {"read_through": 0, "step": 0}, TURN, 1)
+    log, world = ListLog(), Script()
+
+    assert await advance(log, world, brief(), start(customer("Hello", 0), answered)) == Finish("done")
+
+    assert log.changes[0].model_call is not None
+    assert (log.changes[0].model_call.state, log.changes[0].model_call.error_class) == (CallState.FAILED, "NotSent")

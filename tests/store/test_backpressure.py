@@ -1,0 +1,140 @@
+"""What counts as too much open and as being behind, and what does not."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import psycopg
+import pytest
+from uuid_utils.compat import uuid7
+
+from store.conversations import backpressure, intake
+from store.conversations.backpressure import Limits
+from store.database import Database
+from tests.support.factories import Tenant, tenant
+
+LIMITS = Limits(workspace=5, total=4, behind_s=60)
+
+
+def change(database_url: str, statement: str, *parameters: object) -> None:
+    """Change rows as the server's superuser, without the functions through which the product changes them."""
+    with psycopg.connect(database_url, autocommit=True) as db:
+        db.execute("SET session_replication_role = replica")  # no trigger notes the time of this
+        assert db.execute(statement, parameters).rowcount > 0
+
+
+@pytest.fixture
+def nothing_open(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as db:
+        db.execute("UPDATE turns SET status = 'done'")
+
+
+async def due_since(database: Database, database_url: str, seconds: float, made: Tenant | None = None) -> tuple[Tenant, UUID]:
+    """A turn that was granted its place so long ago, and that no worker has claimed."""
+    made = made or await tenant(database)
+    accepted = await intake.accept(database, made.workspace_id, made.session_id, "Hello")
+    assert accepted.ring == accepted.turn_id is not None
+    change(database_url, "UPDATE turns SET granted_at = now() - make_interval(secs => %s) WHERE id = %s", seconds, accepted.turn_id)
+    return made, accepted.turn_id
+
+
+async def test_open_turns_are_counted_by_workspace_up_to_the_limit(database: Database, nothing_open: None):
+    few, many = await tenant(database, sessions=2), await tenant(database, sessions=8)
+    for made in (few, many):
+        for session_id in made.session_ids:
+            await intake.accept(database, made.workspace_id, session_id, "Hello")
+    strangers = uuid7()
+
+    found = await backpressure.read(database, LIMITS, [many.workspace_id, strangers, few.workspace_id])
+
+    assert found.by_workspace == {few.workspace_id: 2, many.workspace_id: 5, strangers: 0}
+    assert found.total == 4
+    assert found.behind_s < 30
+    nothing = await backpressure.read(database, Limits(0, 0, 0), [many.workspace_id])
+    assert nothing == backpressure.Reading({}, 0, 0.0)
+    assert (await backpressure.read(database, LIMITS, [])).by_workspace == {}
+
+
+async def test_a_turn_that_no_worker_takes_says_that_the_system_is_behind(database: Database, database_url: str, nothing_open: None):
+    await due_since(database, database_url, 75)
+    await due_since(database, database_url, 20)
+    assert 75 <= (await backpressure.read(database, LIMITS, [])).behind_s < 90
+
+
+@pytest.mark.parametrize(
+    "change_of_it",
+    [
+        "UPDATE turns SET status = 'running', claimed_at = now() WHERE id = %s",
+        "UPDATE turns SET status = 'waiting', place = 'waiting' WHERE id = %s",
+        "UPDATE turns SET place = 'waiting' WHERE id = %s",
+        "UPDATE turns SET not_before = now() + interval '1 hour' WHERE id = %s",
+        "UPDATE sessions SET mode = 'paused' WHERE id = (SELECT session_id FROM turns WHERE id = %s)",
+        "UPDATE sessions SET mode = 'manual' WHERE id = (SELECT session_id FROM turns WHERE id = %s)",
+        "UPDATE sessions SET quarantined_at = now() WHERE id = (SELECT session_id FROM turns WHERE id = %s)",
+        "UPDATE sessions SET lease_owner = 'w', lease_until = now() + interval '1 minute' WHERE id ="
+        " (SELECT session_id FROM turns WHERE id = %s)",
+        "UPDATE turns SET granted_at = now() - interval '11 minutes' WHERE id = %s",
+    ],
+    ids=["carried", "for-a-person", "for-its-workspace", "parked", "paused", "manual", "quarantined", "leased", "stuck-for-long"],
+)
+async def test_a_turn_that_waits_for_something_else_does_not(database: Database, database_url: str, nothing_open: None, change_of_it: str):
+    _, turn_id = await due_since(database, database_url, 75)
+    change(database_url, change_of_it, turn_id)
+    assert (await backpressure.read(database, LIMITS, [])).behind_s == 0
+
+
+async def test_a_turn_that_cannot_be_carried_does_not_speak_for_those_that_are(database: Database, database_url: str, nothing_open: None):
+    await due_since(database, database_url, 75)
+    _, later = await due_since(database, database_url, 40)
+    change(database_url, "UPDATE turns SET status = 'done', claimed_at = granted_at + interval '1 second' WHERE id = %s", later)
+    assert (await backpressure.read(database, LIMITS, [])).behind_s == 0
+
+
+async def test_a_granted_place_is_noted_whoever_grants_it(database: Database, database_url: str, nothing_open: None):
+    made = await tenant(database)
+    first = await intake.accept(database, made.workspace_id, made.session_id, "one", strategy="enqueue")
+    second = await intake.accept(database, made.workspace_id, made.session_id, "two", strategy="enqueue")
+    with psycopg.connect(database_url, autocommit=True) as db:
+        places = "SELECT id, place, granted_at IS NULL FROM turns WHERE session_id = %s ORDER BY opened_at_offset"
+        assert db.execute(places, (made.session_id,)).fetchall() == [
+            (first.turn_id, "granted", False),
+            (second.turn_id, "behind", True),
+        ]
+        db.execute("UPDATE turns SET place = 'granted' WHERE id = %s", (second.turn_id,))
+        noted = db.execute("SELECT granted_at FROM turns WHERE id = %s", (second.turn_id,)).fetchone()
+        db.execute("UPDATE turns SET place = 'granted' WHERE id = %s", (second.turn_id,))
+        assert db.execute("SELECT granted_at FROM turns WHERE id = %s", (second.turn_id,)).fetchone() == noted
+    assert noted is not None
+    assert noted[0] is not None
+
+
+@pytest.mark.parametrize(
+    ("before", "strategy", "one_more"),
+    [
+        ((), None, True),
+        ((), "coalesce", True),
+        (("coalesce",), None, False),
+        (("coalesce",), "enqueue", True),
+        (("enqueue",), None, True),
+        (("enqueue", "enqueue"), "interrupt", False),
+    ],
+)
+async def test_whether_a_message_opens_one_more_is_known_before(
+    database: Database, before: tuple[str, ...], strategy: str | None, one_more: bool
+):
+    made = await tenant(database)
+
+    async def asked(**changed: str | None) -> bool:
+        fields = {"message_key": None, "strategy": strategy, **changed}
+        return await backpressure.opens_one_more(database, made.workspace_id, made.session_id, **fields)
+
+    for number, one in enumerate(before):
+        await intake.accept(database, made.workspace_id, made.session_id, "Hello", strategy=one, message_key=f"k{number}")
+    assert await asked() is one_more
+    assert await asked(message_key="new") is one_more
+    if before:
+        assert await asked(message_key="k0") is False
+    open_before = (await backpressure.read(database, Limits(100, 0, 0), [made.workspace_id])).by_workspace[made.workspace_id]
+    await intake.accept(database, made.workspace_id, made.session_id, "Hello", strategy=strategy)
+    open_after = (await backpressure.read(database, Limits(100, 0, 0), [made.workspace_id])).by_workspace[made.workspace_id]
+    assert (open_after > open_before) is one_more

@@ -1,0 +1,171 @@
+"""Sessions that are given up and taken up again; approvals that expire though no turn looks at them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from engine.errors import Conflict
+from engine.turn.pending_calls import Decision
+from store.conversations import expiry, intake, session_control, sessions, turns
+from store.conversations import redrive as store_redrive
+from store.database import Database
+from store.operations import audit
+from tests.support.claims import rows
+from tests.support.engine_runs import REFUND, asked, carry, claimed
+from tests.support.factories import Tenant, tenant
+from tests.support.fakes import Script, calls
+from tests.support.past_sessions import filled
+
+HOUR = 3600.0
+
+
+async def run(maintenance: Database) -> int:
+    return sum([await expiry.abandon(maintenance, found, HOUR) async for _, found in expiry.idle(maintenance, HOUR)])
+
+
+async def status(database: Database, made: Tenant) -> str:
+    async with database.transaction(made.workspace_id) as db:
+        return str((await sessions.get(db, made.session_id))["status"])
+
+
+@pytest.fixture
+async def quiet(database: Database, database_url: str) -> Tenant:
+    """A session whose last turn was answered two hours ago."""
+    made = await tenant(database)
+    filled(database_url, made, days_ago=2 / 24, status="active")
+    return made
+
+
+async def test_an_idle_session_is_given_up_and_its_log_says_so(database: Database, maintenance: Database, quiet: Tenant):
+    assert await run(maintenance) >= 1
+    assert await run(maintenance) == 0
+
+    ended = (
+        "SELECT status, ended_at = (SELECT max(settled_at) FROM turns) AND last_activity_at = ended_at AS then, next_offset FROM sessions"
+    )
+    ((state, ended_with, offset),) = await rows(database, quiet, ended)
+    (event,) = await rows(database, quiet, "SELECT \"offset\", source, content FROM events WHERE kind = 'status_update'")
+    assert (state, ended_with, offset) == ("abandoned", True, 9)
+    assert tuple(event) == (8, "system", {"status": "abandoned"})
+    assert (await audit.run(maintenance)).findings == {}
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        "UPDATE sessions SET last_activity_at = now() - interval '59 minutes' WHERE id = %(s)s",
+        "UPDATE sessions SET quarantined_at = now() WHERE id = %(s)s",
+        "UPDATE sessions SET deleting_at = now(), status = 'completed' WHERE id = %(s)s",
+        "UPDATE sessions SET lease_until = now() + interval '1 minute', lease_owner = 'x' WHERE id = %(s)s",
+        "INSERT INTO turns (workspace_id, session_id, opened_at_offset) VALUES (%(w)s, %(s)s, 8)",
+    ],
+    ids=["young", "quarantined", "being deleted", "leased", "open turn"],
+)
+async def test_a_session_that_is_not_merely_idle_is_left_alone(maintenance: Database, quiet: Tenant, database_url: str, why: str):
+    ids = {"w": quiet.workspace_id, "s": quiet.session_id}
+    with psycopg.connect(database_url) as db:
+        db.execute(why, ids)
+
+    await run(maintenance)
+    assert await expiry.abandon(maintenance, [quiet.session_id], HOUR) == 0, "nor where it became so after somebody looked"
+
+    with psycopg.connect(database_url) as db:
+        assert db.execute("SELECT status <> 'abandoned' FROM sessions WHERE id = %(s)s", ids).fetchone() == (True,)
+        db.execute("DELETE FROM turns WHERE status = 'queued'")
+
+
+async def test_who_comes_back_goes_on_where_they_were(database: Database, maintenance: Database, quiet: Tenant):
+    await run(maintenance)
+
+    accepted = await intake.accept(database, quiet.workspace_id, quiet.session_id, "Are you there?", message_key="k")
+    again = await intake.accept(database, quiet.workspace_id, quiet.session_id, "Are you there?", message_key="k")
+
+    assert again.repeated
+    assert accepted.turn_id is not None
+    assert accepted.turn_id == accepted.ring
+    log = await rows(database, quiet, 'SELECT kind, content->>\'status\' FROM events WHERE "offset" >= 8 ORDER BY "offset"')
+    assert [tuple(row) for row in log] == [("status_update", "abandoned"), ("status_update", "reopened"), ("customer_message", None)]
+    assert [tuple(row) for row in await rows(database, quiet, "SELECT status, ended_at FROM sessions")] == [("active", None)]
+    assert await run(maintenance) == 0
+    await session_control.cancel_session(database, quiet.workspace_id, quiet.session_id, by="ops")
+
+
+@pytest.mark.parametrize("who", ["a person", "an operator"])
+async def test_people_of_the_workspace_take_it_up_too(
+    database: Database, maintenance: Database, quiet: Tenant, database_url: str, who: str
+):
+    if who == "an operator":
+        with psycopg.connect(database_url) as db:
+            db.execute("UPDATE turns SET status = 'dead' WHERE opened_at_offset = 4 AND session_id = %s", [quiet.session_id])
+    await run(maintenance)
+
+    if who == "a person":
+        await session_control.say_as_person(database, quiet.workspace_id, quiet.session_id, "human_agent", "Hello again.")
+    else:
+        ((turn,),) = await rows(database, quiet, "SELECT id FROM turns WHERE opened_at_offset = 4")
+        await store_redrive.redrive(database, quiet.workspace_id, turn, from_scratch=False, by="Olga", window=10)
+
+    assert await status(database, quiet) == "active"
+    await session_control.cancel_session(database, quiet.workspace_id, quiet.session_id, by="ops")
+
+
+async def test_a_completed_session_stays_so(database: Database, maintenance: Database, quiet: Tenant):
+    await run(maintenance)
+    async with database.transaction(quiet.workspace_id) as db:
+        await sessions.end(db, quiet.session_id)
+    assert await status(database, quiet) == "abandoned"
+
+    other = await tenant(database)
+    async with database.transaction(other.workspace_id) as db:
+        await sessions.end(db, other.session_id)
+    with pytest.raises(Conflict, match="has ended"):
+        await intake.accept(database, other.workspace_id, other.session_id, "Hello?")
+
+
+@pytest.fixture
+async def waiting(database: Database) -> AsyncIterator[tuple[Tenant, UUID]]:
+    """A session whose turn waits for an approval that nobody gave in time."""
+    made = await tenant(database, tools=(REFUND,))
+    turn_id = (await intake.accept(database, made.workspace_id, made.session_id, "Pay me back.")).turn_id
+    assert turn_id is not None
+    await carry(database, turn_id, Script(calls(asked(1))), approval_s=0.01)
+    yield made, turn_id
+    await session_control.cancel_session(database, made.workspace_id, made.session_id, by="ops")
+
+
+@pytest.mark.parametrize("state", ["auto", "paused", "quarantined", "leased"])
+async def test_an_approval_expires_whoever_looks(
+    database: Database, maintenance: Database, database_url: str, waiting: tuple[Tenant, UUID], state: str
+):
+    made, turn_id = waiting
+    if state == "paused":
+        await session_control.set_mode(database, made.workspace_id, made.session_id, "paused", by="ops")
+    with psycopg.connect(database_url) as db:
+        if state == "quarantined":
+            db.execute("UPDATE sessions SET quarantined_at = now() WHERE id = %s", [made.session_id])
+        if state == "leased":
+            db.execute("UPDATE sessions SET lease_until = now() + interval '1 minute' WHERE id = %s", [made.session_id])
+
+    expired = sum([await expiry.expire(maintenance, page) async for page in expiry.with_late_approvals(maintenance, grace_s=0)])
+
+    ((found, decided),) = await rows(database, made, "SELECT status, decided_at IS NOT NULL FROM approvals")
+    told: list[Any] = list(await rows(database, made, "SELECT content FROM events WHERE content->>'status' = 'approval_decided'"))
+    if state == "leased":
+        assert (expired, found, told) == (0, "pending", [])
+        return
+    assert (expired, found, decided, len(told)) == (1, "expired", True, 1)
+    ((later,),) = await rows(database, made, "SELECT last_activity_at > (SELECT max(requested_at) FROM approvals) FROM sessions")
+    assert not later or state == "paused", "time alone is no activity"
+    assert (told[0][0]["decision"], told[0][0]["tool_name"]) == ("expired", "refund")
+    assert (await audit.run(maintenance)).findings == {}
+    if state == "auto":  # and the turn, when it is carried on, takes it for what it is
+        claim = await claimed(database, turn_id)
+        assert isinstance(claim, turns.Claim)
+        (pending,) = claim.start.pending.values()
+        assert pending.approval is not None
+        assert pending.approval.decision is Decision.EXPIRED

@@ -1,0 +1,121 @@
+"""Cancelling and switching modes while a worker writes: what the worker's next commit becomes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from engine.events import Event, EventKind, Source
+from engine.turn.commit import CallState, Change, Park, SettledCall, ToolIntent
+from engine.turn.context import Cost
+from store.conversations import intake, session_control, turns
+from store.database import Database
+from tests.support.claims import ANSWERED, FIRST, REPLY, claimed, rows
+from tests.support.factories import Tenant, tenant
+
+CALLED = Event(EventKind.TOOL_CALL, Source.AI_AGENT, {"tool_call_id": "c1", "tool_name": "refund", "arguments": {}}, {"step": 0})
+INTENT = ToolIntent("c1", 0, 0, None, "refund", {}, "hash", "key-1", "unsafe", approval_hash="hash")
+FOR_APPROVAL = Change(
+    events=(CALLED,),
+    model_call=SettledCall(FIRST, CallState.SETTLED, REPLY, Cost(None, None)),
+    tool_calls=(INTENT,),
+    rest=Park(0.0, refund=True, for_approval=True),
+)
+FOR_A_WHILE = Change(model_call=SettledCall(FIRST, CallState.FAILED, error_class="RateLimited"), rest=Park(60.0, True, "RateLimited"))
+AT_ONCE = Change(model_call=SettledCall(FIRST, CallState.UNKNOWN, error_class="ReplyLost"), rest=Park(0.0, refund=True))
+
+
+async def carried(database: Database) -> tuple[Tenant, turns.Claim]:
+    made = await tenant(database)
+    accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
+    return made, await claimed(database, accepted.turn_id)
+
+
+async def last(database: Database, made: Tenant) -> Any:
+    (event,) = await rows(database, made, 'SELECT kind, content, metadata FROM events ORDER BY "offset" DESC LIMIT 1')
+    return event
+
+
+@pytest.mark.parametrize("change", [FOR_APPROVAL, FOR_A_WHILE, AT_ONCE], ids=["approval", "wait", "given back"])
+@pytest.mark.parametrize("lever", ["cancel", "manual", "interrupt"])
+async def test_a_turn_that_would_wait_ends_where_it_was_to_stop(database: Database, change: Change, lever: str):
+    """The worker had not heard yet when it parked the turn: nobody waits for the end of the wait, or for an approval of what is over."""
+    made, held = await carried(database)
+    following = None
+    if lever == "cancel":
+        assert (await session_control.cancel_turn(database, made.workspace_id, held.turn_id, by="ops")).status == "cancelling"
+    elif lever == "manual":
+        await session_control.set_mode(database, made.workspace_id, made.session_id, "manual", by="ops")
+    else:
+        following = (await intake.accept(database, made.workspace_id, made.session_id, "two", strategy="interrupt")).turn_id
+
+    await held.write(change)
+
+    (turn,) = await rows(database, made, "SELECT status, error_class, settled_at IS NOT NULL FROM turns WHERE id = :id", id=held.turn_id)
+    why = {"cancel": "Cancelled", "manual": "TakenOver", "interrupt": "Interrupted"}[lever]
+    assert tuple(turn) == ("cancelled", why, True)
+    event = await last(database, made)
+    assert (event.kind, event.content["status"], event.content["error_class"]) == ("status_update", "cancelled", why)
+    assert held.next_turn == following
+    (session,) = await rows(database, made, "SELECT lease_owner, next_offset - 1 FROM sessions")
+    assert tuple(session) == (None, held.last_offset)
+    assert [row[0] for row in await rows(database, made, "SELECT state FROM tool_calls")] == (["denied"] if change.tool_calls else [])
+    assert [row[0] for row in await rows(database, made, "SELECT status FROM approvals")] == (["cancelled"] if change.tool_calls else [])
+
+
+async def test_a_reply_that_was_cancelled_before_it_was_written_is_kept_as_cut_off(database: Database):
+    made, held = await carried(database)
+    await session_control.cancel_session(database, made.workspace_id, made.session_id, by="ops")
+
+    await held.write(ANSWERED)
+
+    event = await last(database, made)
+    assert event.content | {"text": ""} == {
+        "status": "cancelled",
+        "error_class": "Cancelled",
+        "text": "",
+        "by": "ops",
+        "partial_text": "Yes.",
+    }
+    assert event.metadata == {"read_through": 0}
+
+
+async def test_a_takeover_drops_the_reply_and_a_pause_puts_it_off(database: Database):
+    made, held = await carried(database)
+    await session_control.set_mode(database, made.workspace_id, made.session_id, "paused", by="ops")
+
+    await held.write(ANSWERED)
+
+    assert tuple((await rows(database, made, "SELECT status, attempts FROM turns"))[0]) == ("queued", 0)
+    back = await session_control.set_mode(database, made.workspace_id, made.session_id, "auto", by="ops")
+    assert back.ring == held.turn_id
+    again = await claimed(database, held.turn_id, "other")
+    await session_control.set_mode(database, made.workspace_id, made.session_id, "manual", by="ops")
+    reserved = again.start.reserved
+    assert reserved is not None
+
+    await again.write(Change(events=ANSWERED.events, model_call=SettledCall(reserved, CallState.SETTLED, REPLY), rest=ANSWERED.rest))
+
+    event = await last(database, made)
+    assert "partial_text" not in event.content, "what a person says from now on is not preceded by what the agent wanted to say"
+    assert [row[0] for row in await rows(database, made, "SELECT kind FROM events WHERE kind = 'agent_message'")] == []
+
+
+@pytest.mark.parametrize("lever", ["cancel", "manual"])
+async def test_what_is_ended_behind_the_turn_under_way_takes_nothing_from_its_worker(database: Database, lever: str):
+    """A queued turn of the session ends at once; the lease is that of the turn before it."""
+    made = await tenant(database, strategy="enqueue")
+    first, second = [await intake.accept(database, made.workspace_id, made.session_id, text) for text in ("one", "two")]
+    held = await claimed(database, first.turn_id)
+    assert second.turn_id is not None
+
+    if lever == "cancel":
+        assert (await session_control.cancel_turn(database, made.workspace_id, second.turn_id, by="ops")).ring is None
+    else:
+        await session_control.set_mode(database, made.workspace_id, made.session_id, "manual", by="ops")
+
+    assert [row[0] for row in await rows(database, made, "SELECT lease_owner FROM sessions")] == ["me"]
+    await held.write(ANSWERED)
+    statuses = [row[0] for row in await rows(database, made, "SELECT status FROM turns ORDER BY opened_at_offset")]
+    assert statuses == ["done" if lever == "cancel" else "cancelled", "cancelled"]

@@ -1,0 +1,230 @@
+"""What the tests of the API have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from uuid import UUID
+
+import httpx
+import psycopg
+import uvicorn
+from fastapi import FastAPI
+
+from api.app import create_app
+from api.dependencies import Front
+from settings import Settings
+from store.catalog import workspaces
+from store.catalog.workspaces import Role
+from store.database import Database
+from tests.support.servers import SECRET_KEY, until
+
+__all__ = ["SECRET_KEY", "Service", "Tenant", "apart", "opened", "serving"]
+
+Result = TypeVar("Result")
+TURN = UUID(int=7)
+
+
+def apart(work: Callable[[], Awaitable[Result]]) -> Result:
+    """What `work` returns, run on a loop of its own beside the test's."""
+
+    async def run() -> Result:
+        return await work()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: asyncio.run(run())).result()
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Database]:
+    """The application's view of the database at `url`."""
+    database = Database(url, pool_size=2)
+    await database.open()
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+@dataclass(slots=True)
+class Tenant:
+    """A workspace, and a client with one of its keys. Calls are made over a real socket."""
+
+    workspace_id: UUID
+    api_key: str
+    http: httpx.Client
+    service: Service
+
+    def call(self, method: str, path: str, expect: int | None = None, **options: Any) -> Any:
+        """The answer's JSON; its status must be `expect` where one is given."""
+        answer = self.http.request(method, path, **options)
+        assert expect is None or answer.status_code == expect, f"{method} {path}: {answer.status_code} {answer.text}"
+        return answer.json() if answer.content else None
+
+    def agent(self, **fields: Any) -> dict[str, Any]:
+        """A new agent."""
+        made: dict[str, Any] = self.call("POST", "/v1/agents", 201, json={"name": "Ada", **fields})
+        return made
+
+    def tool(self, name: str = "lookup", **fields: Any) -> dict[str, Any]:
+        """A new tool."""
+        made: dict[str, Any] = self.call("POST", "/v1/tools", 201, json={"name": name, **fields})
+        return made
+
+    def integration(self, tool_id: str, **fields: Any) -> dict[str, Any]:
+        """A new integration of a tool."""
+        body = {"integration_type": "custom_tool", "configuration": {"url": "https://shop.example/x"}, **fields}
+        made: dict[str, Any] = self.call("POST", f"/v1/tools/{tool_id}/integrations", 201, json=body)
+        return made
+
+    def budget(self, **fields: Any) -> dict[str, Any]:
+        """A new budget, of the workspace unless said otherwise."""
+        body = {"scope": "workspace", "unit": "usd", "period": "total", "cap": "10", **fields}
+        made: dict[str, Any] = self.call("POST", "/v1/budgets", 201, json=body)
+        return made
+
+    def session(self, **fields: Any) -> dict[str, Any]:
+        """A new session, with a new agent unless one is given."""
+        fields.setdefault("agent_id", None)
+        fields["agent_id"] = fields["agent_id"] or self.agent()["id"]
+        made: dict[str, Any] = self.call("POST", "/v1/sessions", 201, json=fields)
+        return made
+
+    def message(self, session_id: str, text: str = "Is order 41 paid?", **fields: Any) -> dict[str, Any]:
+        """An accepted message."""
+        made: dict[str, Any] = self.call("POST", f"/v1/sessions/{session_id}/messages", 202, json={"text": text, **fields})
+        return made
+
+    def appended(self, session_id: str, kind: str, content: dict[str, Any], turn_id: str | None = None) -> int:
+        """The offset of an event that a worker appends and tells of."""
+        one = json.dumps([{"kind": kind, "source": "ai_agent", "content": content}])
+        query = "SELECT append_events(%s, %s, %s, 0, %s::jsonb)"
+        [(offset,)] = self.service.sql(query, self.workspace_id, UUID(session_id), turn_id and UUID(turn_id), one)
+        self.service.soon(lambda: self.service.front.wake.news(UUID(session_id), offset))
+        return int(offset)
+
+    def whispered(self, session_id: str, text: str, turn_id: UUID = TURN, attempt: int = 1) -> None:
+        """Tokens that a worker passes on."""
+        self.service.soon(lambda: self.service.front.wake.delta(UUID(session_id), turn_id, attempt, text))
+
+    def watched(self, session_id: str) -> int:
+        """How many readers wait for news of the session."""
+        return len(self.service.front.listener._watches.get(f"turnline:session:{session_id}", ()))
+
+    def key(self, role: Role = "admin", user_id: UUID | None = None) -> workspaces.CreatedKey:
+        """Another key of the workspace."""
+
+        async def make() -> workspaces.CreatedKey:
+            async with opened(self.service.database_url) as database:
+                return await workspaces.create_api_key(database, self.workspace_id, role=role, user_id=user_id)
+
+        return apart(make)
+
+    def revoke(self, key_id: UUID) -> bool:
+        """Revoke a key."""
+
+        async def do() -> bool:
+            async with opened(self.service.database_url) as database:
+                return await workspaces.revoke_api_key(database, self.workspace_id, key_id)
+
+        return apart(do)
+
+    @contextmanager
+    def using(self, key_text: str) -> Iterator[Tenant]:
+        """The same workspace called with another key."""
+        with self.service.client(key_text) as http:
+            yield Tenant(self.workspace_id, key_text, http, self.service)
+
+
+@dataclass(slots=True)
+class Service:
+    """A running API."""
+
+    app: FastAPI
+    port: int
+    database_url: str
+    loop: asyncio.AbstractEventLoop = field(repr=False)
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def front(self) -> Front:
+        """What it keeps open."""
+        front: Front = self.app.state.front
+        return front
+
+    def soon(self, work: Callable[[], object]) -> None:
+        """Do `work` on the server's loop, and return when it is done."""
+        done = threading.Event()
+
+        def do() -> None:
+            work()
+            done.set()
+
+        self.loop.call_soon_threadsafe(do)
+        assert done.wait(10)
+
+    def client(self, key_text: str) -> httpx.Client:
+        """A client with a key."""
+        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key_text}"}, timeout=30, trust_env=False)
+
+    @contextmanager
+    def tenant(self, name: str) -> Iterator[Tenant]:
+        """A new workspace."""
+
+        async def make() -> workspaces.Created:
+            async with opened(self.database_url) as database:
+                return await workspaces.create(database, name)
+
+        made = apart(make)
+        with self.client(made.api_key) as http:
+            yield Tenant(made.workspace_id, made.api_key, http, self)
+
+    def sql(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Rows of `query`, as the server's superuser, who sees every tenant."""
+        with psycopg.connect(self.database_url, autocommit=True) as db:
+            found = db.execute(query, parameters)
+            return found.fetchall() if found.description else []
+
+
+def settings(**values: Any) -> Settings:
+    """Settings that come from `values` only."""
+    return Settings(_env_file=None, **values)
+
+
+@contextmanager
+def serving(**values: Any) -> Iterator[Service]:
+    """The API with these settings, served on a free port of loopback until the block ends."""
+    app = create_app(settings(db_pool_size=10, **values))
+    listening = socket.create_server(("127.0.0.1", 0))
+    # asyncio turns Nagle's algorithm off for sockets it made itself only; with it, every answer would take 40 ms.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=5))
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def serve() -> None:
+        loops.append(asyncio.get_running_loop())
+        await server.serve([listening])
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), name="api")
+    thread.start()
+    try:
+        until(lambda: server.started or not thread.is_alive())
+        assert server.started
+        yield Service(app, listening.getsockname()[1], str(values["DATABASE_URL"]), loops[0])
+    finally:
+        if server.started:
+            loops[0].call_soon_threadsafe(app.state.front.stopping.set)
+        server.should_exit = True
+        thread.join(15)
+        assert not thread.is_alive(), "the server did not stop"

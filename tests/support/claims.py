@@ -1,0 +1,38 @@
+"""Claims of turns, and questions to the tables, for tests on a real Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text as sql
+
+from engine.events import Event, EventKind, FinishReason, ModelReply, Source, Usage
+from engine.turn.commit import CallState, Change, Finish, Reserved, SettledCall
+from engine.turn.context import Cost, Limits
+from store.conversations import turns
+from store.database import Database
+from tests.support.factories import Tenant
+
+FIRST = Reserved(0, 0)
+REPLY = ModelReply("Yes.", (), FinishReason.STOP, "gpt-4o", Usage(100, 0, 0, 30, 0))
+ASKED = SettledCall(FIRST, CallState.SETTLED, REPLY, Cost(Decimal("0.0005"), "test"))
+ANSWERED = Change(
+    events=(Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "Yes."}, {"read_through": 0}),), model_call=ASKED, rest=Finish("done")
+)
+
+
+async def claimed(database: Database, turn_id: UUID | None, owner: str = "me", lease_s: float = 30.0) -> turns.Claim:
+    """The claim of a turn that can be claimed."""
+    assert turn_id is not None
+    found = await turns.claim(database, turn_id, owner, lease_s=lease_s, max_attempts=5, window=400, limits=Limits(), secrets=lambda *_: {})
+    assert isinstance(found, turns.Claim), found
+    return found
+
+
+async def rows(database: Database, made: Tenant, query: str, **values: Any) -> Sequence[Any]:
+    """All rows of `query`, as the tenant sees them."""
+    async with database.transaction(made.workspace_id) as db:
+        return (await db.execute(sql(query), values)).all()

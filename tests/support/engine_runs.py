@@ -1,0 +1,60 @@
+"""Turns carried by the engine itself on a real Postgres, in a world that answers from a script."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text as sql
+
+from engine.events import ToolCall
+from engine.turn.commit import Rest
+from engine.turn.context import Limits
+from engine.turn.loop import advance
+from engine.turn.ports import Perform
+from store.conversations import turns
+from store.database import Database
+from tests.support.factories import Tenant
+
+REFUND = {
+    "name": "refund",
+    "effect": "unsafe",
+    "parameters": {"type": "object", "properties": {"order": {"type": "integer"}}, "required": ["order"]},
+}
+LOOKUP = {**REFUND, "name": "lookup", "effect": "pure"}
+_owners = count()
+
+
+def asked(number: int, tool: str = "refund", **arguments: Any) -> ToolCall:
+    """The `number`-th tool call of a test."""
+    return ToolCall(f"c{number}", tool, arguments or {"order": number}, "{}")
+
+
+async def claimed(database: Database, turn_id: UUID | None, *, approval_s: float = 600.0, attempts: int = 5) -> Any:
+    """A claim of the turn by somebody new, or why there is none."""
+    assert turn_id is not None
+    return await turns.claim(
+        database,
+        turn_id,
+        f"worker {next(_owners)}",
+        lease_s=30,
+        max_attempts=attempts,
+        window=400,
+        limits=Limits(),
+        secrets=lambda *_: {},
+        approval_s=approval_s,
+    )
+
+
+async def carry(database: Database, turn_id: UUID | None, world: Perform, *, approval_s: float = 600.0) -> Rest:
+    """Carry the turn to its next rest."""
+    claim = await claimed(database, turn_id, approval_s=approval_s)
+    assert isinstance(claim, turns.Claim), claim
+    return await advance(claim, world, claim.brief, claim.start)
+
+
+async def found(database: Database, made: Tenant, query: str, **values: Any) -> list[tuple[Any, ...]]:
+    """Rows of `query`, as the tenant sees them."""
+    async with database.transaction(made.workspace_id) as db:
+        return [tuple(row) for row in (await db.execute(sql(query), values)).all()]

@@ -1,0 +1,137 @@
+"""Stand-ins for the engine's two edges: a log that is a list, and a world that answers from a script."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from uuid import UUID
+
+from engine.errors import LeaseLost
+from engine.events import (
+    Event,
+    EventKind,
+    FinishReason,
+    ModelReply,
+    Source,
+    ToolCall,
+    ToolOutcome,
+    Usage,
+)
+from engine.model.tokens import bound_tokens, estimated_usage
+from engine.turn.commit import Change, Written
+from engine.turn.context import Bound, Brief, Cost, ModelRequest, ToolSpec
+
+TURN, OTHER_TURN, SESSION, WORKSPACE, AGENT = (UUID(int=number) for number in range(1, 6))
+
+
+def brief(*tools: ToolSpec, **fields: object) -> Brief:
+    """A brief with everything in it that a test does not care about."""
+    given: dict[str, object] = {
+        "turn_id": TURN,
+        "session_id": SESSION,
+        "workspace_id": WORKSPACE,
+        "agent_id": AGENT,
+        "agent_version": 1,
+        "model_provider": "openai",
+        "model_name": "gpt-4",
+        "temperature": 70,
+        "max_tokens": 100,
+        "instructions": "Be brief.",
+        "tools": tools,
+    }
+    return Brief(**(given | fields))  # type: ignore[arg-type]
+
+
+def customer(text: str, offset: int, turn_id: UUID = TURN) -> Event:
+    """A customer's message in the log."""
+    return Event(EventKind.CUSTOMER_MESSAGE, Source.CUSTOMER, {"text": text}, turn_id=turn_id, offset=offset)
+
+
+def says(text: str) -> ModelReply:
+    """A model's reply in words."""
+    return ModelReply(text, (), FinishReason.STOP, "gpt-4", Usage(10, 0, 0, 5, 0))
+
+
+def calls(*asked: ToolCall, text: str = "") -> ModelReply:
+    """A model's reply that asks for tools."""
+    return ModelReply(text, asked, FinishReason.TOOL_CALLS, "gpt-4", Usage(10, 0, 0, 5, 0))
+
+
+class ListLog:
+    """A log kept in a list. `arriving`: customer messages that come in between, by the number of the write they precede."""
+
+    def __init__(self, *events: Event, arriving: dict[int, Sequence[Event]] | None = None, lost_at: int | None = None) -> None:
+        self.events = list(events)
+        self.changes: list[Change] = []
+        self._arriving = arriving or {}
+        self._lost_at = lost_at
+        self._unheard: list[Event] = []
+
+    async def write(self, change: Change) -> Written:
+        if len(self.changes) == self._lost_at:
+            raise LeaseLost("taken over")
+        for event in self._arriving.get(len(self.changes), ()):
+            arrived = replace(event, offset=len(self.events))
+            self.events.append(arrived)
+            self._unheard.append(arrived)
+        for event in change.events:
+            self.events.append(replace(event, offset=len(self.events), turn_id=TURN))
+        self.changes.append(change)
+        if change.reserve is None:
+            return Written()
+        news, self._unheard = tuple(self._unheard), []
+        return Written(news)
+
+    def kinds(self) -> list[str]:
+        return [str(event.kind) for event in self.events]
+
+
+@dataclass
+class Hanging:
+    """An answer that never comes to its end; `hangs` is set once it is waited for."""
+
+    says: tuple[str, ...] = ()
+    hangs: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Script:
+    """A world that answers from a script: model replies (or errors) in order, tool outcomes by tool call id."""
+
+    def __init__(self, *replies: ModelReply | Exception | Hanging, tools: Mapping[str, ToolOutcome | Hanging] | None = None) -> None:
+        self._replies = list(replies)
+        self._tools = tools or {}
+        self.requests: list[ModelRequest] = []
+        self.tool_keys: list[tuple[str, str]] = []
+        self.made: list[ToolCall] = []
+        self.begun: list[str] = []
+
+    async def call_model(self, request: ModelRequest, heard: list[str]) -> tuple[ModelReply, Cost]:
+        self.requests.append(request)
+        reply = self._replies.pop(0)
+        if isinstance(reply, Exception):
+            raise reply
+        if isinstance(reply, Hanging):
+            heard.extend(reply.says)
+            reply.hangs.set()
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
+        return reply, Cost(None, None)
+
+    async def call_tool(self, brief: Brief, call: ToolCall, idempotency_key: str, *, begun: bool) -> ToolOutcome:
+        self.tool_keys.append((call.tool_call_id, idempotency_key))
+        self.made.append(call)
+        self.begun += [call.tool_call_id] if begun else []
+        outcome = self._tools[call.tool_call_id]
+        if isinstance(outcome, Hanging):
+            outcome.hangs.set()
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
+        return outcome
+
+    def bound(self, request: ModelRequest) -> Bound:
+        return Bound(bound_tokens(request) + request.max_tokens, Decimal("0.01"))
+
+    def estimate(self, request: ModelRequest, heard: str) -> tuple[Usage, Cost]:
+        return estimated_usage(request, heard), Cost(Decimal("0.001"), "estimate")

@@ -1,0 +1,190 @@
+"""The pipeline with real processes: workers, beat and the sandbox, on a database and a broker of the test's own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from cli.standalone.commands import basic_auth_header
+from tests.support.servers import ROOT, SECRET_KEY, free_port, process_env, until
+
+TOOL = {
+    "name": "orders_lookup",
+    "description": "Looks an order up.",
+    "effect": "idempotent",
+    "parameters": {"type": "object", "properties": {"order": {"type": "integer"}}, "required": ["order"]},
+}
+
+
+FLOWER_AUTH = "operator:tests-know-it"
+
+
+def answers(url: str, basic_auth: str = "") -> bool:
+    """Whether `url` answers 200."""
+    request = urllib.request.Request(url, headers=basic_auth_header(basic_auth) if basic_auth else {})
+    try:
+        with urllib.request.urlopen(request, timeout=2) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
+
+
+class Process:
+    """A child process, its output in a file, always ended."""
+
+    def __init__(self, log: Path, env: dict[str, str], *argv: str) -> None:
+        self.log = log
+        with log.open("ab") as out:
+            self.popen = subprocess.Popen(argv, env=env, cwd=ROOT, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+
+    def said(self, text: str) -> bool:
+        assert self.popen.poll() is None, f"the process ended:\n{self.log.read_text()[-4000:]}"
+        return text in self.log.read_text()
+
+    def kill(self) -> None:
+        """SIGKILL: the process gets to do nothing more."""
+        self.popen.kill()
+        self.popen.wait()
+
+    def stop(self, within_s: float = 20) -> int:
+        """SIGTERM, and the exit code."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(signal.SIGTERM)
+            try:
+                self.popen.wait(within_s)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        return self.popen.returncode
+
+
+class Stack:
+    """Everything a turn needs, running. Leases are short so that a death is noticed in a second or two."""
+
+    def __init__(self, database_url: str, broker_url: str, directory: Path, **settings: str) -> None:
+        self.database_url, self.broker_url, self.directory = database_url, broker_url, directory
+        self.sandbox_port = free_port()
+        self.sandbox_url = f"http://127.0.0.1:{self.sandbox_port}"
+        defaults = {
+            "OPENAI_API_KEY": "sk-sandbox",
+            "OPENAI_BASE_URL": f"{self.sandbox_url}/v1",
+            "TURNLINE_SECRET_KEYS": SECRET_KEY,
+            "TURNLINE_ALLOWED_NETWORKS": "127.0.0.0/8",
+            "TURNLINE_TURN_LEASE_S": "2",
+            "TURNLINE_TURN_HEARTBEAT_S": "0.5",
+            "TURNLINE_SWEEP_EVERY_S": "0.5",
+            "TURNLINE_RING_STALE_S": "1",
+            "TURNLINE_DB_POOL_SIZE": "10",
+            "CELERY_CUSTOM_WORKER_POOL": "worker.pool:TaskPool",
+        }
+        self.env = process_env(**(defaults | {"DATABASE_URL": database_url, "CELERY_BROKER_URL": broker_url} | settings))
+        self._numbers = 0
+        self._processes: list[Process] = []
+
+    def start(self, *argv: str) -> Process:
+        """Start `python …` with the stack's environment."""
+        self._numbers += 1
+        process = Process(self.directory / f"{self._numbers}.log", self.env, sys.executable, *argv)
+        self._processes.append(process)
+        return process
+
+    def sandbox(self) -> Process:
+        """Start the stand-in vendor and tool server."""
+        process = self.start("-m", "sandbox", "--port", str(self.sandbox_port))
+        until(lambda: process.said("listening"))
+        return process
+
+    def worker(self, *, concurrency: int = 200, queues: str = "turns,messages,tools,maintenance", wait: bool = True) -> Process:
+        """Start a worker process of the pool."""
+        name = f"w{self._numbers + 1}-{os.getpid()}@test"
+        process = self.start(
+            *("-m", "celery", "-A", "tasks", "worker", "--pool", "custom"),
+            *("-c", str(concurrency), "-n", name, "-Q", queues, "--without-mingle"),
+        )
+        if wait:
+            until(lambda: process.said("ready."), 30)
+        return process
+
+    def beat(self) -> Process:
+        """Start the scheduler."""
+        return self.start("-m", "celery", "-A", "tasks", "beat", "-s", str(self.directory / f"schedule-{self._numbers + 1}"))
+
+    def flower(self, port: int, *options: str, prefix: str = "") -> Process:
+        """Start Flower, behind a password."""
+        self.env |= {"FLOWER_BASIC_AUTH": FLOWER_AUTH}
+        process = self.start("-m", "celery", "-A", "tasks", "flower", "--address=127.0.0.1", f"--port={port}", *options)
+        until(lambda: process.said("") and answers(f"http://127.0.0.1:{port}{prefix}/healthcheck", FLOWER_AUTH), 30)
+        return process
+
+    def api(self, port: int, *, wait: bool = True) -> Process:
+        """Start the front door."""
+        process = self.start("-m", "uvicorn", "api.app:app", "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning")
+        if wait:
+            until(lambda: process.said("") and answers(f"http://127.0.0.1:{port}/healthz"), 30)
+        return process
+
+    def close(self) -> None:
+        """End every process."""
+        for process in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.popen.send_signal(signal.SIGCONT)
+        for process in reversed(self._processes):
+            process.stop()
+
+    def counts(self) -> dict[str, Any]:
+        """What the sandbox was asked so far."""
+        with urllib.request.urlopen(f"{self.sandbox_url}/_sandbox/counts", timeout=10) as reply:
+            counts: dict[str, Any] = json.load(reply)
+        return counts
+
+    def one(self, query: str, *parameters: object) -> Any:
+        """The first column of the query's one row."""
+        with psycopg.connect(self.database_url) as db:
+            row = db.execute(query, parameters).fetchone()
+        return row and row[0]
+
+    def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """All rows of the query."""
+        with psycopg.connect(self.database_url) as db:
+            return db.execute(query, parameters).fetchall()
+
+    def status(self, turn_id: UUID | None) -> str:
+        """The turn's status now."""
+        status: str = self.one("SELECT status FROM turns WHERE id = %s", turn_id)
+        return status
+
+    def drained(self, within_s: float = 30) -> None:
+        """Wait until no turn is open and no lease is held."""
+        deadline = time.monotonic() + within_s
+        query = (
+            "SELECT (SELECT count(*) FROM turns WHERE status IN ('queued', 'running', 'waiting')),"
+            " (SELECT count(*) FROM sessions WHERE lease_owner IS NOT NULL)"
+        )
+        while (left := self.rows(query)[0]) != (0, 0):
+            assert time.monotonic() < deadline, f"turns open, leases held: {left}\n{self.tails()}"
+            time.sleep(0.05)
+
+    def tails(self) -> str:
+        """The ends of every process's output, for a failure's report."""
+        return "\n".join(f"--- {process.popen.args!r}\n{process.log.read_text()[-1500:]}" for process in self._processes)
+
+
+@contextlib.contextmanager
+def running(stack: Stack) -> Iterator[Stack]:
+    """The stack, with its sandbox, ended on leaving."""
+    try:
+        stack.sandbox()
+        yield stack
+    finally:
+        stack.close()

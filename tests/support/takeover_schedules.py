@@ -1,0 +1,223 @@
+"""Random schedules of a customer, an operator and workers over many sessions at once: real claims, a world that answers from a die."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from decimal import Decimal
+from random import Random
+from typing import Any
+from uuid import UUID
+
+from engine.events import FinishReason, ModelReply, ToolCall, ToolOutcome, ToolStatus, Usage
+from engine.turn.cancellation import Stop, StopReason
+from engine.turn.commit import Change, Written
+from engine.turn.context import Bound, Brief, Cost, Limits, ModelRequest
+from engine.turn.loop import advance
+from store.conversations import intake, session_control, turns
+from store.database import Database
+from tests.support.factories import Tenant, tenant
+from tests.support.invariants import violations
+
+AT_ONCE = 50  # sessions under way at a time
+LONGEST_S = 0.012
+ROOM = 100_000  # a window that never fills
+STRATEGIES = (None, None, "enqueue", "interrupt", "rollback")
+MODES = ("manual", "manual", "manual", "paused")
+
+
+@dataclass(slots=True)
+class Schedule:
+    """One session and its die. `moments` counts what its workers have done, for the operator to strike at one of them."""
+
+    session_id: UUID
+    die: Random
+    moments: int = 0
+    stirred: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def moment(self) -> None:
+        """Something happens now; let others come in between, or not."""
+        self.moments += 1
+        self.stirred.set()
+        await self.pause()
+
+    async def pause(self) -> None:
+        """Wait for no time, or for a little."""
+        await asyncio.sleep(self.die.choice((0.0, 0.0, self.die.random() * LONGEST_S)))
+
+    async def until(self, moment: int) -> None:
+        """Wait for the workers' `moment`, or until nothing has happened for a while."""
+        while self.moments < moment:
+            self.stirred.clear()
+            try:
+                async with asyncio.timeout(0.2):
+                    await self.stirred.wait()
+            except TimeoutError:
+                return
+
+
+class World:
+    """Answers with words, or asks for a tool first; now and then the log's write is late."""
+
+    def __init__(self, schedule: Schedule, claim: turns.Claim) -> None:
+        self.schedule, self.claim = schedule, claim
+
+    async def write(self, change: Change) -> Written:
+        await self.schedule.moment()
+        return await self.claim.write(change)
+
+    async def call_model(self, request: ModelRequest, heard: list[str]) -> tuple[ModelReply, Cost]:
+        await self.schedule.moment()
+        heard.append("Half of it")
+        await self.schedule.moment()
+        usage, cost = Usage(10, 0, 0, 5, 0), Cost(Decimal("0.0001"), "test")
+        if self.schedule.die.random() < 0.3:
+            call = ToolCall(f"c{self.schedule.die.getrandbits(64)}", "look", {}, "{}")
+            return ModelReply("", (call,), FinishReason.TOOL_CALLS, "gpt-4o", usage), cost
+        return ModelReply("All of it.", (), FinishReason.STOP, "gpt-4o", usage), cost
+
+    async def call_tool(self, brief: Brief, call: ToolCall, idempotency_key: str, *, begun: bool) -> ToolOutcome:
+        await self.schedule.moment()
+        return ToolOutcome(ToolStatus.SUCCEEDED, {"seen": True}, requests=1)
+
+    def bound(self, request: ModelRequest) -> Bound:
+        return Bound(100, Decimal("0.01"))
+
+    def estimate(self, request: ModelRequest, heard: str) -> tuple[Usage, Cost]:
+        return Usage(10, 0, 0, 2, 0), Cost(Decimal("0.0001"), "estimate")
+
+
+class Stage:
+    """The workers of all schedules: every ring is carried, and what is carried may be told to stop."""
+
+    def __init__(self, database: Database, made: Tenant, schedules: dict[UUID, Schedule], carriers: asyncio.TaskGroup) -> None:
+        self.database, self.made, self.schedules, self.carriers = database, made, schedules, carriers
+        self.stops: dict[UUID, Stop] = {}
+        self.claims = 0
+
+    def ring(self, turn_id: UUID | None) -> None:
+        """Carry the turn, soon."""
+        if turn_id is not None:
+            self.carriers.create_task(self._carry(turn_id))
+
+    async def _carry(self, turn_id: UUID) -> None:
+        self.claims += 1
+        limits = Limits(model_calls=4)
+        owner = f"owner {self.claims}"
+        claim = await turns.claim(
+            *(self.database, turn_id, owner), lease_s=60.0, max_attempts=50, window=100, limits=limits, secrets=lambda *_: {}
+        )
+        if isinstance(claim, turns.NotClaimed):
+            self.ring(claim.next_turn)
+            return
+        schedule = self.schedules[claim.session_id]
+        world, stop = World(schedule, claim), Stop()
+        self.stops[claim.session_id] = stop
+        await advance(world, world, claim.brief, claim.start, stop)
+        self.ring(claim.next_turn)
+
+    async def look(self) -> None:
+        """Tell workers to stop, as a process does; here about every tenth turn hears of it before it would have ended."""
+        while True:
+            await asyncio.sleep(0.02)
+            for session_id, reason in (await turns.stops(self.database, list(self.stops))).items():
+                self.stops[session_id].ask(StopReason(reason))
+
+    async def play(self, schedule: Schedule) -> None:
+        """One schedule: a customer writes once or twice while an operator strikes; perhaps all of that again."""
+        for _ in range(schedule.die.randint(1, 2)):
+            async with asyncio.TaskGroup() as actors:
+                actors.create_task(self._write(schedule))
+                actors.create_task(self._operate(schedule))
+
+    async def _write(self, schedule: Schedule) -> None:
+        for number in range(schedule.die.randint(1, 2)):
+            strategy = schedule.die.choice(STRATEGIES)
+            accepted = await intake.accept(
+                self.database, self.made.workspace_id, schedule.session_id, f"m{number}", strategy=strategy, window=ROOM
+            )
+            self.ring(accepted.ring)
+            await schedule.until(schedule.moments + schedule.die.randint(0, 4))
+
+    async def _operate(self, schedule: Schedule) -> None:
+        await schedule.until(schedule.moments + schedule.die.randint(1, 4))
+        await schedule.pause()
+        await self.switch(schedule, schedule.die.choice(MODES))
+        if schedule.die.random() < 0.7:
+            await schedule.pause()
+            await self.switch(schedule, "auto")
+
+    async def switch(self, schedule: Schedule, mode: str) -> None:
+        """Set the session's mode."""
+        workspace_id = self.made.workspace_id
+        switched = await session_control.set_mode(self.database, workspace_id, schedule.session_id, mode, by="operator", window=ROOM)
+        self.ring(switched.ring)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the schedules came to. `late`: the logs of sessions where a reply of the agent stands behind a switch away from auto.
+
+    `struck`: turns that a worker was carrying when a takeover ended them.
+    """
+
+    late: list[list[str]]
+    switches: int
+    replies: int
+    struck: int
+    violations: dict[str, Any]
+    took_s: float
+
+
+async def play(database: Database, database_url: str, count: int, seed: int) -> Outcome:
+    """Play `count` schedules, on dice made from `seed`; then let every session be auto again, and everything come to its end."""
+    began = time.monotonic()
+    made = await tenant(database, sessions=count, tools=({"name": "look", "effect": "pure"},))
+    schedules = {session_id: Schedule(session_id, Random(f"{seed}/{number}")) for number, session_id in enumerate(made.session_ids)}
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def one(stage: Stage, schedule: Schedule) -> None:
+        async with room:
+            await stage.play(schedule)
+
+    async with asyncio.TaskGroup() as carriers:
+        stage = Stage(database, made, schedules, carriers)
+        looking = asyncio.create_task(stage.look())
+        async with asyncio.TaskGroup() as playing:
+            for schedule in schedules.values():
+                playing.create_task(one(stage, schedule))
+        for schedule in schedules.values():
+            await stage.switch(schedule, "auto")
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)
+    return await _judge(database, database_url, made, time.monotonic() - began)
+
+
+async def _judge(database: Database, database_url: str, made: Tenant, took_s: float) -> Outcome:
+    logs: dict[UUID, list[tuple[str, str | None]]] = {}
+    async with database.transaction(made.workspace_id) as db:
+        found = await db.exec_driver_sql(
+            "SELECT session_id, kind || ' of ' || source, content->>'mode' FROM events WHERE workspace_id = %s"
+            ' ORDER BY session_id, "offset"',
+            (made.workspace_id,),
+        )
+        for session_id, what, mode in map(tuple, found):
+            logs.setdefault(session_id, []).append((what, mode))
+        struck = await db.exec_driver_sql(
+            "SELECT count(*) FROM turns WHERE workspace_id = %s AND error_class = 'TakenOver' AND started_at IS NOT NULL",
+            (made.workspace_id,),
+        )
+    late = [[f"{what} {mode or ''}" for what, mode in log] for log in logs.values() if _late(log)]
+    switches = sum(mode is not None for log in logs.values() for _, mode in log)
+    replies = sum(what.startswith("agent_message") for log in logs.values() for what, _ in log)
+    return Outcome(late, switches, replies, struck.scalar_one(), violations(database_url), took_s)
+
+
+def _late(log: list[tuple[str, str | None]]) -> bool:
+    mode = "auto"
+    for what, switched in log:
+        mode = switched or mode
+        if mode != "auto" and what == "agent_message of ai_agent":
+            return True
+    return False

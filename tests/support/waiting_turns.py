@@ -1,0 +1,52 @@
+"""A turn that waits for approvals, in a workspace of the API's."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from engine.events import ToolOutcome, ToolStatus
+from store.conversations import turns
+from tests.support.api_server import Tenant, apart, opened
+from tests.support.engine_runs import asked, carry, claimed
+from tests.support.fakes import Script, calls
+
+PARAMETERS = {"type": "object", "properties": {"order": {"type": "integer"}}, "required": ["order"]}
+
+
+def waiting(acme: Tenant, *, wanted: int = 1, configuration: dict[str, Any] | None = None, **tool: Any) -> dict[str, Any]:
+    """A session whose turn waits for approval of `wanted` refunds; its accepted message, and the `approval_id` of the first."""
+    made = acme.tool("refund", parameters=PARAMETERS, **({"effect": "unsafe"} | tool))
+    agent = acme.agent(tool_ids=[made["id"]])
+    if configuration is not None:
+        acme.call("PUT", f"/v1/agents/{agent['id']}/tools", 200, json={"tool_ids": [made["id"]], "configuration": configuration})
+    accepted = acme.message(acme.session(agent_id=agent["id"])["id"])
+    carried(acme, accepted["turn"]["id"], Script(calls(*(asked(number) for number in range(wanted))), tools={}))
+    shown = acme.call("GET", f"/v1/approvals?session_id={accepted['event']['session_id']}", 200)["items"]
+    return {**accepted, "approval_id": shown[-1]["id"]}
+
+
+def carried(acme: Tenant, turn_id: str, world: Script) -> None:
+    """Carry the turn to its rest, as a worker would."""
+
+    async def do() -> None:
+        async with opened(acme.service.database_url) as database:
+            await carry(database, UUID(turn_id), world)
+
+    apart(do)
+
+
+def wants_approval(acme: Tenant, agent_id: str) -> dict[str, bool]:
+    """By tool, whether a turn that begins now waits for approval of its calls."""
+    turn_id = acme.message(acme.session(agent_id=agent_id)["id"])["turn"]["id"]
+
+    async def do() -> dict[str, bool]:
+        async with opened(acme.service.database_url) as database:
+            claim = await claimed(database, UUID(turn_id))
+            assert isinstance(claim, turns.Claim)
+            return {tool.name: tool.approval for tool in claim.brief.tools}
+
+    return apart(do)
+
+
+DONE = ToolOutcome(ToolStatus.SUCCEEDED, {"paid": True})

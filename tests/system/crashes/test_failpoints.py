@@ -1,0 +1,133 @@
+"""The switch: a normal start refuses it, a test's start takes it, and it does what it says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from failpoints import CONSENT, CONSENTED, NO_SUCH_PLACE, NotArmed, Point, armed, said
+from tests.support.servers import ROOT, free_port, process_env, until
+
+CONSENTING = {CONSENT: CONSENTED}
+DOORS = {
+    "turnline worker": ("-m", "cli.main", "worker"),
+    "turnline doctor": ("-m", "cli.main", "doctor"),
+    "turnline up": ("-m", "cli.main", "up"),
+    "celery worker": ("-m", "celery", "-A", "tasks", "worker"),
+    "celery beat": ("-m", "celery", "-A", "tasks", "beat"),
+    "uvicorn": ("-m", "uvicorn", "api.app:app", "--port", "0"),
+}
+
+
+def started(tmp_path: Path, *argv: str, **env: str) -> subprocess.CompletedProcess[str]:
+    whole = process_env(
+        DATABASE_URL=f"postgresql://nobody@127.0.0.1:{free_port()}/nothing",
+        CELERY_BROKER_URL=f"redis://127.0.0.1:{free_port()}",
+        TURNLINE_HOME=str(tmp_path / "home"),
+        **env,
+    )
+    return subprocess.run([sys.executable, *argv], env=whole, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_normal_start_refuses(door: str, tmp_path: Path):
+    done = started(tmp_path, *DOORS[door], TURNLINE_CRASH_AT="C7")
+    assert done.returncode == 1
+    assert "TURNLINE_CRASH_AT is set: this process would be killed" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("door", ["turnline doctor", "celery worker", "uvicorn"])
+def test_a_tests_start_refuses_a_point_that_does_not_exist(door: str, tmp_path: Path):
+    done = started(tmp_path, *DOORS[door], TURNLINE_CRASH_AT="C99", **CONSENTING)
+    assert done.returncode == 1
+    assert "TURNLINE_CRASH_AT names no crash point: 'C99'. There are C1, C2" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_consent_must_be_given_word_for_word():
+    for consent in ("", "1", "true", "yes"):
+        with pytest.raises(NotArmed, match="for tests only"):
+            armed({"TURNLINE_CRASH_AT": "C7", CONSENT: consent})
+    assert armed(CONSENTING) is None
+    assert armed({"TURNLINE_CRASH_AT": "", **CONSENTING}) is None
+
+
+@pytest.mark.parametrize("asked", ["C22", "c7", "C7:0", "C7:explode", "C7:2:stop:now", "C7:-1", "C0"])
+def test_what_cannot_be_asked_for(asked: str):
+    with pytest.raises(NotArmed):
+        armed({"TURNLINE_CRASH_AT": asked, **CONSENTING})
+
+
+@pytest.mark.parametrize(
+    ("asked", "nth", "action"), [("C7", 1, "kill"), ("C7:2", 2, "kill"), ("C7:stop", 1, "stop"), ("C7:3:say", 3, "say")]
+)
+def test_what_can_be_asked_for(asked: str, nth: int, action: str):
+    found = armed({"TURNLINE_CRASH_AT": asked, **CONSENTING})
+    assert found is not None
+    assert (found.point, found.nth, found.action) == (Point.C7, nth, action)
+
+
+def test_every_row_of_the_table_has_a_place_or_a_reason_for_none():
+    assert [*Point.__members__, *NO_SUCH_PLACE] == [f"C{number}" for number in range(1, 23)]
+
+
+PROGRAM = "import sys, time; from failpoints import *\nfor n in range(3): reached(Point.C7); print(n, flush=True)\ntime.sleep(30)"
+
+
+def armed_process(asked: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        env=process_env(TURNLINE_CRASH_AT=asked, **CONSENTING),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_process_is_killed_at_its_point_and_says_so():
+    out, err = (process := armed_process("C7:2")).communicate(timeout=20)
+    assert process.returncode == -signal.SIGKILL
+    assert err.splitlines() == [said(Point.C7, 2, "kill")]
+    assert out == "0\n"
+
+
+def test_a_process_that_only_says_so_goes_on():
+    process = armed_process("C7:2:say")
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert [process.stdout.readline() for _ in range(3)] == ["0\n", "1\n", "2\n"]
+        assert process.stderr.readline() == said(Point.C7, 2, "say") + "\n"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_stopped_process_goes_on_when_told_to():
+    process = armed_process("C7:2:stop")
+    try:
+        until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
+        time.sleep(0.1)
+        os.kill(process.pid, signal.SIGCONT)
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(3)] == ["0\n", "1\n", "2\n"]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_without_the_second_variable_nothing_is_armed():
+    """A program of somebody's own, which has none of our doors and imports our code: it is not killed."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.replace("time.sleep(30)", "")],
+        env=process_env(TURNLINE_CRASH_AT="C7"), capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n1\n2\n", "")

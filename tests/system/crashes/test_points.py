@@ -1,0 +1,34 @@
+"""A process is killed at each crash point in turn, in the first of two turns; another finishes, and nothing is lost or done twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.system.crashes.case import Outcome
+from tests.system.crashes.crash_table import CRASHES
+
+
+@pytest.mark.parametrize("name", CRASHES)
+def test_a_crash_at(name: str, outcome: Callable[[str], Outcome]):
+    crash, found = CRASHES[name], outcome(name)
+
+    assert found.wrong == []
+    assert found.answered == 2
+    assert found.asked_again == crash.asked_again
+    assert found.refund_states == [crash.unsafe, "succeeded"]
+    assert found.refunds == [found.refunds[0] if crash.refunds is None else crash.refunds, 1]
+    assert found.attempts == [crash.attempts, 1]
+
+
+@pytest.mark.parametrize("name", ["C20"])
+def test_an_agent_changed_between_two_attempts(name: str, outcome: Callable[[str], Outcome]):
+    """The turn says which version of the agent it began with; the next one begins with the new one."""
+    assert outcome(name).agent_versions == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["C11"])
+def test_a_tool_answer_that_was_not_committed(name: str, outcome: Callable[[str], Outcome]):
+    """The idempotent tool is asked again under its key, and its effect is done once."""
+    assert outcome(name).lookups == [2, 1]

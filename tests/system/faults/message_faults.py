@@ -1,0 +1,164 @@
+"""Faults of what stands in the queue, and of who puts it there."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import redis
+from kombu.connection import Connection
+
+from tasks.dispatcher import publish
+from tests.support.servers import until
+from tests.system.faults.fault import Fault
+from tests.system.faults.rig import READY_S, Rig
+
+TIMES = 5
+MEGABYTE = 1024 * 1024
+WORDS = "what a customer wrote"
+
+
+class RungFiveTimes(Fault):
+    """Every turn opened within two seconds is rung five times more."""
+
+    name = "rung five times"
+    held_s = 0.0
+    extra_model_calls = False
+
+    def __init__(self) -> None:
+        self.rings = 0
+        self.since = datetime.now(UTC)
+
+    def before(self, rig: Rig) -> None:
+        self.since = rig.stack.one("SELECT now()")
+
+    def inject(self, rig: Rig) -> None:
+        rung: set[Any] = set()
+        for _ in range(10):
+            opened = {turn_id for (turn_id,) in rig.stack.rows("SELECT id FROM turns WHERE opened_at >= %s", self.since)}
+            rings = [(turn_id, 100 + number) for number in range(TIMES) for turn_id in opened - rung]
+            publish(rig.queues.app, rings)
+            self.rings += len(rings)
+            rung |= opened
+            time.sleep(0.2)
+
+    def happened(self, rig: Rig) -> dict[str, int]:
+        return {"rings too many": self.rings}
+
+
+class Garbage(Fault):
+    """The queue of rings holds what no producer of ours would put there."""
+
+    name = "garbage on the queue"
+    held_s = 0.0
+    extra_model_calls = False
+
+    def __init__(self) -> None:
+        self.put = 0
+        self.logs: dict[Path, int] = {}
+
+    def before(self, rig: Rig) -> None:
+        self.logs = rig.bookmarks()
+
+    def inject(self, rig: Rig) -> None:
+        task = {"lang": "py", "task": "turns.advance", "id": "garbage"}
+        with rig.queues.app.connection_for_write() as connection:
+            for body, content_type, encoding, headers in (
+                (b'[[], {"text": "%s' % WORDS.encode(), "application/json", "utf-8", task),
+                (b"[[], {}, ", "application/json", "utf-8", {}),
+                (b"\xff\xfe", "application/json", "utf-8", task),
+                (b"42", "application/json", "utf-8", task),
+                (b'["args"]', "application/json", "utf-8", task),
+                (b"[[], {}, {}]", "application/json", "utf-8", {"task": "turns.advance"}),
+                (b'{"task": "turns.advance", "args": 1, "kwargs": 2}', "application/json", "utf-8", {}),
+                (pickle.dumps(([], {"text": WORDS}, {})), "application/x-python-serialize", "binary", task),
+                (b'[[], {"text": "%s"}, {}]' % WORDS.encode(), "application/json", "utf-8", task | {"task": "no.such.task"}),
+                (b"[[], {}, {}]", "application/json", "utf-8", task),
+                (b'[["no turn\'s id"], {}, {}]', "application/json", "utf-8", task),
+                (b'[["%s"], {}, {}]' % (b"x" * MEGABYTE), "application/json", "utf-8", task),
+            ):
+                connection.Producer().publish(
+                    body, exchange="turns", routing_key="turns", content_type=content_type, content_encoding=encoding, headers=headers
+                )
+                self.put += 1
+            for raw in (b"\xff\x00\x01 no envelope", b"words", b"42", b"[]", b"{}", b'{"properties": {}}', b"x" * MEGABYTE):
+                self._put_raw(rig, connection, raw)
+                self.put += 1
+
+    @staticmethod
+    def _put_raw(rig: Rig, connection: Connection, raw: bytes) -> None:
+        if rig.kind == "valkey":
+            with redis.Redis.from_url(rig.broker.url) as client:
+                client.lpush("turns", raw)
+        else:
+            channel = connection.default_channel
+            channel.basic_publish(channel.prepare_message(raw), exchange="turns", routing_key="turns")
+
+    def happened(self, rig: Rig) -> dict[str, int]:
+        noticed = rig.said("that is no task of ours was set aside", self.logs) + rig.said("that is no message was dropped", self.logs)
+        return {"things put into the queue": self.put, "noticed by the workers": noticed}
+
+    def wrong(self, rig: Rig) -> list[str]:
+        return ["the logs quote what could not be read"] if rig.said(WORDS, self.logs) else []
+
+
+class ThreeBeats(Fault):
+    """Three schedulers at once."""
+
+    name = "three beats"
+    held_s = 1.0
+    extra_model_calls = False
+
+    def __init__(self) -> None:
+        self.beats = 0
+
+    def before(self, rig: Rig) -> None:
+        for number in (2, 3):
+            rig.tend(f"beat {number}", rig.stack.beat)
+
+    def inject(self, rig: Rig) -> None:
+        beats = [one.process for one in rig.tended if one.name.startswith("beat")]
+        had = [beat.log.stat().st_size for beat in beats]
+        until(
+            lambda: all(b"Sending due task sweep-turns" in beat.log.read_bytes()[at:] for beat, at in zip(beats, had, strict=True)), READY_S
+        )
+        self.beats = len(beats) - 1
+
+    def after(self, rig: Rig) -> None:
+        for number in (2, 3):
+            rig.dismiss(rig.named(f"beat {number}"))
+
+    def happened(self, rig: Rig) -> dict[str, int]:
+        return {"schedulers too many, all sending": self.beats}
+
+
+class NoBeat(Fault):
+    """No scheduler at all: turns whose rings are not lost need no sweep."""
+
+    name = "no beat"
+    held_s = 3.0
+    extra_model_calls = False
+
+    def __init__(self) -> None:
+        self.dismissed = 0
+        self.logs: dict[Path, int] = {}
+
+    def before(self, rig: Rig) -> None:
+        rig.dismiss(rig.named("beat"))
+        self.dismissed = 1
+        self.logs = rig.bookmarks()
+
+    def inject(self, rig: Rig) -> None:
+        pass
+
+    def after(self, rig: Rig) -> None:
+        rig.tend("beat", rig.stack.beat)
+
+    def happened(self, rig: Rig) -> dict[str, int]:
+        return {"schedulers dismissed": self.dismissed}
+
+    def wrong(self, rig: Rig) -> list[str]:
+        return ["a sweep rang turns"] if rig.said("rang turns that nobody carried", self.logs) else []

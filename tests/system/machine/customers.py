@@ -1,0 +1,66 @@
+"""The customer and their second device: messages by every strategy, with keys and without, new and repeated."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule
+
+from engine.errors import Conflict
+from store.conversations import intake
+from store.conversations.intake import STRATEGIES, Accepted
+from tests.system.machine.base_machine import OPEN, PLACES, Play
+from tests.system.machine.world import Said
+
+
+class Customers(Play):
+    """Two devices of one customer. They share sessions, and know each other's keys."""
+
+    @rule(device=st.sampled_from(("phone", "laptop")), place=PLACES, strategy=st.sampled_from((None, *STRATEGIES)), keyed=st.booleans())
+    def say(self, device: str, place: int, strategy: str | None, keyed: bool) -> None:
+        house, session_id = self.house, self.pick(self.house.session_ids, place)
+        (before,) = house.rows(
+            f"SELECT s.mode, count(t.id) AS open FROM sessions s LEFT JOIN turns t ON t.session_id = s.id AND t.status IN {OPEN}"
+            " WHERE s.id = %(s)s GROUP BY s.id",
+            s=session_id,
+        )
+        text = house.next("message")
+        key = f"{device} {text}" if keyed else None
+        try:
+            accepted: Accepted | None = self.run(
+                intake.accept(
+                    house.stage.database,
+                    house.workspace_id,
+                    session_id,
+                    text,
+                    message_key=key,
+                    strategy=strategy,
+                    window=house.window,
+                )
+            )
+        except Conflict:
+            accepted = None
+        if accepted is None:
+            assert strategy in ("reject", "rollback", None), "a message was refused, and its strategy does not know how"
+            assert before["open"], "a message was refused, and nothing was under way"
+            return
+        assert not (strategy == "reject" and before["open"] and before["mode"] != "manual"), "a turn was open, and the strategy is reject"
+        assert (accepted.turn_id is None) == (before["mode"] == "manual")
+        house.said.append(Said(session_id, accepted.offset, text, key, accepted.turn_id, accepted.event_id))
+        if accepted.ring is not None:
+            house.ring(accepted.ring)
+
+    @precondition(lambda self: any(said.key for said in self.house.said))
+    @rule(which=PLACES, same=st.booleans(), strategy=st.sampled_from((None, *STRATEGIES)))
+    def say_again(self, which: int, same: bool, strategy: str | None) -> None:
+        house = self.house
+        first = self.pick([said for said in house.said if said.key], which)
+        text = first.text if same else house.next("message")
+        try:
+            again: Accepted | None = self.run(
+                intake.accept(house.stage.database, house.workspace_id, first.session_id, text, message_key=first.key, strategy=strategy)
+            )
+        except Conflict:
+            again = None
+        assert (again is not None) == same, "a key is good for one text, and for that any number of times"
+        if again is not None:
+            assert (again.repeated, again.event_id, again.offset, again.ring) == (True, first.event_id, first.offset, None)

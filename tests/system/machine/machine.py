@@ -1,0 +1,107 @@
+"""All actors together, and the end of every example: whatever was under way is carried through, and the books are checked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import ClassVar
+
+from tests.system.machine.customers import Customers
+from tests.system.machine.invariants import violations
+from tests.system.machine.operator import PENDING, Operator
+from tests.system.machine.sweeper import Sweeper
+from tests.system.machine.workers import Workers, waiting
+
+ROUNDS = 200
+
+
+class Machine(Customers, Operator, Workers, Sweeper):
+    """Customer, second device, operator, workers and sweeper, over any order of moves. `tally` adds up what came of all examples."""
+
+    tally: ClassVar[Counter[str]] = Counter()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "house"):
+            return
+        try:
+            self.calm_down()
+            self.nothing_is_wrong()
+            found = violations(self.house, ended=True)
+            assert not found, found
+            self.every_message_is_accounted_for()
+            self.count()
+        finally:
+            for worker in self.house.workers:
+                self.run(worker.kill())
+            self.house.tidy()
+            self.house.rows("DELETE FROM budgets WHERE workspace_id = %(w)s")
+            # Nothing of an example that went wrong is due in the next.
+            self.house.rows(
+                "UPDATE turns SET status = 'failed' WHERE session_id = ANY (%(ids)s) AND status IN ('queued', 'running', 'waiting')"
+            )
+
+    def calm_down(self) -> None:
+        """Let everything come to its end: no more moves, no rings but the sweeper's."""
+        house = self.house
+        for worker in house.workers:
+            self.run(worker.wake_up())
+        for place in range(len(house.session_ids)):
+            self.set_mode(place, "auto")
+        for _ in range(ROUNDS):
+            house.tidy()
+            self.purse.look()
+            if house.workers:
+                self._let_go_on()
+            elif pending := [one for one in house.rows(PENDING) if one["in_time"]]:
+                self.decide_one(pending[0], "denied")
+            elif self.open_turns():
+                for place in range(len(house.session_ids)):
+                    self.release(place)
+                self.an_hour_passes()
+                house.rows("UPDATE sessions SET lease_until = now() - interval '1 second' WHERE id = ANY (%(ids)s) AND lease_until > now()")
+                house.rings.clear()
+                self.sweep()
+                assert house.rings, "a turn is open, and the sweeper does not find it"
+                house.hire(house.rings.pop(0))
+            else:
+                return
+        raise AssertionError("it does not come to an end")
+
+    def _let_go_on(self) -> None:
+        for what in ("before a commit", "after a commit"):
+            for worker, wait in waiting(self, what):
+                self.answer(worker, wait, None, None)
+                return
+        if waiting(self, "model"):
+            self.the_model_replies(0, None, False)
+        elif waiting(self, "tool"):
+            self.a_tool_answers(0, None, "succeeded")
+        else:
+            self.time_passes(5.0)
+
+    def count(self) -> None:
+        """Add up what came of the example, to see that the machine gets everywhere."""
+        came = self.house.rows(
+            """SELECT 'turns: ' || concat_ws(' ', status, error_class) AS what, count(*) AS n FROM turns
+                WHERE session_id = ANY (%(ids)s) GROUP BY 1
+            UNION ALL SELECT 'tool calls: ' || coalesce(effect, 'no such tool') || ' ' || state, count(*) FROM tool_calls
+                WHERE session_id = ANY (%(ids)s) GROUP BY 1
+            UNION ALL SELECT 'approvals: ' || status || CASE WHEN used_at IS NULL THEN '' ELSE ', used' END, count(*) FROM approvals
+                WHERE session_id = ANY (%(ids)s) GROUP BY 1
+            UNION ALL SELECT 'model calls: ' || state, count(*) FROM model_calls WHERE session_id = ANY (%(ids)s) GROUP BY 1
+            UNION ALL SELECT 'events: ' || (content->>'status'), count(*) FROM events
+                WHERE session_id = ANY (%(ids)s) AND kind = 'status_update' GROUP BY 1"""
+        )
+        self.tally.update({row["what"]: row["n"] for row in came})
+        self.tally["messages"] += len(self.house.said)
+        self.tally["examples"] += 1
+
+    def every_message_is_accounted_for(self) -> None:
+        """Each accepted message stands in the log once, where it was said to stand."""
+        log = self.house.rows(
+            """SELECT session_id, "offset", content->>'text' AS text, message_key AS key, turn_id, id AS event_id
+            FROM events WHERE session_id = ANY (%(ids)s) AND kind = 'customer_message' ORDER BY 1, 2"""
+        )
+        said = sorted(self.house.said, key=lambda one: (one.session_id, one.offset))
+        assert [tuple(row.values()) for row in log] == [
+            (one.session_id, one.offset, one.text, one.key, one.turn_id, one.event_id) for one in said
+        ]

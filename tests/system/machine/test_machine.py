@@ -1,0 +1,34 @@
+"""Random interleavings of everybody who acts on a session; thousands of them with `python -m benchmarks.interleavings`."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.system.machine.environment import Stage
+from tests.system.machine.machine import Machine
+
+
+@pytest.mark.timeout(900)
+def test_whatever_anybody_does_in_any_order_every_message_is_accounted_for(database_url: str):
+    examples = int(os.environ.get("TURNLINE_TEST_INTERLEAVINGS", "60"))
+    with Stage(database_url) as stage:
+
+        class Here(Machine):
+            pass
+
+        Here.stage = stage
+        run_state_machine_as_test(
+            Here,
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=40,
+                deadline=None,
+                derandomize=True,
+                print_blob=True,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )

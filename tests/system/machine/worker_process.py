@@ -1,0 +1,191 @@
+"""A worker process, as far as one turn is concerned: the real task on the real database, held up wherever it waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, Protocol, cast
+from uuid import UUID
+
+import psycopg
+
+from engine.errors import LeaseLost
+from engine.events import ModelReply, ToolCall, ToolOutcome
+from engine.turn.commit import Rest
+from engine.turn.context import Limits, ModelRequest, ToolSpec
+from store.conversations.turns import CLAIM, WRITE
+from tasks.turns import carry
+from tests.system.machine.environment import Stage
+from worker.leases import Leases
+from worker.resources import Runtime
+
+LEASE_S = 36_000.0  # of the database's clock, which is not ours to stop
+
+
+@dataclass(eq=False)
+class Wait:
+    """Something that a worker waits for: `what` is model, tool, "before a commit", "after a commit" or "a stopped process"."""
+
+    what: str
+    about: Any = None
+    hear: Callable[[str], None] | None = None
+    over: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class World(Protocol):
+    """What a worker's process finds around it."""
+
+    def ring(self, turn_id: UUID) -> None:
+        """Publish a ring."""
+
+    def claimed(self, worker: Worker) -> None:
+        """Hear that `worker` has claimed its turn."""
+
+    def wrote(self, worker: Worker, row: Mapping[str, Any]) -> None:
+        """Hear what a commit of `worker` came to."""
+
+    def refused(self, worker: Worker, error: psycopg.Error) -> None:
+        """Hear of a statement that the database would not carry out."""
+
+    def requested(self, worker: Worker, request: ModelRequest) -> None:
+        """Hear of a request to the model."""
+
+    def called(self, worker: Worker, tool: ToolSpec | None, call: ToolCall, key: str, begun: bool) -> ToolOutcome | None:
+        """The outcome of a call that need not be sent (again), or None where it is sent now."""
+
+
+class Worker:
+    """Carries one turn. It goes on by itself to its next wait; then somebody ends the wait, stops it, or kills it."""
+
+    def __init__(self, stage: Stage, world: World, name: str, turn_id: UUID, *, max_attempts: int, history: int, limits: Limits) -> None:
+        self.stage, self.world, self.name, self.turn_id = stage, world, name, turn_id
+        self.waits: list[Wait] = []
+        self.pause: str | None = None  # where to hold up the next commit: before, after, or "lost" (its reply never arrives)
+        self.stopped = False  # as by SIGSTOP: it does nothing; what it had sent is carried out
+        self.dead = False
+        self.fence = -1
+        self.session_id: UUID | None = None
+        self.claimed_at_offset = -1
+        settings = SimpleNamespace(turn_lease_s=LEASE_S, turn_max_attempts=max_attempts, history_events=history, approval_s=86_400.0)
+        self.leases = Leases(cast(Any, self), lease_s=LEASE_S, every_s=10.0)
+        runtime = SimpleNamespace(
+            settings=settings,
+            database=self,
+            owner=lambda: name,
+            limits=limits,
+            secrets=lambda *_: {},
+            leases=self.leases,
+            wake=SimpleNamespace(news=lambda *_: None, delta=lambda *_: None),
+            ringer=SimpleNamespace(ring=world.ring),
+            performer=self,
+            hearing=SimpleNamespace(of=lambda *_: lambda *_: None),
+        )
+        self.leases.start()
+        self.task: asyncio.Task[Rest | None] = asyncio.get_running_loop().create_task(carry(cast(Runtime, runtime), turn_id), name=name)
+
+    # What the task finds as its database
+
+    async def call(self, statement: str, *parameters: Any, share: UUID | None = None) -> dict[str, Any]:
+        writes, claims = statement == WRITE, statement == CLAIM
+        if writes and self.pause == "before":
+            await self._wait(Wait("before a commit"))
+        row: dict[str, Any] = await self._ask(self.stage.database.call, statement, *parameters)
+        if claims and row["o_outcome"] == "claimed":
+            self.fence, self.session_id = row["o_fence"], row["o_session"]
+            self.world.claimed(self)
+        if writes:
+            self.world.wrote(self, row)
+        if (writes or claims) and self.pause == "lost":
+            self.pause = None
+            raise psycopg.OperationalError("the connection broke before the reply came")
+        if (writes or claims) and self.pause == "after":
+            await self._wait(Wait("after a commit"))
+        return row
+
+    async def rows(self, statement: str, *parameters: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = await self._ask(self.stage.database.rows, statement, *parameters)
+        return found
+
+    async def _ask(self, ask: Callable[..., Any], *parameters: Any) -> Any:
+        if self.stopped:
+            await self._wait(Wait("a stopped process"))
+        if self.dead:
+            raise asyncio.CancelledError
+        # What was sent is carried out, whoever is still there to hear of it; and one at a time, so that an example can be repeated.
+        sent = asyncio.ensure_future(self.stage.one_by_one(ask, *parameters))
+        try:
+            return await asyncio.shield(sent)
+        except asyncio.CancelledError:
+            await asyncio.gather(sent, return_exceptions=True)
+            raise
+        except psycopg.Error as error:
+            self.world.refused(self, error)
+            raise
+
+    # What it finds as the outside
+
+    async def call_model(self, request: ModelRequest, on_delta: Callable[[str], None]) -> ModelReply:
+        self.world.requested(self, request)
+        answer = await self._wait(Wait("model", request, on_delta))
+        if isinstance(answer, Exception):
+            raise answer
+        return cast(ModelReply, answer)
+
+    async def call_tool(
+        self, tool: ToolSpec | None, call: ToolCall, key: str, *, tool_names: tuple[str, ...], begun: bool, hear: object
+    ) -> ToolOutcome:
+        known = self.world.called(self, tool, call, key, begun)
+        return known if known is not None else cast(ToolOutcome, await self._wait(Wait("tool", call)))
+
+    async def _wait(self, wait: Wait) -> Any:
+        self.waits.append(wait)
+        try:
+            return await wait.over
+        finally:
+            self.waits.remove(wait)
+
+    # What others do to it
+
+    @property
+    def ended(self) -> bool:
+        return self.task.done()
+
+    def waiting_for(self, what: str) -> list[Wait]:
+        return [] if self.stopped else [wait for wait in self.waits if wait.what == what]
+
+    async def end(self, wait: Wait, answer: Any = None, pause: str | None = None) -> None:
+        """End a wait with what it waited for; hold the next commit up at `pause`."""
+        self.pause = pause
+        wait.over.set_result(answer)
+
+    async def kill(self) -> None:
+        """As SIGKILL: nothing more of it reaches the database."""
+        self.dead = True
+        self.stopped = False
+        self.pause = None
+        self.task.cancel()
+        await self._over()
+
+    async def terminate(self) -> None:
+        """As SIGTERM to its end: the task is cancelled, and gives its turn back."""
+        self.pause = None
+        self.task.cancel()
+
+    async def wake_up(self) -> None:
+        """As SIGCONT."""
+        self.stopped = False
+        for wait in [wait for wait in self.waits if wait.what == "a stopped process"]:
+            wait.over.set_result(None)
+
+    async def _over(self) -> None:
+        await self.leases.stop()
+
+    async def result(self) -> Rest | None:
+        """What came of an ended task, its process gone. Raises what no worker should."""
+        await self._over()
+        try:
+            return self.task.result()
+        except (asyncio.CancelledError, LeaseLost):
+            return None

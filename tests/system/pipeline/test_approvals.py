@@ -1,0 +1,168 @@
+"""Approvals with real workers: nothing is held while a person thinks, and what they approve is done once.
+
+The sandbox's tools do their work at every request here, whatever the key: were a call repeated, its effect would be counted twice.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from uuid import UUID
+
+import pytest
+import redis
+
+from store.conversations import approvals, intake
+from store.database import Database
+from tasks.dispatcher import Ringer
+from tests.support.factories import Tenant, tenant
+from tests.support.invariants import violations
+from tests.support.servers import until
+from tests.support.stack import Process, Stack
+
+
+@pytest.fixture(scope="module")
+def beat(stack: Stack) -> Process:
+    return stack.beat()
+
+
+@pytest.fixture
+def worker(stack: Stack, beat: Process) -> Process:
+    return stack.worker()
+
+
+def tool(stack: Stack, name: str = "refund", effect: str = "unsafe") -> dict[str, Any]:
+    integration = {"configuration": {"url": f"{stack.sandbox_url}/tools/{name}", "timeout_s": 20}}
+    return {"name": name, "effect": effect, "parameters": {"type": "object"}, "integration": integration}
+
+
+def refund(order: int, **fields: Any) -> str:
+    return f"[[call refund {json.dumps({'order': order, 'amount': 5, 'repeats': True} | fields)}]]"
+
+
+async def asked(stack: Stack, database: Database, ringer: Ringer, text: str) -> tuple[Tenant, UUID]:
+    made = await tenant(database, tools=(tool(stack), tool(stack, "orders_lookup", "pure")))
+    accepted = await intake.accept(database, made.workspace_id, made.session_id, text)
+    assert accepted.turn_id is not None
+    ringer.ring(accepted.turn_id)
+    return made, accepted.turn_id
+
+
+async def parked(stack: Stack, database: Database, ringer: Ringer, text: str) -> tuple[Tenant, UUID, list[UUID]]:
+    """A turn that waits, holding nothing, and its approvals by the place of their calls."""
+    made, turn_id = await asked(stack, database, ringer, text)
+    until(lambda: stack.status(turn_id) == "waiting", 30)
+    assert stack.rows("SELECT lease_owner, lease_until FROM sessions WHERE id = %s", made.session_id) == [(None, None)]
+    query = "SELECT p.id FROM approvals p JOIN tool_calls c USING (session_id, tool_call_id) WHERE p.turn_id = %s ORDER BY c.position"
+    return made, turn_id, [row[0] for row in stack.rows(query, turn_id)]
+
+
+async def decide(database: Database, ringer: Ringer, made: Tenant, approval_id: UUID, verdict: Any = "approved", **fields: Any) -> None:
+    decided = await approvals.decide(database, made.workspace_id, approval_id, verdict, **({"by": "Dana"} | fields))
+    if decided.ring is not None:
+        ringer.ring(decided.ring)
+
+
+def effects(stack: Stack, turn_id: UUID, name: str = "refund") -> dict[str, int]:
+    """What the sandbox did for this turn."""
+    by_key = stack.counts()["tools"].get(name, {"by_key": {}})["by_key"]
+    mine = [counts for key, counts in by_key.items() if str(turn_id) in key]
+    return {name: sum(counts[name] for counts in mine) for name in ("requests", "effects")}
+
+
+def results(stack: Stack, made: Tenant) -> list[dict[str, Any]]:
+    query = "SELECT content FROM events WHERE session_id = %s AND kind = 'tool_result' ORDER BY \"offset\""
+    return [content for (content,) in stack.rows(query, made.session_id)]
+
+
+async def test_a_refund_waits_through_a_restart_of_everything_and_is_made_once_when_approved(
+    stack: Stack, database: Database, ringer: Ringer, beat: Process, worker: Process
+):
+    made, turn_id, (approval_id,) = await parked(stack, database, ringer, refund(1))
+    assert effects(stack, turn_id) == {"requests": 0, "effects": 0}
+
+    assert worker.stop() == 0
+    beat.stop()
+    with redis.Redis.from_url(stack.broker_url) as broker:
+        broker.flushall()
+    stack.beat()
+    second = stack.worker()
+    await decide(database, ringer, made, approval_id)
+    stack.drained()
+
+    assert stack.status(turn_id) == "done"
+    assert effects(stack, turn_id) == {"requests": 1, "effects": 1}
+    assert [result["status"] for result in results(stack, made)] == ["succeeded"]
+    said = stack.rows(
+        "SELECT content->>'status', content->>'decided_by' FROM events WHERE session_id = %s AND kind = 'status_update'"
+        ' ORDER BY "offset"',
+        made.session_id,
+    )
+    assert said == [("approval_requested", None), ("approval_decided", "Dana")]
+    assert violations(stack.database_url) == {}
+    assert second.stop() == 0
+
+
+async def test_three_refunds_of_one_reply_are_decided_in_any_order_and_the_look_up_waits_for_nobody(
+    stack: Stack, database: Database, ringer: Ringer, worker: Process
+):
+    text = f'{refund(1)}{refund(2)}{refund(3)}[[call orders_lookup {{"order": 41}}]]'
+    made, turn_id, (first, second, third) = await parked(stack, database, ringer, text)
+    assert [result["tool_name"] for result in results(stack, made)] == ["orders_lookup"]
+    late = await intake.accept(database, made.workspace_id, made.session_id, "And be quick.")
+
+    await decide(database, ringer, made, third)
+    until(lambda: len(results(stack, made)) == 2, 20)
+    await decide(database, ringer, made, first, "denied", reason="It was never paid.")
+    await decide(database, ringer, made, second, edited_arguments={"order": 2, "amount": 77, "repeats": True})
+    stack.drained()
+
+    assert stack.status(turn_id) == "done"
+    assert late.turn_id == turn_id
+    found = {result["tool_call_id"]: result for result in results(stack, made)}
+    assert len(found) == len(results(stack, made)) == 4
+    rows = stack.rows("SELECT tool_call_id, state FROM tool_calls WHERE turn_id = %s ORDER BY position", turn_id)
+    assert [state for _, state in rows] == ["denied", "succeeded", "succeeded", "succeeded"]
+    denied, edited, plain, _ = (found[tool_call_id] for tool_call_id, _ in rows)
+    assert "It was never paid." in denied["error"]
+    assert (edited["edited_arguments"]["amount"], edited["result"]["amount"]) == (77, "77.00")
+    assert plain["result"]["order"] == 3
+    assert effects(stack, turn_id) == {"requests": 2, "effects": 2}
+    read = stack.one("SELECT read_through_offset FROM turns WHERE id = %s", turn_id)
+    assert read >= late.offset, "the message that came meanwhile was read"
+    assert violations(stack.database_url) == {}
+    assert worker.stop() == 0
+
+
+async def test_a_worker_that_is_killed_once_the_approved_call_has_begun_leaves_it_unknown(
+    stack: Stack, database: Database, ringer: Ringer, worker: Process
+):
+    made, turn_id, (approval_id,) = await parked(stack, database, ringer, refund(1, fault="effect-then-timeout"))
+    await decide(database, ringer, made, approval_id)
+    until(lambda: effects(stack, turn_id)["requests"] == 1, 30)
+    worker.kill()
+
+    rescuer = stack.worker()
+    stack.drained()
+
+    assert stack.status(turn_id) == "done"
+    assert effects(stack, turn_id) == {"requests": 1, "effects": 1}
+    assert [result["status"] for result in results(stack, made)] == ["unknown"]
+    with pytest.raises(Exception, match="was approved before, by Dana"):
+        await decide(database, ringer, made, approval_id)
+    assert violations(stack.database_url) == {}
+    assert rescuer.stop() == 0
+
+
+async def test_what_nobody_decides_expires_and_the_turn_goes_on_without_it(stack: Stack, database: Database, ringer: Ringer, beat: Process):
+    stack.env["TURNLINE_APPROVAL_S"] = "1"
+    hasty = stack.worker()
+    made, turn_id = await asked(stack, database, ringer, refund(1))
+    stack.drained()
+
+    assert stack.status(turn_id) == "done"
+    assert effects(stack, turn_id) == {"requests": 0, "effects": 0}
+    assert [(result["status"], "in time" in result["error"]) for result in results(stack, made)] == [("denied", True)]
+    assert stack.one("SELECT status FROM approvals WHERE turn_id = %s", turn_id) == "expired"
+    assert violations(stack.database_url) == {}
+    assert hasty.stop() == 0

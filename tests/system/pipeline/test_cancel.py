@@ -1,0 +1,106 @@
+"""Cancelling what a real worker does: requests are cut off, what had been said and spent is kept, nothing is lost or doubled."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from store.database import Database
+from tasks.dispatcher import Ringer
+from tests.support.conversation import STREAM, soon, talk, tool
+from tests.support.invariants import violations
+from tests.support.stack import Process, Stack
+
+
+@pytest.fixture(scope="module", autouse=True)
+def worker(stack: Stack) -> Process:
+    stack.beat()
+    return stack.worker()
+
+
+async def test_a_reply_that_is_being_streamed(stack: Stack, database: Database, ringer: Ringer):
+    session = await talk(stack, database, ringer)
+    turn_id = await session.says(f"{STREAM} at length")
+    await session.streams(turn_id)
+    before = stack.counts()["model"]
+
+    assert await session.cancels(turn_id) == "cancelling"
+
+    assert await session.ended(turn_id) == ("cancelled", "Cancelled")
+    assert session.kinds() == ["customer_message", "status_update"]
+    content = session.log()[-1][2]
+    assert (content["status"], content["by"]) == ("cancelled", "ops")
+    assert content["partial_text"].startswith("alpha bravo charlie delta echo")
+    ((state, estimated, given, said, cost),) = stack.rows(
+        "SELECT state, estimated, input_tokens, output_tokens, cost_usd FROM model_calls WHERE turn_id = %s", turn_id
+    )
+    assert (state, estimated) == ("settled", True)
+    assert given > 0
+    assert len(content["partial_text"].split()) / 2 < said < 3000
+    assert cost == stack.one("SELECT cost_usd FROM sessions WHERE id = %s", session.made.session_id) > Decimal(0)
+    await soon(lambda: stack.counts()["model"]["left"] > before["left"])
+    assert stack.counts()["model"]["completed"] == before["completed"]
+    stack.drained()
+    assert violations(stack.database_url) == {}
+    assert await session.cancels(turn_id) == "settled"
+    following = await session.says("And now?")
+    assert await session.ended(following) == ("done", None)
+
+
+@pytest.mark.parametrize(("effect", "state"), [("pure", "failed"), ("idempotent", "unknown"), ("unsafe", "unknown")])
+async def test_a_tool_call_in_flight(stack: Stack, database: Database, ringer: Ringer, effect: str, state: str):
+    session = await talk(stack, database, ringer, tool(stack, effect))
+    before = stack.counts()["tools"].get("orders_lookup", {}).get("requests", 0)
+    turn_id = await session.says(f'[[call orders_lookup {{"order": 41, "latency_ms": 60000}}]] {effect} in flight')
+    await soon(lambda: stack.counts()["tools"].get("orders_lookup", {}).get("requests", 0) > before)
+
+    await session.cancels()
+
+    assert await session.ended(turn_id) == ("cancelled", "Cancelled")
+    assert session.kinds() == ["customer_message", "tool_call", "tool_result", "status_update"]
+    result = session.log()[2][2]
+    assert result["status"] == state == stack.one("SELECT state FROM tool_calls WHERE turn_id = %s", turn_id)
+    assert ("may or may not" in result["error"]) == (state == "unknown")
+    assert await session.ended(await session.says(f"After {effect}?")) == ("done", None)
+    asked = await session.asked(f"After {effect}?")
+    assert [message["role"] for message in asked] == ["system", "user", "assistant", "tool", "user"]
+    assert stack.counts()["bad_requests"] == []
+    stack.drained()
+    assert violations(stack.database_url) == {}
+
+
+async def test_a_turn_that_waits_for_an_approval_and_one_that_waits_its_turn(stack: Stack, database: Database, ringer: Ringer):
+    session = await talk(stack, database, ringer, tool(stack, "unsafe", approval="required"), strategy="enqueue")
+    first = await session.says('[[call orders_lookup {"order": 41}]] please')
+    await soon(lambda: stack.status(first) == "waiting")
+    second, third = await session.says("second"), await session.says("third")
+
+    assert await session.cancels(second) == "cancelled"
+    assert stack.status(first) == "waiting"
+    assert await session.cancels(first) == "cancelled"
+
+    assert await session.ended(third) == ("done", None)
+    assert stack.one("SELECT status FROM approvals WHERE turn_id = %s", first) == "cancelled"
+    assert stack.one("SELECT state FROM tool_calls WHERE turn_id = %s", first) == "denied"
+    assert [stack.status(turn_id) for turn_id in (first, second)] == ["cancelled", "cancelled"]
+    stack.drained()
+    assert violations(stack.database_url) == {}
+
+
+async def test_a_turn_whose_worker_was_killed(stack: Stack, database: Database, ringer: Ringer, worker: Process):
+    session = await talk(stack, database, ringer)
+    text = f"{STREAM} orphaned"
+    turn_id = await session.says(text)
+    await session.requests(text, 1)
+    worker.kill()
+
+    assert await session.cancels(turn_id) in ("cancelling", "cancelled"), "by whether its lease still runs"
+
+    rescuer = stack.worker()
+    assert await session.ended(turn_id) == ("cancelled", "Cancelled")
+    assert stack.counts()["by_text"][text] == 1
+    assert stack.rows("SELECT state FROM model_calls WHERE turn_id = %s", turn_id) == [("unknown",)]
+    stack.drained()
+    assert violations(stack.database_url) == {}
+    assert rescuer.stop() == 0

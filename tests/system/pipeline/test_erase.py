@@ -1,0 +1,212 @@
+"""`turnline erase`, with real workers: a customer's words are nowhere afterwards, not in a table and not in the broker."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+import redis
+from celery import Celery
+from sqlalchemy import text
+
+from store.conversations import intake
+from store.database import Database
+from tasks.dispatcher import Ringer
+from tests.support.conversation import STREAM, soon, tool
+from tests.support.factories import Tenant, tenant
+from tests.support.invariants import violations
+from tests.support.past_sessions import filled, left
+from tests.support.stack import Stack
+
+CANARY = "canary-4711"  # in everything that the customer says
+MARY = "mary@example.org"
+
+
+@pytest.fixture
+def stack(stack: Stack) -> Stack:
+    """A stack with nothing of another test's in its database."""
+    with psycopg.connect(stack.database_url) as db:
+        db.execute("TRUNCATE workspaces CASCADE")
+    with redis.Redis.from_url(stack.broker_url) as client:
+        client.flushall()
+    return stack
+
+
+def turnline(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cli.main", "erase", *arguments]
+    return subprocess.run(command, env=stack.env, cwd=stack.directory, capture_output=True, text=True, timeout=120, check=False)
+
+
+def erased(stack: Stack, *arguments: str) -> dict[str, Any]:
+    done = turnline(stack, "--customer", MARY, "--yes", "--json", *arguments)
+    assert done.returncode == 0, done.stderr
+    receipt: dict[str, Any] = json.loads(done.stdout)
+    return receipt
+
+
+def found_in_tables(database_url: str, words: str) -> list[str]:
+    """Every table with a row that has these words in any of its columns."""
+    with psycopg.connect(database_url) as db:
+        tables = [name for (name,) in db.execute("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'")]
+        return [name for name in tables if db.execute(f"SELECT 1 FROM {name} x WHERE x::text LIKE %s LIMIT 1", [f"%{words}%"]).fetchone()]
+
+
+def found_in_broker(broker_url: str, words: str) -> list[str]:
+    """Every key of the broker's that has these words, plain or in base64."""
+    found = []
+    with redis.Redis.from_url(broker_url) as client:
+        for key in client.scan_iter():
+            dumped = {b"list": lambda key: client.lrange(key, 0, -1), b"hash": lambda key: list(client.hgetall(key).values())}
+            for raw in dumped.get(client.type(key), lambda key: [client.dump(key)])(key):
+                bodies = [base64.b64decode(one.get("body", "")) for one in _messages(raw)]
+                if any(words.encode() in one for one in (raw, *bodies)):
+                    found.append(key.decode())
+    return found
+
+
+def _messages(raw: bytes) -> list[dict[str, Any]]:
+    try:
+        loaded = json.loads(raw)
+    except ValueError:
+        return []
+    return [one for one in (loaded if isinstance(loaded, list) else [loaded]) if isinstance(one, dict)]
+
+
+async def mary(database: Database, stack: Stack, sessions: int = 2) -> Tenant:
+    """A customer with sessions that have a tool which waits for an approval, and another customer with one."""
+    made = await tenant(database, sessions=sessions + 1, tools=(tool(stack, "unsafe", approval="required"),))
+    async with database.transaction(made.workspace_id) as db:
+        for session_id in made.session_ids:
+            who = "john" if session_id == made.session_ids[-1] else MARY
+            await db.execute(
+                text("UPDATE sessions SET customer_id = :who, title = :title WHERE id = :id"),
+                {"who": who, "title": f"{CANARY} of {who}", "id": session_id},
+            )
+    return made
+
+
+def post(stack: Stack, session_id: UUID, words: str, key: str, **options: Any) -> None:
+    """A message by the Celery door."""
+    with Celery(broker=stack.broker_url) as producer:
+        arguments = {"session_id": str(session_id), "message_key": key, "text": words}
+        producer.send_task("messages.receive", kwargs=arguments, queue="messages", **options)
+
+
+async def test_nothing_of_a_customer_is_left_and_everything_of_others_is(database: Database, ringer: Ringer, stack: Stack):
+    """One session at work, one that waits for an approval, one of long ago; messages that wait in the broker."""
+    made = await mary(database, stack, sessions=3)
+    at_work, waiting, past, johns = made.session_ids
+    filled(stack.database_url, made, [past], turns=3, words=CANARY, customer=MARY)
+    worker = stack.worker(queues="turns")
+    for session_id, said in ((at_work, f"{CANARY} {STREAM}"), (waiting, f"{CANARY} [[tool orders_lookup]]"), (johns, "I am john.")):
+        accepted = await intake.accept(database, made.workspace_id, session_id, said)
+        assert accepted.ring is not None
+        ringer.ring(accepted.ring)
+    await soon(lambda: stack.one("SELECT count(*) FROM approvals WHERE status = 'pending'") == 1)
+    await soon(lambda: stack.one("SELECT status FROM turns WHERE session_id = %s", at_work) == "running")
+    await soon(lambda: stack.one("SELECT status FROM turns WHERE session_id = %s", johns) == "done")
+    post(stack, at_work, f"{CANARY}, are you there?", "k1")
+    post(stack, waiting, f"{CANARY}, later", "k2", countdown=3600, priority=3)
+    post(stack, johns, "john's words", "k3")
+    assert {"events", "sessions", "tool_calls", "approvals"} <= set(found_in_tables(stack.database_url, CANARY))
+    assert found_in_broker(stack.broker_url, CANARY)
+    facts = stack.one("SELECT count(*) FROM usage_facts")
+
+    would = turnline(stack, "--customer", MARY, "--dry-run")
+    receipt = erased(stack)
+
+    assert "Would erase: 3 sessions" in would.stdout, would.stderr
+    assert "in the broker: 2 messages." in would.stdout
+    assert (receipt["sessions"], receipt["broker"]) == (3, {"messages": 2})
+    assert receipt["events"] >= 12 + 2 + 3
+    assert receipt["customer_sha256"] == stack.one("SELECT encode(sha256(%s), 'hex')", MARY.encode())
+    assert found_in_tables(stack.database_url, CANARY) == ["sessions"], "john's title"
+    assert found_in_tables(stack.database_url, MARY) == []
+    assert found_in_broker(stack.broker_url, CANARY) == []
+    assert found_in_broker(stack.broker_url, "john's words") == ["messages"]
+    assert left(stack.database_url, [at_work, waiting, past]) == {}
+    assert left(stack.database_url, [johns])["events"] == 2
+    assert stack.one("SELECT count(*) FROM usage_facts") > facts, "what analytics count stays, and the ends are added"
+    assert violations(stack.database_url) == {}
+    assert "There is nothing of this customer" in turnline(stack, "--customer", MARY).stdout
+    worker.stop()
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["gone", "going"])
+async def test_a_message_that_comes_late_is_dropped(database: Database, stack: Stack, gone: bool):
+    made = await mary(database, stack)
+    if gone:
+        erased(stack)
+    else:
+        with psycopg.connect(stack.database_url) as db:
+            db.execute("UPDATE sessions SET status = 'completed', deleting_at = now() WHERE id = %s", [made.session_id])
+    worker = stack.worker()
+    post(stack, made.session_id, f"{CANARY}, one more thing", "k9")
+
+    await soon(lambda: worker.said("a message for no session of ours was dropped"))
+
+    assert CANARY not in worker.log.read_text()
+    assert "events" not in left(stack.database_url, made.session_ids[:2])
+    worker.stop()
+
+
+async def test_a_hold_stops_it_with_a_sentence(database: Database, stack: Stack):
+    made = await mary(database, stack)
+    with psycopg.connect(stack.database_url) as db:
+        db.execute("UPDATE sessions SET held_at = now() WHERE id = %s", [made.session_ids[1]])
+
+    refused = turnline(stack, "--customer", MARY, "--yes")
+
+    assert refused.returncode == 1
+    assert "Nothing was erased: held are" in refused.stderr
+    assert str(made.session_ids[1]) in refused.stderr
+    assert left(stack.database_url, made.session_ids) == {"sessions": 3}
+    assert stack.one("SELECT count(*) FROM sessions WHERE status = 'active'") == 3
+
+
+async def test_customers_of_one_id_in_two_workspaces_are_two(database: Database, stack: Stack):
+    made, other = await mary(database, stack), await mary(database, stack)
+
+    refused = turnline(stack, "--customer", MARY, "--yes")
+    receipt = erased(stack, "--workspace", str(made.workspace_id))
+
+    assert refused.returncode == 1
+    assert "2 workspaces have a customer of this id" in refused.stderr
+    assert receipt["sessions"] == 2
+    assert left(stack.database_url, other.session_ids) == {"sessions": 3}
+
+
+async def test_killed_in_the_middle_it_goes_on_under_the_same_receipt(database: Database, stack: Stack):
+    made = await mary(database, stack)
+    for session_id in made.session_ids[:2]:
+        filled(stack.database_url, made, [session_id], turns=3000, words=CANARY, customer=MARY)
+    process = stack.start("-m", "cli.main", "erase", "--customer", MARY, "--yes")
+    await soon(lambda: 0 < stack.one("SELECT count(*) FROM events") < 20_000)
+    process.kill()
+    assert violations(stack.database_url) == {}
+    assert left(stack.database_url, made.session_ids[:2])
+
+    receipt = erased(stack)
+
+    assert (receipt["sessions"], receipt["events"], receipt["turns"]) == (2, 24_000, 6000)
+    assert stack.rows("SELECT count(*), count(finished_at) FROM erasures") == [(1, 1)]
+    assert found_in_tables(stack.database_url, MARY) == []
+
+
+async def test_without_a_broker_it_is_not_finished(database: Database, stack: Stack):
+    made = await mary(database, stack)
+    env = stack.env
+    stack.env = env | {"CELERY_BROKER_URL": "redis://127.0.0.1:1/0"}
+    refused = turnline(stack, "--customer", MARY, "--yes")
+    stack.env = env
+
+    assert "does not answer" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert left(stack.database_url, made.session_ids[:2]) == {}
+    assert erased(stack)["sessions"] == 2

@@ -1,0 +1,110 @@
+"""Taking a customer's messages out of RabbitMQ: the others stay, in their order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from uuid import UUID, uuid4
+
+import pytest
+from celery import Celery
+
+from cli import broker_purge
+from settings import Settings
+from tasks.celery_app import make_app, queue
+from tests.support.rabbitmq import ABSENT, RabbitMQ
+from tests.support.servers import until
+from worker.dead_letters import DELIVERY_LIMIT, DeclareDeadLetters
+
+pytestmark = pytest.mark.skipif(not RabbitMQ.executable(), reason=ABSENT)
+
+
+class Consumer:
+    """As much of a worker as declares the dead letters."""
+
+    def __init__(self, app: Celery, connection: object) -> None:
+        self.app, self.connection = app, connection
+
+
+@pytest.fixture(scope="module")
+def app() -> Iterator[Celery]:
+    with RabbitMQ() as broker:
+        made = make_app(Settings(_env_file=None, DATABASE_URL="", CELERY_BROKER_URL=broker.url))
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def waiting(app: Celery) -> Celery:
+    """The queue of messages and that of its dead letters, empty."""
+    with app.connection_for_write() as connection:
+        queue("messages", app.conf.broker_url).bind(connection.default_channel).declare()
+        DeclareDeadLetters(Consumer(app, connection)).start(Consumer(app, connection))
+        for name in ("messages", "messages.dead"):
+            connection.default_channel.queue_purge(name)
+    return app
+
+
+def post(app: Celery, session_id: UUID, words: str, *, dead: bool = False) -> None:
+    arguments = {"session_id": str(session_id), "message_key": words, "text": words}
+    name = "messages.dead" if dead else "messages"
+    with Celery(broker=app.conf.broker_url) as producer:  # a web app's: it declares nothing
+        producer.send_task("messages.receive", kwargs=arguments, exchange=name, routing_key=name)
+
+
+def count(app: Celery, name: str) -> int:
+    with app.connection_for_write() as connection:
+        return int(connection.default_channel.queue_declare(name, passive=True).message_count)
+
+
+def texts(app: Celery, name: str) -> list[str]:
+    """What waits in a queue, taken out for good."""
+    found = []
+    with app.connection_for_write() as connection:
+        while message := connection.default_channel.basic_get(name, no_ack=True):
+            found.append(json.loads(message.body)[1]["text"])
+    return found
+
+
+def test_a_customers_messages_go_and_the_others_stay_in_their_order(waiting: Celery):
+    mary, john = uuid4(), uuid4()
+    for number in range(6):
+        post(waiting, (mary, john)[number % 2], f"m{number}")
+    post(waiting, mary, "d0", dead=True)
+    post(waiting, john, "d1", dead=True)
+    until(lambda: (count(waiting, "messages"), count(waiting, "messages.dead")) == (6, 2), 30)
+
+    would = broker_purge.take_out(waiting, [mary], dry_run=True)
+    until(lambda: count(waiting, "messages") == 6, 30)
+    did = broker_purge.take_out(waiting, [mary])
+    until(lambda: count(waiting, "messages") == 3, 30)
+    again = broker_purge.take_out(waiting, [mary])
+    until(lambda: count(waiting, "messages") == 3, 30)
+
+    assert would == did == {"messages": 3, "messages.dead": 1}
+    assert again == {}
+    assert texts(waiting, "messages") == ["m1", "m3", "m5"]
+    assert texts(waiting, "messages.dead") == ["d1"]
+
+
+def test_looking_makes_no_dead_letters(waiting: Celery):
+    """However often somebody looks, while no worker runs."""
+    john = uuid4()
+    for number in range(3):
+        post(waiting, john, f"m{number}")
+    until(lambda: count(waiting, "messages") == 3, 30)
+
+    for _ in range(DELIVERY_LIMIT + 3):
+        assert broker_purge.take_out(waiting, [uuid4()]) == {}
+        until(lambda: count(waiting, "messages") == 3, 30)
+
+    assert count(waiting, "messages.dead") == 0
+    assert texts(waiting, "messages") == ["m0", "m1", "m2"]
+
+
+def test_where_nobody_has_ever_declared_the_queue(app: Celery):
+    with app.connection_for_write() as connection:
+        for name in ("messages", "messages.dead"):
+            connection.default_channel.queue_delete(name)
+
+    assert broker_purge.take_out(app, [uuid4()]) == {}

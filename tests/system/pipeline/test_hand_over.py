@@ -1,0 +1,85 @@
+"""A person takes a session over while a real worker carries its turn, writes in it, and gives it back."""
+
+from __future__ import annotations
+
+import pytest
+
+from store.conversations import session_control
+from store.database import Database
+from tasks.dispatcher import Ringer
+from tests.support.conversation import STREAM, soon, talk, tool
+from tests.support.invariants import violations
+from tests.support.stack import Process, Stack
+
+
+@pytest.fixture(scope="module", autouse=True)
+def worker(stack: Stack) -> Process:
+    stack.beat()
+    return stack.worker()
+
+
+async def test_a_takeover_in_the_middle_of_a_reply_and_the_way_back(stack: Stack, database: Database, ringer: Ringer):
+    session = await talk(stack, database, ringer)
+    turn_id = await session.says(f"{STREAM} taken over")
+    await session.streams(turn_id)
+
+    await session.switches("manual")
+
+    assert await session.ended(turn_id) == ("cancelled", "TakenOver")
+    assert await session.says("Is anybody there?") is None
+    for source, text in (("human_agent", "Grace here, one moment."), ("human_agent_on_behalf_of_ai_agent", "It is paid.")):
+        await session_control.say_as_person(database, session.made.workspace_id, session.made.session_id, source, text)
+    assert [source for kind, source, _ in session.log() if kind == "agent_message"] == ["human_agent", "human_agent_on_behalf_of_ai_agent"]
+    assert stack.rows("SELECT status FROM turns WHERE session_id = %s", session.made.session_id) == [("cancelled",)]
+
+    await session.switches("auto")
+
+    assert await session.ended(await session.says("Thanks, and order 42?")) == ("done", None)
+    asked = await session.asked("Thanks, and order 42?")
+    said = [(message["role"], message["content"]) for message in asked if message["role"] != "system"]
+    assert said[-4:] == [
+        ("user", "Is anybody there?"),
+        ("assistant", "Grace here, one moment."),
+        ("assistant", "It is paid."),
+        ("user", "Thanks, and order 42?"),
+    ]
+    stack.drained()
+    assert violations(stack.database_url) == {}
+
+
+async def test_a_pause_lets_the_turn_rest_and_it_is_answered_afterwards(stack: Stack, database: Database, ringer: Ringer):
+    session = await talk(stack, database, ringer)
+    text = "[[latency 1500]] paused"
+    turn_id = await session.says(text)
+    await session.requests(text, 1)
+
+    await session.switches("paused")
+
+    await soon(lambda: stack.status(turn_id) == "queued")
+    assert session.kinds() == ["customer_message", "status_update"]
+    assert await session.says("And this") == turn_id
+    assert stack.status(turn_id) == "queued"
+    await session.switches("auto")
+    assert await session.ended(turn_id) == ("done", None)
+    assert session.kinds().count("agent_message") == 1
+    assert stack.one("SELECT attempts FROM turns WHERE id = %s", turn_id) == 1, "resting costs no attempt"
+    stack.drained()
+    assert violations(stack.database_url) == {}
+
+
+async def test_a_takeover_while_a_tool_runs(stack: Stack, database: Database, ringer: Ringer):
+    """The call is cut off, its result is said to be unknown, and nothing is said after it."""
+    session = await talk(stack, database, ringer, tool(stack, "unsafe"))
+    before = stack.counts()["tools"].get("orders_lookup", {}).get("requests", 0)
+    turn_id = await session.says('[[call orders_lookup {"order": 41, "latency_ms": 60000}]] taken')
+    await soon(lambda: stack.counts()["tools"].get("orders_lookup", {}).get("requests", 0) > before)
+
+    offset = await session.switches("manual")
+
+    assert await session.ended(turn_id) == ("cancelled", "TakenOver")
+    assert offset is not None
+    after = session.log()[offset + 1 :]
+    assert [(kind, content["status"]) for kind, _, content in after] == [("tool_result", "unknown"), ("status_update", "cancelled")]
+    assert "cut off" in after[0][2]["error"], "nobody waited for the tool's own time to be up"
+    stack.drained()
+    assert violations(stack.database_url) == {}

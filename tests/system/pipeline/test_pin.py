@@ -1,0 +1,147 @@
+"""A turn keeps the agent it started with: its prompt, its model, its tools. What the vendor was asked tells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from store.catalog import agents, tools
+from store.database import Database
+from tasks.dispatcher import Ringer
+from tests.support.conversation import Talk, soon, talk, tool
+from tests.support.invariants import violations
+from tests.support.stack import Stack
+
+NOTES = {"name": "notes", "description": "Takes a note.", "effect": "idempotent", "parameters": {"type": "object"}}
+LATER = {"name": "refunds", "description": "Refunds an order.", "effect": "idempotent", "parameters": {"type": "object"}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def beat(stack: Stack) -> None:
+    stack.beat()
+
+
+async def session_of(stack: Stack, database: Database, ringer: Ringer) -> Talk:
+    slow, notes = tool(stack, "idempotent"), NOTES | {"integration": {"configuration": {"url": f"{stack.sandbox_url}/tools/notes"}}}
+    return await talk(stack, database, ringer, slow, notes, system_prompt="Be brief.", model_name="gpt-4o", temperature=30)
+
+
+async def change_everything(session: Talk) -> None:
+    """The prompt, the model, its settings, a tool's schema; one tool is switched off, another one added."""
+    made = session.made
+    ids = dict(session.stack.rows("SELECT name, id FROM tools WHERE workspace_id = %s", made.workspace_id))
+    async with session.database.transaction(made.workspace_id) as db:
+        values = {"system_prompt": "Be verbose.", "model_name": "gpt-4.1", "temperature": 90, "max_tokens": 77, "name": "Eve"}
+        await agents.change(db, made.agent_id, values)
+        changed = {"description": "Looks orders up.", "parameters": {"type": "object", "properties": {"number": {"type": "integer"}}}}
+        await tools.change(db, ids["orders_lookup"], changed)
+        await tools.change(db, ids["notes"], {"enabled": False})
+        later = await tools.create(db, made.workspace_id, LATER)
+        await agents.assign_tools(db, made.workspace_id, made.agent_id, [*ids.values(), later["id"]])
+
+
+def seen(request: dict[str, Any]) -> dict[str, Any]:
+    """What of a request comes from the agent: all but what was said."""
+    system = [message for message in request["messages"] if message["role"] == "system"]
+    return {name: value for name, value in request.items() if name != "messages"} | {"system": system}
+
+
+def offered(request: dict[str, Any]) -> list[str]:
+    return sorted(one["function"]["name"] for one in request["tools"])
+
+
+def pinned(session: Talk, turn_ids: Sequence[UUID | None]) -> list[tuple[Any, ...]]:
+    query = "SELECT agent_version, agent_digest FROM turns WHERE id = ANY (%s) ORDER BY opened_at_offset"
+    return session.stack.rows(query, list(turn_ids))
+
+
+def used(stack: Stack, name: str) -> int:
+    requests: int = stack.counts()["tools"].get(name, {}).get("requests", 0)
+    return requests
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["between steps", "after its worker was killed"])
+async def test_changing_the_agent_changes_the_next_turn_only(stack: Stack, database: Database, ringer: Ringer, killed: bool):
+    session = await session_of(stack, database, ringer)
+    worker = stack.worker()
+    before, notes = used(stack, "orders_lookup"), used(stack, "notes")
+    waits = '"fault": "hang"' if killed else '"latency_ms": 2500'
+    text = f'[[call orders_lookup {{"order": 41, {waits}}}]] [[then notes {{"note": 1}}]] pinned, killed: {killed}'
+    turn_id = await session.says(text)
+    await soon(lambda: used(stack, "orders_lookup") > before)
+
+    await change_everything(session)
+    if killed:
+        worker.kill()
+        worker = stack.worker()
+
+    assert await session.ended(turn_id) == ("done", None)
+    first, *later = await session.all_asked(text)
+    assert len(later) == 2
+    assert [seen(request) for request in later] == [seen(first)] * 2
+    assert (first["model"], offered(first)) == ("gpt-4o", ["notes", "orders_lookup"])
+    assert "Be brief." in first["messages"][0]["content"]
+    # What tools are connected to is read with each claim: a later one knows a tool that was switched off, and does not carry it out.
+    results = [content["status"] for kind, _, content in session.log() if kind == "tool_result"]
+    assert (results, used(stack, "notes")) == ((["succeeded", "failed"], notes) if killed else (["succeeded", "succeeded"], notes + 1))
+
+    then = f"and now? killed: {killed}"
+    following = await session.says(then)
+    assert await session.ended(following) == ("done", None)
+    [request] = await session.all_asked(then)
+    assert (request["model"], offered(request)) == ("gpt-4.1", ["orders_lookup", "refunds"])
+    assert "Be verbose." in request["messages"][0]["content"]
+    assert "Be brief." not in request["messages"][0]["content"]
+    assert "number" in str(request["tools"])
+    (old_version, old_digest), (version, digest) = pinned(session, [turn_id, following])
+    assert old_version == 1 < version
+    assert old_digest != digest
+    stack.drained()
+    assert violations(stack.database_url) == {}
+    assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("how", ["archived", "deleted"])
+async def test_an_agent_that_goes_away_during_a_turn(stack: Stack, database: Database, ringer: Ringer, how: str):
+    session = await session_of(stack, database, ringer)
+    doomed = stack.worker()
+    text = f"[[fault hang]] {how} meanwhile"
+    turn_id = await session.says(text)
+    await session.requests(text, 1)
+
+    async with database.transaction(session.made.workspace_id) as db:
+        if how == "deleted":
+            await agents.delete(db, session.made.agent_id)
+        else:
+            await agents.change(db, session.made.agent_id, {"status": "archived", "system_prompt": "Say nothing."})
+    doomed.kill()
+    worker = stack.worker()
+
+    assert await session.ended(turn_id) == ("done", None)
+    first, again = await session.all_asked(text)
+    assert seen(first) == seen(again)
+    stack.drained()
+    assert violations(stack.database_url) == {}
+    assert worker.stop() == 0
+
+
+async def test_an_agent_that_stays_the_same_is_kept_once(stack: Stack, database: Database, ringer: Ringer):
+    session = await session_of(stack, database, ringer)
+    worker = stack.worker()
+
+    async def kept() -> tuple[int, int]:
+        turn_ids = [await session.says(f"the {number}th", "enqueue") for number in range(3)]
+        for turn_id in turn_ids:
+            assert await session.ended(turn_id) == ("done", None)
+        agent_id = session.made.agent_id
+        rows = session.stack.one("SELECT count(*) FROM agent_snapshots WHERE agent_id = %s", agent_id)
+        return rows, len(set(pinned(session, turn_ids)))
+
+    assert await kept() == (1, 1)
+    async with database.transaction(session.made.workspace_id) as db:
+        await agents.change(db, session.made.agent_id, {"system_prompt": "Be kind."})
+    assert await kept() == (2, 1)
+    assert worker.stop() == 0

@@ -1,0 +1,190 @@
+"""Messages that kill their workers: dead turns, a session in quarantine, and what an operator does about them. Each claim counts here."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from engine.errors import Conflict
+from store.conversations import intake
+from store.conversations import redrive as store_redrive
+from store.database import Database
+from tasks.dispatcher import Ringer
+from tests.support.conversation import Talk, soon, talk, tool
+from tests.support.invariants import violations
+from tests.support.servers import ROOT, EmbeddedValkey
+from tests.support.stack import Stack, running
+
+CALL = '[[call orders_lookup {"order": 41}]]'
+
+
+@pytest.fixture(scope="module")
+def stack(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    settings = {"TURNLINE_TURN_MAX_ATTEMPTS": "1", "TURNLINE_TURN_MODEL_CALLS": "2"}
+    with (
+        EmbeddedValkey(None) as broker,
+        running(Stack(database_url, broker.url, Path(tmp_path_factory.mktemp("stack")), **settings)) as made,
+    ):
+        made.beat()
+        yield made
+
+
+def turnline(stack: Stack, *arguments: str) -> str:
+    command = [sys.executable, "-m", "cli.main", *arguments]
+    done = subprocess.run(command, env=stack.env, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+async def redrive(session: Talk, turn_id: UUID | None, *, from_scratch: bool = False) -> None:
+    assert turn_id is not None
+    done = await store_redrive.redrive(
+        session.database, session.made.workspace_id, turn_id, from_scratch=from_scratch, by="ops", window=200
+    )
+    assert done.ring is not None
+    session.ringer.ring(done.ring)
+
+
+def tool_requests(stack: Stack, turn_id: UUID | None) -> list[dict[str, int]]:
+    """What the sandbox's tool was asked under each key of the turn, by step."""
+    by_key = stack.counts()["tools"].get("orders_lookup", {}).get("by_key", {})
+    return [
+        by_key.get(key, {}) for (key,) in stack.rows("SELECT idempotency_key FROM tool_calls WHERE turn_id = %s ORDER BY step", turn_id)
+    ]
+
+
+def statuses(session: Talk) -> list[str]:
+    return [content["status"] for kind, _, content in session.log() if kind == "status_update"]
+
+
+def model_calls(stack: Stack, turn_id: UUID | None) -> list[tuple[Any, ...]]:
+    return stack.rows("SELECT step, state FROM model_calls WHERE turn_id = %s ORDER BY step, attempt", turn_id)
+
+
+@pytest.mark.timeout(240)
+async def test_three_dead_turns_in_a_row_and_the_way_out(stack: Stack, database: Database, ringer: Ringer):
+    """The session is set aside, its messages wait, others go on; a redrive of the last dead turn is answered, then what waited."""
+    session, other = await talk(stack, database, ringer), await talk(stack, database, ringer)
+    dead: list[UUID | None] = []
+    for number in range(3):
+        doomed = stack.worker()
+        await soon(lambda: not dead or stack.status(dead[-1]) == "dead")
+        text = f"[[fault hang]] deadly {number}"
+        dead.append(await session.says(text))
+        await session.requests(text, 1)
+        doomed.kill()
+    worker = stack.worker()
+    assert await session.ended(dead[-1]) == ("dead", "AttemptsSpent")
+    detail = stack.one("SELECT error_detail FROM turns WHERE id = %s", dead[-1])
+    assert detail == "claimed 1 times without coming to a rest; last: WorkerLost, while it waited for the model"
+    assert statuses(session) == ["dead", "dead", "dead", "quarantined"]
+    assert stack.one("SELECT quarantined_at IS NOT NULL FROM sessions WHERE id = %s", session.made.session_id)
+
+    waiting = await session.says("I am still here.")
+    # Nobody rings for the others' messages: that they are answered shows that the sweep has run, and left the quarantined session alone.
+    for text in ("Hello?", "And you?"):
+        unrung = await intake.accept(database, other.made.workspace_id, other.made.session_id, text)
+        assert await other.ended(unrung.turn_id) == ("done", None)
+    assert stack.rows("SELECT status, attempts, rung_at FROM turns WHERE id = %s", waiting) == [("queued", 0, None)]
+    assert "its session is quarantined" in " ".join(turnline(stack, "turns", "--dead").split())
+
+    said = turnline(stack, "redrive", str(dead[-1]))
+
+    assert "was rung" in said
+    assert await session.ended(dead[-1]) == ("done", None)
+    assert await session.ended(waiting) == ("done", None)
+    assert statuses(session) == ["dead", "dead", "dead", "quarantined", "redriven"]
+    replies = [content["text"] for kind, _, content in session.log() if kind == "agent_message"]
+    assert ["deadly 2" in replies[0], "I am still here." in replies[1], len(replies)] == [True, True, 2]
+    assert stack.rows("SELECT dead_in_row, quarantined_at FROM sessions WHERE id = %s", session.made.session_id) == [(0, None)]
+    with pytest.raises(Conflict, match="later turn"):
+        await redrive(session, dead[0])
+    stack.drained()
+    assert violations(stack.database_url) == {}
+    assert worker.stop() == 0
+
+
+@pytest.mark.timeout(240)
+async def test_what_a_redriven_turn_does_again_and_what_not(stack: Stack, database: Database, ringer: Ringer):
+    again, scratch = [await talk(stack, database, ringer, tool(stack, "idempotent")) for _ in range(2)]
+    unsafe = await talk(stack, database, ringer, tool(stack, "unsafe"))
+    again_text = f"{CALL} [[fault hang x2 after 1]] from its last step, twice"
+    scratch_text = f"{CALL} [[fault hang after 1]] from scratch"
+    unsafe_text = '[[call orders_lookup {"order": 41, "fault": "effect-then-timeout"}]] unsafe'
+    doomed = stack.worker()
+    again_turn, scratch_turn, unsafe_turn = await again.says(again_text), await scratch.says(scratch_text), await unsafe.says(unsafe_text)
+    await again.requests(again_text, 2)
+    await scratch.requests(scratch_text, 2)
+    await soon(lambda: tool_requests(stack, unsafe_turn) == [{"requests": 1, "effects": 1}])
+    doomed.kill()
+    doomed = stack.worker()
+    for session, turn_id in ((again, again_turn), (scratch, scratch_turn), (unsafe, unsafe_turn)):
+        assert await session.ended(turn_id) == ("dead", "AttemptsSpent")
+    with pytest.raises(Conflict, match="must not be repeated"):
+        await redrive(unsafe, unsafe_turn, from_scratch=True)
+    stack.drained()
+    assert violations(stack.database_url) == {}
+
+    await redrive(again, again_turn)
+    await redrive(scratch, scratch_turn, from_scratch=True)
+    await redrive(unsafe, unsafe_turn)
+
+    # From scratch: everything once more, under new keys, and the model sees nothing of what was.
+    assert await scratch.ended(scratch_turn) == ("done", None)
+    assert stack.counts()["by_text"][scratch_text] == 4
+    assert tool_requests(stack, scratch_turn) == [{"requests": 1, "effects": 1}] * 2
+    assert model_calls(stack, scratch_turn) == [(0, "settled"), (1, "unknown"), (1, "settled"), (2, "settled")]
+    assert await seen_by_the_model(scratch, scratch_text) == [["user"], ["user", "assistant", "tool"]] * 2
+    # An unsafe tool that ran is not asked again; the model is told that nobody knows.
+    assert await unsafe.ended(unsafe_turn) == ("done", None)
+    assert tool_requests(stack, unsafe_turn) == [{"requests": 1, "effects": 1}]
+    assert "unknown" in next(content["status"] for kind, _, content in unsafe.log() if kind == "tool_result")
+    # From its last step: the tool's answer stands; only the call that hung is made again. It hangs once more.
+    await again.requests(again_text, 3)
+    doomed.kill()
+    worker = stack.worker()
+    assert await again.ended(again_turn) == ("dead", "AttemptsSpent")
+    stack.drained()
+    assert violations(stack.database_url) == {}, "a turn that died twice has said so twice"
+    await redrive(again, again_turn)
+    assert await again.ended(again_turn) == ("done", None)
+    assert statuses(again) == ["dead", "redriven", "dead", "redriven"]
+    assert stack.counts()["by_text"][again_text] == 4
+    assert tool_requests(stack, again_turn) == [{"requests": 1, "effects": 1}]
+    assert model_calls(stack, again_turn) == [(0, "settled"), (1, "unknown"), (1, "unknown"), (1, "settled")]
+    endings = stack.one("SELECT endings FROM turns WHERE id = %s", again_turn)
+    assert [one["error_class"] for one in endings] == ["WorkerLost", "AttemptsSpent"] * 2
+    stack.drained()
+    assert violations(stack.database_url) == {}
+    assert worker.stop() == 0
+
+
+async def seen_by_the_model(session: Talk, text: str) -> list[list[str]]:
+    """The roles of the messages in each request whose last words were `text`, instructions left out."""
+    requests = await session.all_asked(text)
+    return [[message["role"] for message in one["messages"] if message["role"] != "system"] for one in requests]
+
+
+async def test_a_turn_that_spent_its_limit_gets_it_anew(stack: Stack, database: Database, ringer: Ringer):
+    worker = stack.worker()
+    session = await talk(stack, database, ringer, tool(stack, "idempotent"))
+    text = f'{CALL} [[then orders_lookup {{"order": 42}}]] [[then orders_lookup {{"order": 43}}]] three steps'
+    turn_id = await session.says(text)
+    assert await session.ended(turn_id) == ("failed", "BudgetSpent")
+    assert stack.counts()["by_text"][text] == 2
+
+    await redrive(session, turn_id)
+
+    assert await session.ended(turn_id) == ("done", None)
+    assert stack.counts()["by_text"][text] == 4
+    assert tool_requests(stack, turn_id) == [{"requests": 1, "effects": 1}] * 3
+    assert statuses(session) == ["failed", "redriven"]
+    stack.drained()
+    assert violations(stack.database_url) == {}
+    assert worker.stop() == 0

@@ -1,0 +1,109 @@
+"""Analytics of real turns: rollups equal a recount; a job that is killed in the middle, or run twice at once, counts everything once."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+import pytest
+from celery import Celery
+
+from settings import Settings
+from store.conversations import intake
+from store.database import Database
+from tasks.dispatcher import Ringer
+from tests.store.test_rollups import same, two_agents
+from tests.support.activity import Activity
+from tests.support.factories import tenant
+from tests.support.recount import quarter, recount, rolled_up
+from tests.support.servers import Databases, process_env, until
+from tests.support.stack import Stack
+from tests.system.pipeline.test_turn import tool
+
+
+async def test_real_turns_are_in_the_totals_once_the_tasks_have_run(stack: Stack, database: Database, ringer: Ringer):
+    stack.worker()
+    made = await tenant(database, sessions=3, tools=(tool(stack),))
+    for session_id in made.session_ids:
+        accepted = await intake.accept(database, made.workspace_id, session_id, "Is order 41 paid?")
+        assert accepted.turn_id is not None
+        ringer.ring(accepted.turn_id)
+    stack.drained()
+
+    from tasks.celery_app import make_app
+
+    celery: Celery = make_app(Settings(_env_file=None, DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))
+    for task in ("analytics.roll_up", "usage.fold_totals"):
+        celery.send_task(task)
+    celery.close()
+    until(lambda: stack.one("SELECT total_messages FROM agents WHERE id = %s", made.agent_id) == 6, 30)
+
+    assert rolled_up(stack.database_url, "quarter") == recount(stack.database_url, quarter)
+    assert stack.one("SELECT total_cost FROM agents") == stack.one("SELECT sum(cost_usd) FROM model_calls") > 0
+    assert stack.rows("SELECT use_count, success_rate FROM tools") == [(3, 100)]
+    assert stack.one("SELECT count(*) FROM sessions WHERE average_response_time > 0") == 3
+    ended = "SELECT count(*) FROM job_runs WHERE error IS NULL AND finished_at > started_at AND job ~ 'roll_up|fold_totals'"
+    until(lambda: stack.one(ended) == 2, 30)
+
+
+@pytest.fixture
+def url(databases: Databases) -> Iterator[str]:
+    """A database with some activity that is not in the rollups yet, beyond what is."""
+    made = databases.migrated()
+    activity = Activity(made, asyncio.run(two_agents(made, "UTC")), datetime(2026, 3, 6, tzinfo=UTC), 3, 3)
+    for step in range(200):
+        activity.step()
+        if step == 50:
+            assert fold(made).wait(60) == 0
+    activity.close()
+    yield made
+    databases.drop(made)
+
+
+def fold(url: str) -> subprocess.Popen[Any]:
+    """`turnline jobs run usage.fold_totals`, started."""
+    command = [sys.executable, "-m", "cli.main", "jobs", "run", "usage.fold_totals", "--json"]
+    return subprocess.Popen(command, env=process_env(DATABASE_URL=url), stdout=subprocess.DEVNULL)
+
+
+def test_a_run_that_is_killed_in_the_middle_of_a_batch_leaves_it_to_the_next(url: str):
+    with psycopg.connect(url) as hindering:
+        ((facts,),) = hindering.execute("SELECT count(*) FROM usage_facts").fetchall()
+        hindering.execute("SELECT 1 FROM agent_rollups WHERE grain = 'total' FOR UPDATE")
+        process = fold(url)
+        until(lambda: _waiting(url), 30)  # facts are taken away, sums are added to, none of it is committed
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    until(lambda: not _waiting(url), 30)
+
+    with psycopg.connect(url) as db:
+        assert db.execute("SELECT count(*) FROM usage_facts").fetchone() == (facts,)
+    assert fold(url).wait(60) == 0
+    same(url, "UTC")
+    with psycopg.connect(url) as db:
+        assert db.execute("SELECT sum(total_cost) FROM agents").fetchone() == db.execute("SELECT sum(cost_usd) FROM sessions").fetchone()
+
+
+def test_two_processes_at_once_count_everything_once(url: str):
+    both = [fold(url), fold(url)]
+
+    assert [process.wait(60) for process in both] == [0, 0]
+    same(url, "UTC")
+    with psycopg.connect(url) as db:
+        assert db.execute("SELECT count(*) FROM usage_facts").fetchone() == (0,)
+        assert db.execute("SELECT sum(total_cost) FROM agents").fetchone() == db.execute("SELECT sum(cost_usd) FROM sessions").fetchone()
+
+
+def _waiting(url: str) -> bool:
+    with psycopg.connect(url) as db:
+        row = db.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            " AND query LIKE '%DELETE FROM usage_facts%'"
+        ).fetchone()
+    return bool(row and row[0])

@@ -1,0 +1,116 @@
+"""A message that arrives while a real worker carries a turn: what becomes of the turn, and what the model is told of it."""
+
+from __future__ import annotations
+
+import pytest
+from celery import Celery
+
+from engine.errors import Conflict
+from engine.turn.state import CUT_OFF
+from store.database import Database
+from tasks.dispatcher import Ringer
+from tests.support.conversation import STREAM, soon, talk, tool
+from tests.support.invariants import violations
+from tests.support.stack import Process, Stack
+
+
+@pytest.fixture(scope="module", autouse=True)
+def worker(stack: Stack) -> Process:
+    stack.beat()
+    return stack.worker()
+
+
+async def test_interrupt_cuts_the_reply_off_and_the_next_turn_sees_what_had_been_said(stack: Stack, database: Database, ringer: Ringer):
+    session = await talk(stack, database, ringer, strategy="interrupt")
+    first = await session.says(f"{STREAM} tell me all")
+    await session.streams(first)
+
+    second = await session.says("Wait, only the last one")
+
+    assert await session.ended(first) == ("cancelled", "Interrupted")
+    assert await session.ended(second) == ("done", None)
+    (partial,) = [content["partial_text"] for _, _, content in session.log() if "partial_text" in content]
+    asked = await session.asked("Wait, only the last one")
+    assert [message["role"] for message in asked] == ["system", "user", "assistant", "user"]
+    assert asked[2]["content"] == f"{partial} {CUT_OFF}"
+    assert session.kinds().count("agent_message") == 1
+    stack.drained()
+    assert violations(stack.database_url) == {}
+
+
+async def test_an_agent_that_is_not_to_be_interrupted_answers_first(stack: Stack, database: Database, ringer: Ringer):
+    session = await talk(stack, database, ringer, strategy="interrupt", allow_interruption=False)
+    slow = "[[latency 1500]] slowly"
+    first = await session.says(slow)
+    await session.requests(slow, 1)
+
+    assert await session.says("And this?") == first
+
+    assert await session.ended(first) == ("done", None)
+    await soon(lambda: session.kinds().count("agent_message") == 2)
+    assert session.kinds().count("status_update") == 0
+    stack.drained()
+    assert violations(stack.database_url) == {}
+
+
+async def test_rollback_keeps_what_was_done_from_the_model(stack: Stack, database: Database, ringer: Ringer):
+    session = await talk(stack, database, ringer, tool(stack, "idempotent"), strategy="rollback")
+    text = '[[call orders_lookup {"order": 41}]] [[fault hang after 1]] rolled back'
+    first = await session.says(text)
+    await session.requests(text, 2)
+
+    second = await session.says("From the start")
+
+    assert await session.ended(first) == ("cancelled", "RolledBack")
+    assert await session.ended(second) == ("done", None)
+    asked = await session.asked("From the start")
+    assert [message["role"] for message in asked] == ["system", "user", "user"]
+    assert [kind for kind, _, _ in session.log() if kind.startswith("tool")] == ["tool_call", "tool_result"], "the log keeps it"
+    assert stack.one("SELECT count(*) FROM model_calls WHERE turn_id = %s AND state = 'settled'", first) == 2, "it is paid for"
+    stack.drained()
+    assert violations(stack.database_url) == {}
+
+
+async def test_rollback_is_refused_once_an_unsafe_tool_has_run(stack: Stack, database: Database, ringer: Ringer):
+    session = await talk(stack, database, ringer, tool(stack, "unsafe"), strategy="rollback")
+    text = '[[call orders_lookup {"order": 41}]] [[fault hang after 1]] unsafe'
+    first = await session.says(text)
+    await session.requests(text, 2)
+
+    with pytest.raises(Conflict, match="unsafe tool"):
+        await session.says("From the start, unsafe")
+
+    assert stack.status(first) == "running"
+    second = await session.says("Then stop", strategy="interrupt")
+    assert await session.ended(first) == ("cancelled", "Interrupted")
+    assert await session.ended(second) == ("done", None)
+    asked = await session.asked("Then stop")
+    assert [message["role"] for message in asked] == ["system", "user", "assistant", "tool", "user"], "what has happened is not hidden"
+    stack.drained()
+    assert violations(stack.database_url) == {}
+
+
+async def test_reject_refuses_at_both_doors_until_the_turn_has_settled(stack: Stack, database: Database, ringer: Ringer):
+    session = await talk(stack, database, ringer, strategy="reject")
+    text = f"{STREAM} busy"
+    first = await session.says(text)
+    await session.requests(text, 1)
+
+    with pytest.raises(Conflict, match="reject"):
+        await session.says("Too early")
+    producer = Celery(broker=stack.broker_url)
+    producer.send_task(
+        "messages.receive",
+        kwargs={"session_id": str(session.made.session_id), "message_key": "k", "text": "Too early as well"},
+        queue="messages",
+    )
+    await soon(lambda: "status_update" in session.kinds())
+    producer.close()
+
+    content = session.log()[-1][2]
+    assert (content["status"], content["error_class"], content["message_key"]) == ("refused", "Conflict", "k")
+    await session.cancels()
+    assert await session.ended(first) == ("cancelled", "Cancelled")
+    assert await session.ended(await session.says("Now")) == ("done", None)
+    stack.drained()
+    assert violations(stack.database_url) == {}

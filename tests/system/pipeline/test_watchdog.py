@@ -1,0 +1,168 @@
+"""A worker that hangs is ended and another finishes its work; one that is merely idle, full or cut off from its broker is left alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from settings import Settings
+from store.conversations import intake
+from store.database import Database
+from tasks.celery_app import make_app
+from tests.support.factories import Tenant, tenant
+from tests.support.invariants import violations
+from tests.support.servers import Databases, until
+from tests.support.stack import Process, Stack, running
+from tests.system.faults.rig import Valkey
+from worker.watchdog import EXIT_CODE
+
+WATCHDOG_S = "3"
+TURNS = 12
+DONE = "SELECT count(*) FROM turns WHERE status = 'done'"
+
+
+@pytest.fixture
+def broker(scratch: Path, tmp_path: Path) -> Iterator[Valkey]:
+    """A broker that keeps its data when it is killed."""
+    with Valkey(scratch / tmp_path.name) as made:
+        yield made
+
+
+@pytest.fixture
+def stack(databases: Databases, broker: Valkey, tmp_path: Path) -> Iterator[Stack]:
+    url = databases.migrated()
+    with running(Stack(url, broker.url, tmp_path, TURNLINE_WATCHDOG_S=WATCHDOG_S)) as made:
+        yield made
+    databases.drop(url)
+
+
+@pytest.fixture
+async def database(stack: Stack) -> AsyncIterator[Database]:
+    made = Database(stack.database_url, pool_size=4)
+    await made.open()
+    yield made
+    await made.close()
+
+
+def quiet(stack: Stack) -> Process:
+    """A worker of four turns at a time that says nothing of its own accord: busy while its broker restarts, it never consumes again."""
+    command = ("-m", "celery", "-A", "tests.support.quiet_app", "worker", "--pool", "custom", "-c", "4", "-n", "quiet@test", "-Q", "turns")
+    worker = stack.start(*command, "--without-mingle", "--without-gossip", "--without-heartbeat")
+    until(lambda: worker.said("ready."), 30)
+    return worker
+
+
+def doctor(stack: Stack) -> list[str]:
+    """What `turnline doctor` says is wrong."""
+    done = subprocess.run([sys.executable, "-m", "cli.main", "doctor"], env=stack.env, capture_output=True, text=True, check=False)
+    return [line for line in done.stdout.splitlines() if line.startswith("WRONG")]
+
+
+def producer(stack: Stack) -> Celery:
+    """What sends tasks to the stack's workers."""
+    return make_app(Settings(_env_file=None, DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))
+
+
+async def post(database: Database, text: str, count: int) -> Tenant:
+    """A tenant with `count` sessions and a message in each. Nobody rings: the sweep does."""
+    made = await tenant(database, sessions=count)
+    for session_id in made.session_ids:
+        await intake.accept(database, made.workspace_id, session_id, text)
+    return made
+
+
+async def hung(stack: Stack, database: Database, broker: Valkey, *, away_s: float = 2) -> Process:
+    """A quiet worker whose broker was killed while all its four hands were full, and came back after `away_s` seconds."""
+    stack.worker(queues="maintenance", concurrency=2)
+    stack.beat()
+    worker = quiet(stack)
+    await post(database, "Hello [[latency 700]]", TURNS)
+    until(lambda: stack.one("SELECT count(*) FROM turns WHERE status = 'running' AND claimed_at > now() - interval '0.3 s'") == 4, 30)
+    broker.kill()
+    time.sleep(away_s)
+    assert worker.said("ready."), "while the broker is away, it is no fault of the worker's"
+    until(lambda: worker.log.read_text().count("Couldn't ack") >= 4)  # none of the four will ever count as given back
+    broker.start()
+    assert stack.one(DONE) < TURNS, "it was done before the broker was gone: the run proves nothing"
+    return worker
+
+
+async def test_without_the_watchdog_it_hangs_for_ever(stack: Stack, database: Database, broker: Valkey):
+    stack.env |= {"TURNLINE_WATCHDOG_S": "0"}
+    worker = await hung(stack, database, broker)
+    assert worker.said("The watchdog is off")
+    time.sleep(3)
+    before = stack.one(DONE)
+    time.sleep(3 * float(WATCHDOG_S))
+
+    assert worker.popen.poll() is None
+    assert stack.one(DONE) == before < TURNS
+    worker.kill()
+
+
+async def test_with_it_the_worker_is_ended_and_the_next_one_finishes(stack: Stack, database: Database, broker: Valkey):
+    worker = await hung(stack, database, broker, away_s=3 * float(WATCHDOG_S))
+    until(lambda: worker.popen.poll() is not None, 60)
+
+    assert worker.popen.returncode == EXIT_CODE
+    assert worker.log.read_text().count("This worker has got nowhere for") == 1
+    assert stack.rows("SELECT name, stalls, stalled_at > now() - interval '1 minute' FROM workers WHERE stalls > 0") == [
+        ("quiet@test", 1, True)
+    ]
+    assert any("The worker quiet@test hung and its watchdog ended it (once, 0 minutes ago)" in line for line in doctor(stack))
+    quiet(stack)
+    stack.drained(60)
+    assert stack.one(DONE) == TURNS
+    assert violations(stack.database_url) == {}
+
+
+async def test_a_worker_whose_loop_is_blocked_is_ended(stack: Stack, database: Database):
+    worker = quiet(stack)
+    app = producer(stack)
+    app.send_task("tests.block", args=(120,), queue="turns")
+    app.close()
+    until(lambda: stack.one("SELECT seen_at IS NOT NULL AND running = 1 FROM workers"), 20)
+    await post(database, "Hello", 1)
+    until(lambda: worker.popen.poll() is not None, 60)
+
+    assert worker.popen.returncode == EXIT_CODE
+    assert "This worker has got nowhere for" in worker.log.read_text()
+
+
+async def test_one_that_is_idle_full_or_cut_off_is_left_alone(stack: Stack, database: Database, broker: Valkey):
+    """Nobody sweeps here, so that turns lie about which nobody carries."""
+    worker = stack.worker(concurrency=2, queues="turns")
+    await post(database, "Nobody rings for me", 1)
+    ended = 2 * float(WATCHDOG_S)
+
+    time.sleep(ended)
+    assert worker.said("ready."), "idle, and in touch with its broker"
+    assert stack.one("SELECT now() - progress_at < interval '4 s' FROM workers")
+
+    app = producer(stack)
+    await post(database, f"[[latency {int(ended * 1500)}]]", 2)
+    for turn_id, text in stack.rows(
+        "SELECT t.id, e.content->>'text' FROM turns t JOIN events e ON e.turn_id = t.id WHERE t.status = 'queued'"
+    ):
+        if "latency" in text:
+            app.send_task("turns.advance", args=(str(turn_id),), queue="turns")
+    app.close()
+    until(lambda: stack.one("SELECT count(*) FROM turns WHERE status = 'running'") == 2)
+    time.sleep(ended)
+    assert worker.said("ready."), "full, of turns that take long"
+    assert stack.one("SELECT count(*) FROM turns WHERE status = 'running'") == 2
+    until(lambda: stack.one(DONE) == 2, 30)
+
+    broker.kill()
+    time.sleep(ended)
+    assert worker.said("ready."), "without a broker"
+    broker.start()
+    time.sleep(ended)
+    assert worker.said("ready."), "in touch again"
+    assert stack.one("SELECT count(*) FROM workers WHERE stalls > 0") == 0

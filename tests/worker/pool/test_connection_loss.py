@@ -1,0 +1,57 @@
+"""The broker's connection breaks while turns run."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from typing import Any
+from urllib.parse import urlsplit
+
+from kombu.connection import Connection
+from kombu.entity import Exchange, Queue
+from kombu.messaging import Consumer
+
+from tests.support.pool_proxy import Proxy
+from tests.worker.pool.conftest import PATIENCE_S, Site, until
+from tests.worker.pool.test_shutdown import hold
+
+
+def test_turns_outlive_a_broken_connection(site: Site) -> None:
+    gate = uuid.uuid4().hex
+    broker = urlsplit(site.broker)
+    with Proxy(broker.port or 0) as proxy:
+        through = broker._replace(netloc=broker.netloc.replace(f":{broker.port}", f":{proxy.port}")).geturl()
+        with site.worker(POOL_TEST_BROKER=through) as worker:
+            held = hold(site, worker, gate, 20)
+            proxy.cut()
+            until(lambda: "Connection refused" in worker.log.read_text(), "a refused attempt to connect")
+            proxy.mend()
+            until(lambda: worker.log.read_text().count("Connected to") == 2, "a new connection")
+            assert site.send("plain", 1, queue=worker.queue).get(timeout=PATIENCE_S) == 2
+            if site.kind == "rabbitmq":  # which delivers again at once, while the first runs go on: what the fence is for
+                until(lambda: site.count(f"begun:{gate}") == 40, "20 messages delivered again")
+            site.open(gate)
+            assert held.get(timeout=PATIENCE_S) == ["held"] * 20
+            until(lambda: not worker.ask("active"), "Celery to hear of every end")
+        assert site.count(f"ended:{gate}") == site.count(f"begun:{gate}") == (20 if site.kind == "valkey" else 40)
+        assert site.count(f"cancelled:{gate}") == 0
+    until(lambda: site.waiting(worker.queue) == 0, "an empty queue")
+
+
+def test_a_polling_channel_with_unacknowledged_messages_can_be_closed_after_its_connection_broke(valkey: str) -> None:
+    """What Celery does on a lost connection, with the sockets failing in the order that kombu's own transport does not survive."""
+    server, name, got = urlsplit(valkey), uuid.uuid4().hex, []
+    with Proxy(server.port or 0) as proxy:
+        connection = Connection(f"redis://127.0.0.1:{proxy.port}/3", transport="worker.redis_transport:Transport")
+        polling: Any = connection.default_channel
+        Consumer(polling, [Queue(name)], callbacks=[lambda _, message: got.append(message)]).consume()
+        replies = Queue(f"{name}-replies", Exchange(f"{name}-fanout", "fanout"), auto_delete=True)
+        Consumer(connection.channel(), [replies], callbacks=[print]).consume()
+        connection.Producer().publish("work", routing_key=name)
+        while not got or polling._in_poll is None:
+            with contextlib.suppress(TimeoutError):
+                connection.drain_events(timeout=0.1)
+        proxy.cut()
+
+        connection.collect(socket_timeout=1)
+        connection.close()

@@ -1,0 +1,1 @@
+"""The worker process: the coroutine pool, the consumer, resources, and the turn runner."""
