@@ -1,10 +1,10 @@
-"""The places at which a test may have this process killed, and the switch for it, which a normal start refuses.
+"""Failpoints: named places where a test can kill or stop this process. A normal start refuses to run with one armed.
 
-    TURNLINE_CRASH_TEST=this-process-may-be-killed TURNLINE_CRASH_AT=C7 turnline worker
+    TURNLINE_CRASH_TEST=this-process-may-be-killed TURNLINE_CRASH_AT=model_call.before_send turnline worker
 
-`TURNLINE_CRASH_AT` is POINT, or POINT:NTH (the NTH time it is reached, from 1), with an action after it: POINT:kill, POINT:2:stop.
-`kill` (the default) is SIGKILL; `stop` is SIGSTOP, for a test to break something and send SIGCONT; `say` is neither, for a test to
-kill the process while what follows is under way. First the process says on its standard error which point was reached.
+`TURNLINE_CRASH_AT` is NAME[:NTH][:ACTION]. NTH (default 1) counts how often the failpoint is reached. ACTION is `kill` (default, SIGKILL),
+`stop` (SIGSTOP, until a test sends SIGCONT) or `say` (only report, so that a test can kill the process during what follows). The process
+first writes one line to standard error.
 """
 
 from __future__ import annotations
@@ -16,60 +16,53 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import Enum, unique
 
 AT = "TURNLINE_CRASH_AT"
 CONSENT = "TURNLINE_CRASH_TEST"
 CONSENTED = "this-process-may-be-killed"
 ACTIONS = ("kill", "stop", "say")
-NO_SUCH_PLACE = {"C22": "there are no webhooks yet"}
 
 
-@unique
-class Point(Enum):
-    """Where a point is."""
-
-    C1 = "intake: before its commit"
-    C2 = "intake: committed, not rung"
-    C3 = "intake: committed and rung, the sender not answered"
-    C4 = "ringing: published, the turn not marked as rung"
-    C5 = "worker: ring received, nothing claimed"
-    C6 = "worker: lease taken, nothing done"
-    C7 = "model call: its intent committed, the request not sent"
-    C8 = "model call: answered, the answer not committed"
-    C9 = "model call: its result committed"
-    C10 = "tool call: its intent committed, the request not sent"
-    C11 = "tool call: answered, the answer not committed"
-    C12 = "tool call: its result committed"
-    C13 = "turn: before the final commit"
-    C14 = "turn: final commit done, the worker goes on"
-    C15 = "worker: turn carried, ring not acknowledged"
-    C16 = "any write of a turn: about to be sent (for breaking the database under it)"
-    C17 = "any write of a turn: committed, its reply unread"
-    C18 = "any write of a turn: about to be sent (for sleeping past the lease)"
-    C19 = "model call: answered, the answer not committed (for breaking the broker under it)"
-    C20 = "tool call: its result committed (for changing the agent before the next attempt)"
-    C21 = "model call: a piece of its text handed to whoever listens"
+FAILPOINTS = {
+    "intake.before_commit": "a message was received, nothing is committed",
+    "intake.committed": "the message is committed, its turn is not dispatched",
+    "intake.dispatched": "the turn is dispatched, the sender has no answer yet",
+    "dispatch.published": "the dispatch is published, the turn is not marked as dispatched",
+    "worker.message_received": "a worker received a turn's id, nothing is claimed",
+    "turn.claimed": "the claim is committed, nothing else is done",
+    "model_call.before_send": "the model call is reserved, the request is not sent",
+    "model_call.answered": "the provider answered, the answer is not committed",
+    "model_call.committed": "the result of a model call is committed",
+    "model_call.delta": "a piece of a streamed reply was handed to the publisher",
+    "tool_call.before_send": "the tool call is committed as running, the request is not sent",
+    "tool_call.answered": "the tool answered, the answer is not committed",
+    "tool_call.committed": "the results of tool calls are committed",
+    "write.before_send": "any commit of a turn is about to be sent",
+    "write.committed": "any commit of a turn is done, its reply is not read",
+    "turn.before_final_commit": "the commit that ends the turn is about to be sent",
+    "turn.final_commit": "the turn has ended, the worker has not gone on",
+    "worker.before_ack": "the turn was run, its broker message is not acknowledged",
+}
 
 
 class NotArmed(ValueError):
-    """The environment asks for a crash in a way that is refused. The text is a sentence for the person at the terminal."""
+    """The environment arms a failpoint incorrectly. The message is shown to the user."""
 
 
 @dataclass(slots=True)
 class Armed:
-    """What this process is to do when it reaches `point` for the `nth` time."""
+    """The failpoint armed in this process: do `action` the `nth` time it is reached."""
 
-    point: Point
+    name: str
     nth: int
     action: str
     _times: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def reached(self) -> None:
-        """Count, and act when the count is right."""
+        """Count one pass, and act on the `nth`."""
         if next(self._times) != self.nth:
             return
-        os.write(2, f"{said(self.point, self.nth, self.action)}\n".encode())
+        os.write(2, f"{log_line(self.name, self.nth, self.action)}\n".encode())
         match self.action:
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -77,36 +70,34 @@ class Armed:
                 signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 
-def said(point: Point, nth: int, action: str) -> str:
-    """The line on standard error by which a test knows that the point was reached."""
-    return f"crash point {point.name} reached, time {nth}: {action}"
+def log_line(name: str, nth: int, action: str) -> str:
+    """Return the line that is written to standard error when an armed failpoint is reached."""
+    return f"failpoint {name} reached, time {nth}: {action}"
 
 
 def armed(environ: Mapping[str, str]) -> Armed | None:
-    """What `environ` asks for; None where it asks for nothing.
+    """Return the failpoint that `environ` arms, or None.
 
     Raises:
-        NotArmed: it asks without saying that this is a test, or for a point or an action that does not exist.
+        NotArmed: the consent variable is missing, or the failpoint, count or action is unknown.
     """
     asked = environ.get(AT, "").strip()
     if not asked:
         return None
     if environ.get(CONSENT) != CONSENTED:
-        raise NotArmed(f"{AT} is set: this process would be killed in the middle of its work. It is for tests only; unset it.")
+        raise NotArmed(f"{AT} is set: it kills this process on purpose and is for tests only. Unset it.")
     name, *rest = asked.split(":")
-    if name in NO_SUCH_PLACE:
-        raise NotArmed(f"{AT} names {name}, which is nowhere: {NO_SUCH_PLACE[name]}.")
-    if name not in Point.__members__:
-        raise NotArmed(f"{AT} names no crash point: {name[:20]!r}. There are {', '.join(Point.__members__)}.")
+    if name not in FAILPOINTS:
+        raise NotArmed(f"{AT} names an unknown failpoint: {name[:40]!r}. Known failpoints: {', '.join(FAILPOINTS)}.")
     nth = int(rest.pop(0)) if rest and rest[0].isdecimal() else 1
     action = rest.pop(0) if rest else "kill"
     if rest or nth < 1 or action not in ACTIONS:
-        raise NotArmed(f"{AT} is POINT[:NTH][:{'|'.join(ACTIONS)}], NTH from 1; it is {asked[:40]!r}.")
-    return Armed(Point[name], nth, action)
+        raise NotArmed(f"{AT} must be NAME[:NTH][:{'|'.join(ACTIONS)}] with NTH from 1; it is {asked[:60]!r}.")
+    return Armed(name, nth, action)
 
 
 def refuse_a_normal_start() -> None:
-    """End the process, with a sentence, where its environment asks for a crash without saying that this is a test."""
+    """Exit with a message if the environment arms a failpoint incorrectly or without consent."""
     try:
         armed(os.environ)
     except NotArmed as refusal:
@@ -117,13 +108,13 @@ def _of_this_process() -> Armed | None:
     try:
         return armed(os.environ)
     except NotArmed:
-        return None  # every way to start says so; a library that merely imports this must not fail
+        return None  # each entry point reports it (refuse_a_normal_start); importing this module must not fail
 
 
 _armed = _of_this_process()
 
 
-def reached(point: Point) -> None:
-    """Say that this process is at `point`: nothing happens, unless a test has asked for it."""
-    if _armed is not None and _armed.point is point:
+def failpoint(name: str) -> None:
+    """Mark a place in the code. Does nothing unless this process was started with this failpoint armed."""
+    if _armed is not None and _armed.name == name:
         _armed.reached()

@@ -127,7 +127,7 @@ class Settings(BaseSettings):
         return value
 
     @property
-    def wake_url(self) -> str:
+    def realtime_url(self) -> str:
         """Where passing news goes: REDIS_URL, or the broker where that is Redis/Valkey, else "" (no passing news; clients poll)."""
         return self.redis_url or (self.broker_url if self.broker_url.startswith(("redis://", "rediss://")) else "")
 

@@ -14,8 +14,8 @@ from fastapi.routing import APIRoute
 
 from api import docs, errors, openapi
 from api.auth import Keys
-from api.backpressure import Gauge
-from api.dependencies import Front
+from api.backpressure import LoadMonitor
+from api.dependencies import AppState
 from api.routes import (
     agents,
     analytics,
@@ -36,11 +36,12 @@ from api.routes import (
 )
 from failpoints import refuse_a_normal_start
 from observability import logs
-from realtime.wake import Listener, Wake
+from realtime.publisher import Publisher
+from realtime.subscriber import Subscriber
 from settings import Settings, get_settings
 from store.database import Database
 from store.encryption import SecretBox
-from tasks.dispatcher import Ringer
+from tasks.dispatcher import Dispatcher
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -59,27 +60,27 @@ def create_app(settings: Settings) -> FastAPI:
         celery = make_app(settings)
         # Who calls over HTTP is told to come back sooner than a turn would be given up.
         database = Database(settings.database_url, pool_size=settings.db_pool_size, application_name="turnline-api", wait_s=5)
-        ringer = Ringer(celery, settings.database_url)
-        wake, listener, keys = Wake(settings.wake_url), Listener(settings.wake_url), Keys(database)
-        gauge = Gauge(settings, database)
-        front = Front(settings, database, keys, box, wake, listener, ringer, gauge)
-        front.stopping.then(listener.nudge)
-        app.state.front = front
+        dispatcher = Dispatcher(celery, settings.database_url)
+        publisher, subscriber, keys = Publisher(settings.realtime_url), Subscriber(settings.realtime_url), Keys(database)
+        load_monitor = LoadMonitor(settings, database)
+        app_state = AppState(settings, database, keys, box, publisher, subscriber, dispatcher, load_monitor)
+        app_state.stopping.then(subscriber.nudge)
+        app.state.app_state = app_state
         app.state.readiness = health.Readiness(database, celery)
         await database.open()
-        await wake.open()
-        await listener.open()
-        ringer.start()
-        await gauge.start()
+        await publisher.open()
+        await subscriber.open()
+        dispatcher.start()
+        await load_monitor.start()
         try:
-            with front.stopping.on_signals():
+            with app_state.stopping.on_signals():
                 yield
         finally:
-            front.stopping.set()
-            await gauge.stop()
-            await asyncio.to_thread(ringer.close)
-            await listener.close()
-            await wake.close()
+            app_state.stopping.set()
+            await load_monitor.stop()
+            await asyncio.to_thread(dispatcher.close)
+            await subscriber.close()
+            await publisher.close()
             await keys.close()
             await database.close()
             celery.close()

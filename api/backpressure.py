@@ -27,7 +27,7 @@ REMEMBERED = 1000
 SOONEST_S, LATEST_S = 5.0, 60.0
 
 
-class Gauge:
+class LoadMonitor:
     """What is open, looked at about once a second beside the requests, which read what was found.
 
     A gauge that cannot be read lets everybody in.
@@ -75,7 +75,7 @@ class Gauge:
         ):
             raise refusal
 
-    def let_in(self, workspace_id: UUID) -> None:
+    def count_accepted(self, workspace_id: UUID) -> None:
         """Count a message that was accepted and waits for a reply, until the next look counts its turn."""
         if self._limits:
             self._since[workspace_id] += 1

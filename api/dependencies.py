@@ -12,36 +12,37 @@ from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
 from api.auth import Keys, authenticate, authorise
-from api.backpressure import Gauge
+from api.backpressure import LoadMonitor
 from api.body_limits import GuardedRequest
 from api.openapi import PROBLEMS
 from api.shutdown import Stopping
-from realtime.wake import Listener, Wake
+from realtime.publisher import Publisher
+from realtime.subscriber import Subscriber
 from settings import Settings
 from store.catalog.workspaces import Caller
 from store.database import Database
 from store.encryption import SecretBox
 
 
-class Doorbell(Protocol):
+class Dispatch(Protocol):
     """Rings for turns; returns at once and never raises (see `tasks.dispatcher.Ringer`)."""
 
-    def ring(self, turn_id: UUID) -> None:
+    def dispatch(self, turn_id: UUID) -> None:
         """Ring for `turn_id`, soon."""
 
 
 @dataclass(slots=True)
-class Front:
+class AppState:
     """What an API process keeps open."""
 
     settings: Settings
     database: Database
     keys: Keys
     box: SecretBox
-    wake: Wake
-    listener: Listener
-    ringer: Doorbell
-    gauge: Gauge
+    publisher: Publisher
+    subscriber: Subscriber
+    dispatcher: Dispatch
+    load_monitor: LoadMonitor
     stopping: Stopping = field(default_factory=Stopping)
 
 
@@ -53,13 +54,13 @@ class GuardedRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def guarded(request: Request) -> Response:
-            front: Front = request.app.state.front
-            caller = await authenticate(request, front.keys)
+            app_state: AppState = request.app.state.app_state
+            caller = await authenticate(request, app_state.keys)
             authorise(caller, write=request.method not in ("GET", "HEAD"))
             request = GuardedRequest(request.scope, request.receive)
             request.state.caller = caller
             if request.method in ("POST", "PUT", "PATCH"):
-                await request.take(front.settings.request_max_bytes)
+                await request.take(app_state.settings.request_max_bytes)
             return await handle(request)
 
         return guarded
@@ -68,9 +69,9 @@ class GuardedRoute(APIRoute):
 _scheme = HTTPBearer(scheme_name="ApiKey", bearerFormat="tl_…", description="An API key of a workspace.", auto_error=False)
 
 
-async def _front(request: Request) -> Front:
-    front: Front = request.app.state.front
-    return front
+async def _front(request: Request) -> AppState:
+    app_state: AppState = request.app.state.app_state
+    return app_state
 
 
 async def _caller(request: Request, _: Annotated[object, Security(_scheme)]) -> Caller:
@@ -78,7 +79,7 @@ async def _caller(request: Request, _: Annotated[object, Security(_scheme)]) -> 
     return caller
 
 
-FrontDep = Annotated[Front, Depends(_front)]
+AppStateDep = Annotated[AppState, Depends(_front)]
 CallerDep = Annotated[Caller, Depends(_caller)]
 
 

@@ -1,11 +1,11 @@
 """Every crash point, alone and in ordered pairs: a process is killed there, then the next one, and the books are checked.
 
-    python -m benchmarks.crashpoints [--sample N] [--seed S] [--only C7,C8] [--singles] [--lanes 4]
+    python -m benchmarks.crashpoints [--sample N] [--seed S] [--only model_call.before_send,model_call.answered] [--singles] [--lanes 4]
 
 Each case is two messages in one session, each answered with three model calls, an idempotent tool and an unsafe one. It ends with both
 messages answered once, every invariant held, the idempotent effects done once and no unsafe tool asked twice; or the program exits 1 and
-says what is wrong. `--only` takes the names of the table; a name stands for its variants too (C10: also "C10 unsafe"). Ctrl-C ends it
-early, with the table so far.
+says what is wrong. `--only` takes the names of the table; a name stands for its variants too (tool_call.before_send: also
+"tool_call.before_send unsafe"). Ctrl-C ends it early, with the table so far.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.standalone.unprivileged import scratch_directory
-from failpoints import NO_SUCH_PLACE
 from tests.support.servers import Databases, EmbeddedPostgres
 from tests.system.crashes.case import Outcome
 from tests.system.crashes.crash_table import CRASHES, Crash
@@ -86,8 +85,6 @@ def report(outcomes: list[Outcome], failed: list[str], console: Console) -> None
     console.print(table)
     again = Counter(one.asked_again for one in outcomes)
     console.print("model calls made again: " + ", ".join(f"{count} in {cases} cases" for count, cases in sorted(again.items())))
-    for name, why in NO_SUCH_PLACE.items():
-        console.print(f"{name}: not applicable; {why}")
     for failure in failed:
         console.print(f"did not come to an end: {failure}")
     wrong = sum(bool(one.wrong) for one in outcomes)
@@ -103,7 +100,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--sample", type=int, default=0, metavar="N", help="N of the pairs instead of all")
     arguments.add_argument("--seed", type=int, default=1, metavar="S", help="which N (default 1)")
-    arguments.add_argument("--only", default="", metavar="C7,C8", help="only these points and pairs of them")
+    arguments.add_argument("--only", default="", metavar="NAME,NAME", help="only these points and pairs of them")
     arguments.add_argument("--singles", action="store_true", help="each point alone, no pairs")
     arguments.add_argument("--lanes", type=int, default=4, help="cases at the same time (default 4)")
     given = arguments.parse_args()

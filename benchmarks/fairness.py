@@ -30,7 +30,7 @@ from store.catalog import workspaces
 from store.conversations import intake
 from store.database import Database
 from tasks.celery_app import make_app
-from tasks.dispatcher import Ringer
+from tasks.dispatcher import Dispatcher
 from tests.support.factories import Tenant, tenant
 from tests.support.invariants import violations
 from tests.support.servers import free_port, until
@@ -121,19 +121,19 @@ async def _flood(stack: Stack, made: Tenant, load: Load) -> None:
     database = Database(stack.database_url, pool_size=INTAKE_AT_ONCE)
     await database.open()
     app = make_app(Settings(DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))
-    ringer = Ringer(app, stack.database_url)
-    ringer.start()
+    dispatcher = Dispatcher(app, stack.database_url)
+    dispatcher.start()
     numbers = itertools.count()
 
     async def some() -> None:
         while (number := next(numbers)) < load.flood:
             session_id = made.session_ids[number % load.sessions]
             accepted = await intake.accept(database, made.workspace_id, session_id, text_of(load, number), window=load.window)
-            if accepted.ring is not None:
-                ringer.ring(accepted.ring)
+            if accepted.to_dispatch is not None:
+                dispatcher.dispatch(accepted.to_dispatch)
 
     await asyncio.gather(*(some() for _ in range(INTAKE_AT_ONCE)))
-    await asyncio.to_thread(ringer.close)
+    await asyncio.to_thread(dispatcher.close)
     await database.close()
     app.close()
 

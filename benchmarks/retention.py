@@ -50,7 +50,7 @@ async def carry(database: Database, made: Tenant, number: int) -> float:
     began = time.perf_counter()
     session_id = made.session_ids[number % SESSIONS]
     accepted = await intake.accept(database, made.workspace_id, session_id, "Is order 41 paid?")
-    if accepted.ring is not None:
+    if accepted.to_dispatch is not None:
         held = await claimed(database, accepted.turn_id, owner=f"w{number}")
         await held.write(ANSWERED)
     return time.perf_counter() - began

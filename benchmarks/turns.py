@@ -31,7 +31,7 @@ from settings import Settings
 from store.conversations import intake
 from store.database import Database
 from tasks.celery_app import make_app
-from tasks.dispatcher import Ringer
+from tasks.dispatcher import Dispatcher
 from tests.support.factories import Tenant, tenant
 from tests.support.invariants import violations
 from tests.support.servers import ROOT, until
@@ -84,19 +84,19 @@ async def submit(stack: Stack, made: Tenant, sessions: list[UUID], texts: list[s
     database = Database(stack.database_url, pool_size=20)
     await database.open()
     app = make_app(Settings(DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))
-    ringer = Ringer(app, stack.database_url)
-    ringer.start()
+    dispatcher = Dispatcher(app, stack.database_url)
+    dispatcher.start()
     began, cpu = time.monotonic(), time.process_time()
 
     async def one(number: int, text: str) -> None:
         if rate:
             await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
         accepted = await intake.accept(database, made.workspace_id, sessions[number % len(sessions)], text)
-        if accepted.ring and accepted.turn_id:
-            ringer.ring(accepted.turn_id)
+        if accepted.to_dispatch and accepted.turn_id:
+            dispatcher.dispatch(accepted.turn_id)
 
     await asyncio.gather(*(one(number, text) for number, text in enumerate(texts)))
-    await asyncio.to_thread(ringer.close)
+    await asyncio.to_thread(dispatcher.close)
     cpu = time.process_time() - cpu
     await database.close()
     app.close()

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cli.database import asked
+from cli.database import run_query
 from cli.standalone.process_utils import SetupError
 from settings import Settings
 from store.database import MAINTENANCE_ROLE, Database
@@ -49,7 +49,7 @@ def run(settings: Settings, *, since: datetime | None, max_s: float, show_progre
             report = await audit.run(database, since=since, max_s=max_s, on_progress=on_progress)
         return await audit.row(database, report.id)
 
-    return asked(settings.maintenance_database_url or settings.database_url, ask, role=MAINTENANCE_ROLE)
+    return run_query(settings.maintenance_database_url or settings.database_url, ask, role=MAINTENANCE_ROLE)
 
 
 def last(settings: Settings) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def last(settings: Settings) -> dict[str, Any]:
     async def ask(database: Database) -> list[dict[str, Any]]:
         return await audit.latest(database)
 
-    rows = asked(settings.maintenance_database_url or settings.database_url, ask, role=MAINTENANCE_ROLE)
+    rows = run_query(settings.maintenance_database_url or settings.database_url, ask, role=MAINTENANCE_ROLE)
     if not rows:
         raise SetupError("There has been no audit yet. `turnline audit` makes one; the scheduler does every day.")
     return rows[0]

@@ -11,7 +11,7 @@ from uuid import UUID
 import click
 
 from cli.api_client import Api
-from cli.standalone.data_dir import Home
+from cli.standalone.data_dir import DataDir
 from cli.standalone.process_utils import SetupError
 from settings import Settings
 
@@ -46,7 +46,7 @@ def opened(settings: Settings, url: str | None, api_key: str | None) -> Api:
     Raises:
         SetupError: there is no key.
     """
-    home = Home(settings.home)
+    home = DataDir(settings.home)
     key = api_key or (home.secrets().api_key if home.exists() else "")
     if not key:
         raise SetupError("No API key: set TURNLINE_API_KEY. `turnline workspace create NAME` makes one.")

@@ -19,7 +19,7 @@ from store.database import APP_ROLE, Database, connect_arguments
 T = TypeVar("T")
 
 
-def place(url: str) -> str:
+def safe_url(url: str) -> str:
     """`url` for a sentence: without user, password and options."""
     parts = urlsplit(url)
     return f"{parts.netloc.rpartition('@')[2]}{parts.path}"
@@ -33,7 +33,7 @@ def operator() -> str:
         return f"operator with user id {os.getuid()}"
 
 
-def asked(url: str, ask: Callable[[Database], Awaitable[T]], *, role: str = APP_ROLE) -> T:
+def run_query(url: str, ask: Callable[[Database], Awaitable[T]], *, role: str = APP_ROLE) -> T:
     """What `ask` returns, given a `Database` that acts as `role` and is closed afterwards.
 
     Raises:
@@ -58,5 +58,5 @@ def asked(url: str, ask: Callable[[Database], Awaitable[T]], *, role: str = APP_
         cause = error.orig if isinstance(error, DBAPIError) else error
         unknown = isinstance(cause, (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction))
         if unknown or f'role "{role}" does not exist' in str(cause):
-            raise SetupError(f"The database {place(url)} has no tables or roles of ours. Run `turnline migrate`.") from error
-        raise SetupError(f"The database {place(url)} does not answer: {str(cause).strip()}") from error
+            raise SetupError(f"The database {safe_url(url)} has no tables or roles of ours. Run `turnline migrate`.") from error
+        raise SetupError(f"The database {safe_url(url)} does not answer: {str(cause).strip()}") from error

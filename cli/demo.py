@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli.api_client import Api
-from cli.standalone.data_dir import Home
+from cli.standalone.data_dir import DataDir
 from cli.standalone.process_utils import SetupError, free_port, tail
 from cli.standalone.stack import Machine, Ports
 from cli.standalone.supervisor import Supervisor
@@ -39,7 +39,7 @@ def demo(settings: Settings, console: Console | None = None) -> None:
     stand_in = not settings.openai_api_key.get_secret_value()
     with scratch_directory("turnline-demo-") as directory:
         supervisor = Supervisor(console.print)
-        machine = _machine(Home(directory / "home"), settings, supervisor, stand_in=stand_in)
+        machine = _machine(DataDir(directory / "home"), settings, supervisor, stand_in=stand_in)
         with supervisor.signals():
             try:
                 whom = "a stand-in model vendor" if stand_in else settings.openai_base_url
@@ -59,7 +59,7 @@ def demo(settings: Settings, console: Console | None = None) -> None:
     console.print(f"Everything has stopped; nothing is left running. {time.monotonic() - began:.1f} s in all.")
 
 
-def _machine(home: Home, settings: Settings, supervisor: Supervisor, *, stand_in: bool) -> Machine:
+def _machine(home: DataDir, settings: Settings, supervisor: Supervisor, *, stand_in: bool) -> Machine:
     """Everything on free ports and servers of its own, whatever DATABASE_URL and the like say: a demo writes into nobody's database."""
     ports = Ports(api=free_port(), flower=free_port(), postgres=0, valkey=0, sandbox=free_port())
     loopback = {"api_host": "127.0.0.1", "flower_host": "127.0.0.1"}

@@ -18,9 +18,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from beat_schedule import SCHEDULE
-from cli.database import place
+from cli.database import safe_url
 from cli.main import wrong_settings
-from cli.standalone.data_dir import Home
+from cli.standalone.data_dir import DataDir
 from settings import Settings
 from store import migrate
 from store.database import APP_ROLE, MAINTENANCE_ROLE, connect_arguments
@@ -59,7 +59,7 @@ def examine(environ: Mapping[str, str]) -> list[Finding]:
         settings = Settings()
     except pydantic.ValidationError as error:
         return [*found, Finding(False, wrong_settings(error))]
-    home = Home(settings.home)
+    home = DataDir(settings.home)
     own = home.completed(settings)
     found += _database(own)
     found += _broker(own)
@@ -90,10 +90,10 @@ def _database(settings: Settings) -> Iterator[Finding]:
                 "SELECT rolname FROM pg_roles WHERE rolname = 'turnline_app' AND pg_has_role(current_user, rolname, 'SET')"
             ).fetchone()
     except psycopg.Error as error:
-        yield Finding(False, f"The database {place(url)} (DATABASE_URL) does not let us in: {str(error).strip()}")
+        yield Finding(False, f"The database {safe_url(url)} (DATABASE_URL) does not let us in: {str(error).strip()}")
         return
     yield Finding(
-        version >= 18, f"The database {place(url)} answers; it is PostgreSQL {version}." + ("" if version >= 18 else " 18 is needed.")
+        version >= 18, f"The database {safe_url(url)} answers; it is PostgreSQL {version}." + ("" if version >= 18 else " 18 is needed.")
     )
     missing = [role for role in ROLES if role not in roles]
     if missing:
@@ -177,7 +177,7 @@ def _broker(settings: Settings) -> Iterator[Finding]:
     yield reached
     if settings.redis_url and settings.redis_url != url:
         yield _redis("REDIS_URL", settings.redis_url)
-    elif not settings.wake_url:
+    elif not settings.realtime_url:
         yield Finding(False, "REDIS_URL is not set, and the broker is not Redis: clients will see replies whole and late. Set REDIS_URL.")
     if reached.ok:
         yield _worker(settings)
@@ -189,10 +189,12 @@ def _redis(variable: str, url: str) -> Finding:
             client.ping()
             policy = _policy(client)
     except (redis.RedisError, ValueError) as error:
-        return Finding(False, f"{variable}: {place(url)} does not let us in: {error}")
+        return Finding(False, f"{variable}: {safe_url(url)} does not let us in: {error}")
     if policy not in ("", "noeviction"):
-        return Finding(False, f"{variable}: {place(url)} answers, but may throw messages away (maxmemory-policy {policy}). Set noeviction.")
-    return Finding(True, f"{variable}: {place(url)} answers.")
+        return Finding(
+            False, f"{variable}: {safe_url(url)} answers, but may throw messages away (maxmemory-policy {policy}). Set noeviction."
+        )
+    return Finding(True, f"{variable}: {safe_url(url)} answers.")
 
 
 def _policy(client: redis.Redis) -> str:
@@ -208,8 +210,8 @@ def _other_broker(url: str) -> Finding:
         with Connection(url, connect_timeout=5) as connection:
             connection.ensure_connection(max_retries=1, timeout=5)
     except Exception as error:  # noqa: BLE001 - every transport has errors of its own
-        return Finding(False, f"CELERY_BROKER_URL: {place(url)} does not let us in: {error}")
-    return Finding(True, f"CELERY_BROKER_URL: {place(url)} answers.")
+        return Finding(False, f"CELERY_BROKER_URL: {safe_url(url)} does not let us in: {error}")
+    return Finding(True, f"CELERY_BROKER_URL: {safe_url(url)} answers.")
 
 
 def _worker(settings: Settings) -> Finding:

@@ -13,7 +13,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from cli import broker_purge
-from cli.database import asked, operator, place
+from cli.database import operator, run_query, safe_url
 from cli.standalone.process_utils import SetupError
 from engine.errors import NotFound
 from settings import Settings
@@ -40,7 +40,7 @@ def look(settings: Settings, customer_id: str, workspace_id: UUID | None) -> tup
         kept = await erasure.find(maintenance, customer_id, workspace_id)
         return kept, await erasure.unfinished(maintenance, customer_id, workspace_id)
 
-    kept, begun = asked(_maintenance_url(settings), ask, role=MAINTENANCE_ROLE)
+    kept, begun = run_query(_maintenance_url(settings), ask, role=MAINTENANCE_ROLE)
     workspaces = {one.workspace_id for one in kept} | set(begun)
     if len(workspaces) > 1:
         raise SetupError(
@@ -83,13 +83,13 @@ def erase(settings: Settings, customer_id: str, workspace_id: UUID, *, by: str |
             await application.close()
         return erasure_id, await erasure.sessions_of(maintenance, erasure_id)
 
-    erasure_id, gone = asked(_maintenance_url(settings), carry_out, role=MAINTENANCE_ROLE)
+    erasure_id, gone = run_query(_maintenance_url(settings), carry_out, role=MAINTENANCE_ROLE)
     taken = _take_out(settings, gone, dry_run=False)
 
     async def finish(maintenance: Database) -> dict[str, Any]:
         return await erasure.finish(maintenance, erasure_id, taken)
 
-    return asked(_maintenance_url(settings), finish, role=MAINTENANCE_ROLE)
+    return run_query(_maintenance_url(settings), finish, role=MAINTENANCE_ROLE)
 
 
 async def _stop(
@@ -152,7 +152,7 @@ def _take_out(settings: Settings, ids: list[UUID], *, dry_run: bool) -> dict[str
         return broker_purge.take_out(app, ids, dry_run=dry_run)
     except (OSError, OperationalError, RedisError, AMQPError) as error:
         raise SetupError(
-            f"The broker {place(settings.broker_url)} does not answer ({type(error).__name__}), so it was not searched. "
+            f"The broker {safe_url(settings.broker_url)} does not answer ({type(error).__name__}), so it was not searched. "
             "Run this again once it does, to go on."
         ) from error
     finally:

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from beat_schedule import SCHEDULE
-from cli.database import asked, operator
+from cli.database import operator, run_query
 from cli.standalone.process_utils import SetupError
 from settings import Settings
 from store.database import MAINTENANCE_ROLE, Database
@@ -124,7 +124,7 @@ def _as_maintenance(settings: Settings, ask: Any) -> Any:
     def passed(database: Database) -> Any:
         return ask(database)
 
-    return asked(settings.maintenance_database_url or settings.database_url, passed, role=MAINTENANCE_ROLE)
+    return run_query(settings.maintenance_database_url or settings.database_url, passed, role=MAINTENANCE_ROLE)
 
 
 def _state(row: dict[str, Any], *, when: bool = True) -> str:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from cli.database import asked, operator, place
+from cli.database import operator, run_query, safe_url
 from cli.standalone.process_utils import SetupError
 from engine.errors import NotFound
 from settings import Settings
@@ -40,6 +40,6 @@ def _changed(settings: Settings, session_id: UUID, change: Callable[[AsyncConnec
             return await change(db)
 
     try:
-        return asked(settings.database_url, ask)
+        return run_query(settings.database_url, ask)
     except NotFound:
-        raise SetupError(f"There is no session {session_id} in {place(settings.database_url)}.") from None
+        raise SetupError(f"There is no session {session_id} in {safe_url(settings.database_url)}.") from None

@@ -105,7 +105,7 @@ def migrate() -> None:
     """Bring the database's schema up to date (as TURNLINE_OWNER_DATABASE_URL, or DATABASE_URL)."""
     from sqlalchemy.exc import DBAPIError
 
-    from cli.database import place
+    from cli.database import safe_url
     from store import migrate as schema
 
     settings = needed(database=not get_settings().owner_database_url, broker=False)
@@ -114,9 +114,9 @@ def migrate() -> None:
         before = schema.current(url)
         schema.upgrade(url)
     except DBAPIError as error:
-        raise SetupError(f"The database {place(url)} could not be migrated: {str(error.orig).strip()}") from error
+        raise SetupError(f"The database {safe_url(url)} could not be migrated: {str(error.orig).strip()}") from error
     after = schema.head()
-    say(f"The database {place(url)} is at revision {after}" + ("." if before == after else f"; it was at {before or 'none'}."))
+    say(f"The database {safe_url(url)} is at revision {after}" + ("." if before == after else f"; it was at {before or 'none'}."))
 
 
 @main.command()
@@ -143,7 +143,7 @@ def worker(concurrency: int | None, name: str | None, queues: str, maintenance: 
 def beat() -> None:
     """Run the scheduler. A second one does no harm; with TURNLINE_SCHEDULER=redbeat it stands by."""
     settings = needed()
-    if settings.scheduler == "redbeat" and not settings.wake_url:
+    if settings.scheduler == "redbeat" and not settings.realtime_url:
         raise SetupError("TURNLINE_SCHEDULER is redbeat, which needs Redis or Valkey: set REDIS_URL.")
     schedule = settings.home.absolute() / "beat" / "schedule"
     schedule.parent.mkdir(parents=True, exist_ok=True)
@@ -471,10 +471,10 @@ def needed(*, database: bool = True, broker: bool = True) -> Settings:
     Raises:
         SetupError: DATABASE_URL or CELERY_BROKER_URL is missing.
     """
-    from cli.standalone.data_dir import Home
+    from cli.standalone.data_dir import DataDir
 
     given = get_settings()
-    settings = Home(given.home).completed(given)
+    settings = DataDir(given.home).completed(given)
     wanted = [("DATABASE_URL", settings.database_url)] if database else []
     wanted += [("CELERY_BROKER_URL", settings.broker_url)] if broker else []
     missing = [name for name, value in wanted if not value]

@@ -13,14 +13,14 @@ import psycopg
 from celery import Celery
 from psycopg.rows import dict_row
 
-from cli.database import place
+from cli.database import safe_url
 from cli.standalone.process_utils import SetupError
 from observability.queue_depth import Depth, depths
 from settings import Settings
 from store.database import MAINTENANCE_ROLE
 from store.operations import activity, system_stats, workers
-from store.operations.activity import Recent
-from store.operations.system_stats import Standing
+from store.operations.activity import Activity
+from store.operations.system_stats import SystemStats
 from tasks.celery_app import QUEUES, make_app
 
 STATS_S = 1.0
@@ -41,8 +41,8 @@ class View:
     """One look at everything. `workers`: their rows, those seen of late; `broker` is None before it has answered or refused."""
 
     at: datetime
-    standing: Standing
-    recent: Recent
+    standing: SystemStats
+    recent: Activity
     workers: list[dict[str, Any]]
     broker: Broker | None
 
@@ -77,9 +77,9 @@ class Watch:
             seen = [row for row in rows if (now - row["seen_at"]).total_seconds() < SHOWN_S]
             return View(now, system_stats.look(self._db), activity.read(self._db), seen, self._broker)
         except psycopg.errors.UndefinedFunction as error:
-            raise SetupError(f"The database {place(self._url)} is older than this program. Run `turnline migrate`.") from error
+            raise SetupError(f"The database {safe_url(self._url)} is older than this program. Run `turnline migrate`.") from error
         except psycopg.Error as error:
-            raise SetupError(f"The database {place(self._url)} does not answer: {str(error).strip()}") from error
+            raise SetupError(f"The database {safe_url(self._url)} does not answer: {str(error).strip()}") from error
 
     def close(self) -> None:
         """Look no more."""

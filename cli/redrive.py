@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from cli.database import asked, operator, place
+from cli.database import operator, run_query, safe_url
 from cli.standalone.process_utils import SetupError
 from engine.errors import Conflict, NotFound
 from settings import Settings
@@ -29,13 +29,13 @@ def redrive(settings: Settings, turn_id: UUID, *, from_scratch: bool, by: str | 
         )
 
     try:
-        done = asked(settings.database_url, ask)
+        done = run_query(settings.database_url, ask)
     except NotFound:
-        raise SetupError(f"There is no turn {turn_id} in {place(settings.database_url)}.") from None
+        raise SetupError(f"There is no turn {turn_id} in {safe_url(settings.database_url)}.") from None
     except Conflict as error:
         raise SetupError(f"The turn {turn_id} was not redriven: {error}.") from None
     start = "from its messages again, with the agent as it is now" if from_scratch else "from its last step; what it had done stands"
-    return f"The turn {turn_id} is open again and begins {start}.\n{_following(settings, done.ring)}"
+    return f"The turn {turn_id} is open again and begins {start}.\n{_following(settings, done.to_dispatch)}"
 
 
 def release(settings: Settings, session_id: UUID, *, by: str | None) -> str:
@@ -52,13 +52,13 @@ def release(settings: Settings, session_id: UUID, *, by: str | None) -> str:
         return await store_redrive.release(database, workspace_id, session_id, by=by or operator(), window=settings.workspace_in_flight)
 
     try:
-        done = asked(settings.database_url, ask)
+        done = run_query(settings.database_url, ask)
     except NotFound:
-        raise SetupError(f"There is no session {session_id} in {place(settings.database_url)}.") from None
+        raise SetupError(f"There is no session {session_id} in {safe_url(settings.database_url)}.") from None
     if done.offset is None:
         return f"The session {session_id} is not quarantined. Nothing was changed."
     said = f"The session {session_id} goes on. Its dead turns stay dead; redrive those that shall be answered."
-    return f"{said}\n{_following(settings, done.ring)}"
+    return f"{said}\n{_following(settings, done.to_dispatch)}"
 
 
 def _following(settings: Settings, turn_id: UUID | None) -> str:

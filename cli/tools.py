@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cli.database import asked
+from cli.database import run_query
 from settings import Settings
 from store.catalog import tool_health
 from store.database import MAINTENANCE_ROLE, Database
@@ -33,7 +33,7 @@ def show_health(settings: Settings, *, limit: int, as_json: bool) -> None:
             "changes": await tool_health.changes(database, limit),
         }
 
-    told = asked(settings.maintenance_database_url or settings.database_url, ask, role=MAINTENANCE_ROLE)
+    told = run_query(settings.maintenance_database_url or settings.database_url, ask, role=MAINTENANCE_ROLE)
     if as_json:
         click.echo(json.dumps(told, default=lambda one: one.isoformat() if isinstance(one, datetime) else str(one), ensure_ascii=False))
         return

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cli.database import asked, place
+from cli.database import run_query, safe_url
 from cli.standalone.process_utils import SetupError
 from cli.turn_report import tell
 from settings import Settings
@@ -76,9 +76,9 @@ def show_turn(settings: Settings, turn_id: UUID, *, contents: bool, as_json: boo
     Raises:
         SetupError: there is no such turn, or the database does not answer.
     """
-    found = asked(settings.database_url, lambda database: turn_lists.story(database, turn_id, contents=contents))
+    found = run_query(settings.database_url, lambda database: turn_lists.story(database, turn_id, contents=contents))
     if found is None:
-        raise SetupError(f"There is no turn {turn_id} in {place(settings.database_url)}.")
+        raise SetupError(f"There is no turn {turn_id} in {safe_url(settings.database_url)}.")
     if as_json:
         _print_json(found)
     else:
@@ -86,7 +86,7 @@ def show_turn(settings: Settings, turn_id: UUID, *, contents: bool, as_json: boo
 
 
 def _as_maintenance(settings: Settings, ask: Any) -> Any:
-    return asked(settings.maintenance_database_url or settings.database_url, ask, role=MAINTENANCE_ROLE)
+    return run_query(settings.maintenance_database_url or settings.database_url, ask, role=MAINTENANCE_ROLE)
 
 
 def _console() -> Console:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from cli.database import asked, place
+from cli.database import run_query, safe_url
 from cli.standalone.process_utils import SetupError
 from engine.errors import NotFound
 from settings import Settings
@@ -18,7 +18,7 @@ def create(settings: Settings, name: str) -> workspaces.Created:
     Raises:
         SetupError: the name will not do, the database does not answer, or it was not migrated.
     """
-    return asked(settings.database_url, lambda database: workspaces.create(database, name))
+    return run_query(settings.database_url, lambda database: workspaces.create(database, name))
 
 
 def timezone(settings: Settings, workspace_id: UUID, zone: str | None) -> str:
@@ -27,7 +27,7 @@ def timezone(settings: Settings, workspace_id: UUID, zone: str | None) -> str:
     Raises:
         SetupError: there is no such workspace or zone, the database does not answer, or it was not migrated.
     """
-    return asked(settings.database_url, lambda database: workspaces.timezone(database, workspace_id, zone))
+    return run_query(settings.database_url, lambda database: workspaces.timezone(database, workspace_id, zone))
 
 
 def retention(settings: Settings, workspace_id: UUID, days: int | None, *, change: bool) -> str:
@@ -44,9 +44,9 @@ def retention(settings: Settings, workspace_id: UUID, days: int | None, *, chang
             return await workspaces.retention_days(db, workspace_id)
 
     try:
-        kept = asked(settings.database_url, ask)
+        kept = run_query(settings.database_url, ask)
     except NotFound:
-        raise SetupError(f"There is no workspace {workspace_id} in {place(settings.database_url)}.") from None
+        raise SetupError(f"There is no workspace {workspace_id} in {safe_url(settings.database_url)}.") from None
     if kept is None:
         return f"The workspace {workspace_id} keeps sessions that have ended as long as their agents say (data_retention_days)."
     return (
@@ -60,4 +60,4 @@ def key_works(settings: Settings, api_key: str) -> bool:
     Raises:
         SetupError: the database does not answer, or was not migrated.
     """
-    return asked(settings.database_url, lambda database: workspaces.caller_of(database, api_key)) is not None
+    return run_query(settings.database_url, lambda database: workspaces.caller_of(database, api_key)) is not None

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from engine.events import ModelReply, ToolCall, ToolOutcome, ToolStatus
 from engine.turn.context import Effect, ModelRequest, ToolSpec
-from failpoints import Point, reached
-from integrations.http import Outside, Sending
+from failpoints import failpoint
+from integrations.http import HttpClients, RequestCounter
 from integrations.providers import provider_for
 from integrations.tools import integration_for
-from integrations.tools.retries import MAX_TRIES, Attempts, Hear
+from integrations.tools.retries import MAX_TRIES, Attempts, OnResult
 from settings import Settings
 
 NOBODY_HEARD = "It was started and nobody heard how it ended: it may or may not have happened."
@@ -21,8 +21,8 @@ NOBODY_HEARD = "It was started and nobody heard how it ended: it may or may not 
 class Performer:
     """Carries out what the engine decided. One per process; close it with `aclose` on the loop that used it."""
 
-    def __init__(self, settings: Settings, outside: Outside | None = None) -> None:
-        self._outside = outside if outside is not None else Outside(settings)
+    def __init__(self, settings: Settings, outside: HttpClients | None = None) -> None:
+        self._outside = outside if outside is not None else HttpClients(settings)
 
     async def call_model(
         self, request: ModelRequest, on_delta: Callable[[str], None] | None = None, deadline_s: float | None = None
@@ -37,10 +37,9 @@ class Performer:
         """
         provider = provider_for(request.model_provider, self._outside)
         seconds = self._outside.settings.model_timeout_s if deadline_s is None else deadline_s
-        reached(Point.C7)
+        failpoint("model_call.before_send")
         reply = await provider.complete(request, on_delta=on_delta, deadline_s=seconds)
-        reached(Point.C8)
-        reached(Point.C19)
+        failpoint("model_call.answered")
         return reply
 
     async def call_tool(
@@ -52,44 +51,44 @@ class Performer:
         *,
         tool_names: tuple[str, ...] = (),
         begun: bool = False,
-        hear: Hear | None = None,
+        on_result: OnResult | None = None,
     ) -> ToolOutcome:
         """Return what came of `call`; everything but cancellation is an outcome.
 
         `tool` is None where the agent has none of that name; `tool_names` are those it has. `idempotency_key` is the same for every try
         of this call, whoever makes it. `deadline_s` is wall-clock time for all tries and waits (default: three times
         `settings.tool_timeout_s`). `begun`: a former attempt had started this call, and nobody heard how it ended.
-        `hear` is told of each request whether the integration answered.
+        `on_result` is told of each request whether the integration answered.
 
         By effect: pure and idempotent calls are tried up to three times. A queryable one that may have happened is asked for its
         status, and sent again only where that says no. An unsafe one is sent again only where nothing had been sent or done.
         """
         began = time.monotonic()
-        sending = Sending()
+        counter = RequestCounter()
         settings = self._outside.settings
         ends_at = began + (MAX_TRIES * settings.tool_timeout_s if deadline_s is None else deadline_s)
-        reached(Point.C10)
+        failpoint("tool_call.before_send")
         if call.arguments is None:  # never sent by anybody
             outcome = _failed("The arguments were not a JSON object; call the tool again with one.")
         elif tool is None:
             outcome = _unheard() if begun else _no_such_tool(call, tool_names)
         else:
-            ways = self._ways(tool, call.arguments, idempotency_key, ends_at, sending, hear)
+            ways = self._ways(tool, call.arguments, idempotency_key, ends_at, counter, on_result)
             outcome = await (_once_more(tool, ways) if begun else _first_time(tool, ways))
-        reached(Point.C11)
-        return replace(outcome, latency_ms=round((time.monotonic() - began) * 1000), requests=sending.requests)
+        failpoint("tool_call.answered")
+        return replace(outcome, latency_ms=round((time.monotonic() - began) * 1000), requests=counter.requests)
 
     async def aclose(self) -> None:
         """Close every connection of the running loop."""
         await self._outside.aclose()
 
     def _ways(
-        self, tool: ToolSpec, arguments: dict[str, object], key: str, ends_at: float, sending: Sending, hear: Hear | None
+        self, tool: ToolSpec, arguments: dict[str, object], key: str, ends_at: float, counter: RequestCounter, on_result: OnResult | None
     ) -> list[Attempts]:
         """The tool's integrations, in order, as far as something here can carry them out."""
         known = ((spec, integration_for(spec.integration_type, self._outside)) for spec in tool.integrations)
         return [
-            Attempts(tool, spec, integration, arguments, key, ends_at, sending, hear=hear)
+            Attempts(tool, spec, integration, arguments, key, ends_at, counter, on_result=on_result)
             for spec, integration in known
             if integration is not None
         ]

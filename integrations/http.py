@@ -1,6 +1,6 @@
 """The shared HTTP client: httpx's API on aiohttp's engine, with a deadline on the clock, a byte limit and errors of our own tree.
 
-`Outside` holds two of them: one for the model providers an operator configured, one for tools, behind the address guard.
+`HttpClients` holds two of them: one for the model providers an operator configured, one for tools, behind the address guard.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 @dataclass(slots=True)
-class Sending:
+class RequestCounter:
     """Counts the requests that began to leave this process on behalf of one caller."""
 
     requests: int = 0
 
 
-_sending: ContextVar[Sending | None] = ContextVar("sending", default=None)
+_sending: ContextVar[RequestCounter | None] = ContextVar("sending", default=None)
 
 
 async def _count_request(_session: aiohttp.ClientSession, _context: SimpleNamespace, _sent: object) -> None:
-    sending = _sending.get()
-    if sending is not None:
-        sending.requests += 1
+    counter = _sending.get()
+    if counter is not None:
+        counter.requests += 1
 
 
 class Reply:
@@ -138,7 +138,7 @@ class Http:
         self._transports: WeakKeyDictionary[asyncio.AbstractEventLoop, AiohttpTransport] = WeakKeyDictionary()
 
     @asynccontextmanager
-    async def exchange(
+    async def request(
         self,
         method: str,
         url: str,
@@ -148,7 +148,7 @@ class Http:
         max_bytes: int,
         headers: Mapping[str, str] | None = None,
         content: bytes | None = None,
-        sending: Sending | None = None,
+        counter: RequestCounter | None = None,
     ) -> AsyncIterator[Reply]:
         """Send one request and give its reply, whatever its status, while the body may still be coming.
 
@@ -163,9 +163,9 @@ class Http:
             ReplyLost: the connection broke before the reply was whole.
             Malformed: not HTTP, compressed, or more than `max_bytes`.
         """
-        sending = sending if sending is not None else Sending()
-        before = sending.requests
-        _sending.set(sending)
+        counter = counter if counter is not None else RequestCounter()
+        before = counter.requests
+        _sending.set(counter)
         clock, given = asyncio.timeout(deadline_s), False
         try:
             address = httpx.URL(url)
@@ -181,9 +181,9 @@ class Http:
         except UnicodeError as error:  # of a host that is no name: httpx and the resolver let it through as it is
             if given:
                 raise  # the caller's own
-            raise error_mapping.of_exception(error, whom, sent=sending.requests > before) from error
+            raise error_mapping.of_exception(error, whom, sent=counter.requests > before) from error
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, aiohttp.ClientError, OSError) as error:
-            sent = sending.requests > before
+            sent = counter.requests > before
             if clock.expired():
                 raise TimedOut(f"{whom} did not answer within {deadline_s:.3g} s", maybe_done=sent) from None
             raise error_mapping.of_exception(error, whom, sent=sent) from error
@@ -232,7 +232,7 @@ def _headers(given: Mapping[str, str] | None) -> dict[str, str]:
     return {"accept": "*/*", "accept-encoding": "identity", "user-agent": "turnline", **{k.lower(): v for k, v in (given or {}).items()}}
 
 
-class Outside:
+class HttpClients:
     """Both clients of a process: `models` for configured model providers, `tools` behind the address guard.
 
     `lookup` replaces the system's name resolution for tools, for tests.

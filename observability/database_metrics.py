@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from store.operations.system_stats import Standing
+from store.operations.system_stats import SystemStats
 
 log = logging.getLogger(__name__)
 
@@ -24,10 +24,10 @@ class Gauges(Collector):
     """The gauges of one database. `look` is called at most every `EVERY_S` seconds, whoever asks; where it fails only
     `turnline_database_up` is told."""
 
-    def __init__(self, look: Callable[[], Standing]) -> None:
+    def __init__(self, look: Callable[[], SystemStats]) -> None:
         self._look = look
         self._lock = threading.Lock()
-        self._found: Standing | None = None
+        self._found: SystemStats | None = None
         self._until = 0.0
 
     def describe(self) -> list[Metric]:
@@ -41,7 +41,7 @@ class Gauges(Collector):
         if found is not None:
             yield from families(found)
 
-    def _read(self) -> Standing | None:
+    def _read(self) -> SystemStats | None:
         with self._lock:
             if time.monotonic() >= self._until:
                 try:
@@ -53,7 +53,7 @@ class Gauges(Collector):
             return self._found
 
 
-def families(found: Standing) -> Iterator[Metric]:
+def families(found: SystemStats) -> Iterator[Metric]:
     """`found` as families of gauges. Every process that tells them tells the same: take the greatest, not the sum."""
     count = GaugeMetricFamily("turnline_open_turns", "Open turns by status.", labels=["status"])
     oldest = GaugeMetricFamily("turnline_open_turns_oldest_age_seconds", "Age of the oldest open turn by status.", labels=["status"])

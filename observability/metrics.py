@@ -13,7 +13,7 @@ from uuid import UUID
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
-from engine.turn.commit import Change, Finish, Park, Rest, SettledCall
+from engine.turn.commit import Finish, Outcome, Park, SettledCall, TurnCommit
 from integrations.providers import known
 
 disable_created_metrics()  # a second series for each, which nobody asks for
@@ -66,8 +66,8 @@ def not_claimed(why: str) -> None:
         TURNS.labels("dead").inc()
 
 
-def committed(turn_id: UUID, provider: str, change: Change, stop: str | None, seconds: float) -> None:
-    """Count what a commit made true; `seconds` is how long it took. `stop`: what the database answered (`Written.stop`)."""
+def committed(turn_id: UUID, provider: str, change: TurnCommit, stop: str | None, seconds: float) -> None:
+    """Count what a commit made true; `seconds` is how long it took. `stop`: what the database answered (`CommitResult.stop`)."""
     _COMMIT.observe(seconds)
     if change.model_call is not None:
         _model_call(provider if known(provider) else "other", change.model_call)
@@ -78,7 +78,7 @@ def committed(turn_id: UUID, provider: str, change: Change, stop: str | None, se
         _rest(turn_id, change.rest, stop)
 
 
-def _rest(turn_id: UUID, rest: Rest, stop: str | None) -> None:
+def _rest(turn_id: UUID, rest: Outcome, stop: str | None) -> None:
     match rest:
         case Finish(status="done") if stop == "Paused":  # the database decides last: write_turn
             RESTS.labels("paused").inc()

@@ -78,7 +78,7 @@ class Counts:
                 self.tools.popitem(last=False)
         return found
 
-    def document(self, *, brief: bool) -> dict[str, Any]:
+    def document(self, *, context: bool) -> dict[str, Any]:
         """Return the counts as JSON; a brief one leaves out the maps by text and by key."""
         model = {
             "requests": self.requests,
@@ -90,10 +90,10 @@ class Counts:
         tools: dict[str, dict[str, Any]] = {}
         for name, count in self.tools.items():
             tools[name] = dict(count.document())
-            if not brief:
+            if not context:
                 tools[name]["by_key"] = {key: of_key.document() for key, of_key in count.by_key.items()}
         document: dict[str, Any] = {"model": model, "tools": tools, "bad_requests": list(self.bad_requests)}
-        return document if brief else document | {"by_text": dict(self.by_text)}
+        return document if context else document | {"by_text": dict(self.by_text)}
 
 
 def shortened(text: str) -> str:

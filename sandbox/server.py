@@ -79,7 +79,7 @@ class Sandbox:
         if path == "/":
             return Reply(200, page.text().encode(), "text/plain; charset=utf-8")
         if path == "/_sandbox/counts":
-            return json_reply(self.counts.document(brief=request.query.get("brief", "0") not in ("", "0")))
+            return json_reply(self.counts.document(context=request.query.get("brief", "0") not in ("", "0")))
         if path == "/_sandbox/asked":
             latest = list(self.counts.latest)
             rest = [{name: value for name, value in one.items() if name != "messages"} for one in latest]
@@ -95,7 +95,7 @@ class Sandbox:
         self.counts = self._tools.counts = Counts()
         self._tools.forget()
         self._faults.forget()
-        return json_reply(self.counts.document(brief=True))
+        return json_reply(self.counts.document(context=True))
 
     def _completion(self, request: Request) -> Script:
         self.counts.requests += 1

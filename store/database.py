@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from settings import get_settings
-from store.fair_semaphore import Shares
+from store.fair_semaphore import FairSemaphore
 
 APP_ROLE = "turnline_app"
 MAINTENANCE_ROLE = "turnline_maintenance"
@@ -83,7 +83,7 @@ class Database:
             max_idle=300,
             open=False,
         )
-        self._shares = Shares(pool_size)
+        self._shares = FairSemaphore(pool_size)
         self._engine: AsyncEngine = create_async_engine(
             url.replace("postgresql://", "postgresql+psycopg://", 1),
             connect_args=arguments,

@@ -12,7 +12,7 @@ PART = 4  # nobody uses more than the fourth part while others are about
 ABOUT_S = 10.0
 
 
-class Shares:
+class FairSemaphore:
     """`places` that are taken for a while, each for somebody; a crowd of one somebody's waits behind one of another's.
 
     Whoever uses the fewest is next; among equals, who was served longest ago; each one's own in the order they came. What a crowd has

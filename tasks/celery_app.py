@@ -67,11 +67,11 @@ def scheduling(settings: Settings) -> dict[str, Any]:
     """
     if settings.scheduler == "file":
         return {}
-    if not settings.wake_url:
+    if not settings.realtime_url:
         raise ValueError("TURNLINE_SCHEDULER is redbeat, which needs Redis or Valkey: set REDIS_URL.")
     return {
         "beat_scheduler": "redbeat.RedBeatScheduler",
-        "redbeat_redis_url": settings.wake_url,
+        "redbeat_redis_url": settings.realtime_url,
         "redbeat_redis_options": {"socket_timeout": 5, "socket_connect_timeout": 3, "socket_keepalive": True, "retry_period": 15},
         "redbeat_key_prefix": "turnline:beat:",
         "redbeat_lock_timeout": 20,  # redbeat's own default leaves nobody sending for 25 minutes after a crash

@@ -15,7 +15,7 @@ from uuid import UUID
 import psycopg
 from celery import Celery
 
-from failpoints import Point, reached
+from failpoints import failpoint
 from store.database import APP_ROLE, connect_arguments
 
 log = logging.getLogger(__name__)
@@ -24,19 +24,19 @@ BATCH = 100
 BOUND = 20_000  # rings waiting for a broker that does not answer; beyond it they are left to the sweep
 
 
-def task_id(turn_id: UUID, ring: int) -> str:
-    """The id of the task of a turn's `ring`-th ring: what leads from a row in Flower to the turn."""
-    return f"turn:{turn_id}:{ring}"
+def task_id(turn_id: UUID, dispatch: int) -> str:
+    """The id of the task of a turn's `dispatch`-th ring: what leads from a row in Flower to the turn."""
+    return f"turn:{turn_id}:{dispatch}"
 
 
 def publish(app: Celery, rings: Sequence[tuple[UUID, int]]) -> None:
     """Ring each (turn, number of the ring), many messages a round trip where the broker can. Raises what kombu raises."""
     with app.producer_pool.acquire(block=True, timeout=5) as producer, producer.batch(max_size=BATCH):
-        for turn_id, ring in rings:
+        for turn_id, dispatch in rings:
             app.send_task(
                 "turns.advance",
                 args=(str(turn_id),),
-                task_id=task_id(turn_id, ring),
+                task_id=task_id(turn_id, dispatch),
                 queue="turns",
                 producer=producer,
                 ignore_result=True,
@@ -45,10 +45,10 @@ def publish(app: Celery, rings: Sequence[tuple[UUID, int]]) -> None:
             )
 
 
-class Ringer:
+class Dispatcher:
     """Rings from a thread of its own, so that a slow broker holds up neither a request nor a turn.
 
-    `ring` returns at once; what gathers while one batch is on its way goes out as the next. Published rings are marked on their turns,
+    `dispatch` returns at once; what gathers while one batch is on its way goes out as the next. Published rings are marked on their turns,
     through `database_url` (acting as turnline_app), so that the sweep leaves them alone.
     """
 
@@ -64,7 +64,7 @@ class Ringer:
         """Start the thread."""
         self._thread.start()
 
-    def ring(self, turn_id: UUID) -> None:
+    def dispatch(self, turn_id: UUID) -> None:
         """Ring for `turn_id`, soon. Never blocks and never raises; a ring that does not fit is left to the sweep."""
         try:
             self._waiting.put_nowait(turn_id)
@@ -104,7 +104,7 @@ class Ringer:
     def _send(self, turn_ids: list[UUID]) -> None:
         try:
             publish(self._app, [(turn_id, 0) for turn_id in turn_ids])
-            reached(Point.C4)
+            failpoint("dispatch.published")
         except Exception as error:  # noqa: BLE001 - whatever the broker does, the turns are safe and the thread goes on
             self._complain(f"the broker took no rings ({type(error).__name__}); the sweep will ring again")
             return

@@ -9,11 +9,11 @@ from uuid import UUID
 from celery.worker.request import Request
 
 from engine.errors import Conflict, NotFound, Rejected
-from failpoints import Point, reached
+from failpoints import failpoint
 from store.conversations import intake
 from store.tenancy import workspace_of_session
 from tasks.celery_app import app
-from worker.resources import at_hand
+from worker.resources import acquire
 
 log = logging.getLogger(__name__)
 
@@ -37,39 +37,39 @@ async def receive(
     There is nobody to answer to: a message that cannot be accepted is recorded in the session's log as a `status_update`, where there is
     such a session, and in the worker's log by its ids.
     """
-    async with at_hand() as runtime:
+    async with acquire() as resources:
         session = None
         try:
             session = UUID(session_id)
-            workspace_id = await workspace_of_session(runtime.database, session)
+            workspace_id = await workspace_of_session(resources.database, session)
         except (ValueError, AttributeError, TypeError):
             workspace_id = None
         if session is None or workspace_id is None:
             log.warning("a message for no session of ours was dropped", extra={"session_id": str(session or "no UUID")})
             return
-        reached(Point.C1)
+        failpoint("intake.before_commit")
         try:
             accepted = await intake.accept(
-                runtime.database,
+                resources.database,
                 workspace_id,
                 session,
                 text,
                 message_key=message_key,
                 metadata=metadata,
                 strategy=strategy,
-                window=runtime.settings.workspace_in_flight,
+                window=resources.settings.workspace_in_flight,
             )
         except NotFound:  # it is being deleted
             log.warning("a message for no session of ours was dropped", extra={"session_id": str(session)})
             return
         except (Conflict, Rejected) as error:
             log.warning("a message was refused", extra={"session_id": str(session), "error_class": error.error_class})
-            offset = await intake.record_refusal(runtime.database, workspace_id, session, message_key, text, error)
+            offset = await intake.record_refusal(resources.database, workspace_id, session, message_key, text, error)
             if offset is not None:
-                runtime.wake.news(session, offset)
+                resources.publisher.log_advanced(session, offset)
             return
-        reached(Point.C2)
-        runtime.wake.news(session, accepted.offset)
-        if accepted.ring is not None:
-            runtime.ringer.ring(accepted.ring)
-        reached(Point.C3)
+        failpoint("intake.committed")
+        resources.publisher.log_advanced(session, accepted.offset)
+        if accepted.to_dispatch is not None:
+            resources.dispatcher.dispatch(accepted.to_dispatch)
+        failpoint("intake.dispatched")

@@ -9,7 +9,7 @@ from dataclasses import replace
 from uuid import UUID
 
 from engine.errors import Rejected
-from integrations.http import Outside
+from integrations.http import HttpClients
 from integrations.tools.health_probes import probed
 from settings import Settings, get_settings
 from store import tenancy
@@ -19,7 +19,7 @@ from store.encryption import SecretBox
 from tasks.celery_app import app
 from tasks.jobs import Work, job, scheduled
 from worker.health_recorder import tell, thresholds
-from worker.resources import at_hand
+from worker.resources import acquire
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ RUN_S = 50.0  # on schedule: operators see what was done about once a minute; wh
 class Checks:
     """Asks integrations and records what they said. `database` acts as the application."""
 
-    def __init__(self, settings: Settings, database: Database, outside: Outside) -> None:
+    def __init__(self, settings: Settings, database: Database, outside: HttpClients) -> None:
         self._settings, self._database, self._outside = settings, database, outside
         self._box = SecretBox(settings.secret_keys.get_secret_value())
 
@@ -46,7 +46,7 @@ class Checks:
             error: str | None = str(refused)
         else:
             error = await probed(replace(spec, secrets=secrets), self._outside, self._settings.health_timeout_s)
-        heard = tool_health.Heard(workspace_id, integration_id, error, time.monotonic() - began)
+        heard = tool_health.Observation(workspace_id, integration_id, error, time.monotonic() - began)
         changed = await tool_health.record(self._database, heard, thresholds(self._settings), every_s=self._settings.health_every_s)
         tell(heard, changed)
         return error, changed
@@ -64,7 +64,7 @@ async def CHECK_ALL(work: Work) -> None:
         return
     settings = work.settings
     database = Database(settings.database_url, pool_size=min(10, settings.health_parallel), application_name="turnline-health", wait_s=30)
-    outside = Outside(settings)
+    outside = HttpClients(settings)
     await database.open()
     checks, done = Checks(settings, database, outside), 0
     # By hand it is done when those are that were due when it began: some come due again before the others have been asked.
@@ -133,7 +133,7 @@ async def check_health(integration_id: str) -> None:
     except (ValueError, AttributeError, TypeError):
         log.warning("a health check of something that is no integration's id was dropped")
         return
-    async with at_hand() as runtime:
-        workspace_id = await tenancy.workspace_of_integration(runtime.database, wanted)
+    async with acquire() as resources:
+        workspace_id = await tenancy.workspace_of_integration(resources.database, wanted)
         if workspace_id is not None:
-            await Checks(get_settings(), runtime.database, runtime.outside).check(workspace_id, wanted)
+            await Checks(get_settings(), resources.database, resources.outside).check(workspace_id, wanted)

@@ -16,16 +16,16 @@ from structlog.contextvars import bound_contextvars
 from engine.errors import LeaseLost
 from engine.events import ModelReply, ToolCall, ToolOutcome, Usage
 from engine.model.tokens import bound_tokens, estimated_usage
-from engine.turn.cancellation import Stop
-from engine.turn.commit import CallState, Change, Park, Rest, SettledCall, Written
-from engine.turn.context import Bound, Brief, Cost, ModelRequest
+from engine.turn.cancellation import CancelToken
+from engine.turn.commit import CallState, CommitResult, Outcome, Park, SettledCall, TurnCommit
+from engine.turn.context import Bound, Cost, ModelRequest, TurnContext
 from engine.turn.loop import advance
-from failpoints import Point, reached
+from failpoints import failpoint
 from integrations.price_list import cost_of, max_cost_of
 from observability import metrics
 from store.conversations import turns
 from tasks.celery_app import app
-from worker.resources import Runtime, at_hand
+from worker.resources import Resources, acquire
 
 log = logging.getLogger(__name__)
 
@@ -40,51 +40,51 @@ async def advance_turn(turn_id: str) -> None:
     except (ValueError, AttributeError, TypeError):
         log.warning("a ring for something that is no turn id was dropped")
         return
-    async with at_hand() as runtime:
+    async with acquire() as resources:
         with bound_contextvars(turn_id=turn_id):
-            reached(Point.C5)
-            if await carry(runtime, wanted) is not None:
-                reached(Point.C15)
+            failpoint("worker.message_received")
+            if await run_turn(resources, wanted) is not None:
+                failpoint("worker.before_ack")
 
 
-async def carry(runtime: Runtime, turn_id: UUID) -> Rest | None:
+async def run_turn(resources: Resources, turn_id: UUID) -> Outcome | None:
     """Claim a turn and carry it to its rest, which is returned; None where it was not claimed or was lost on the way."""
-    settings = runtime.settings
+    settings = resources.settings
     with metrics.claiming():
         claim = await turns.claim(
-            runtime.database,
+            resources.database,
             turn_id,
-            runtime.owner(),
+            resources.owner(),
             lease_s=settings.turn_lease_s,
             max_attempts=settings.turn_max_attempts,
             window=settings.history_events,
-            limits=runtime.limits,
-            secrets=runtime.secrets,
+            limits=resources.limits,
+            secrets=resources.secrets,
             approval_s=settings.approval_s,
         )
     if isinstance(claim, turns.NotClaimed):  # settled already, or in other hands
         metrics.not_claimed(claim.why)
         if claim.next_turn is not None:
-            runtime.ringer.ring(claim.next_turn)
+            resources.dispatcher.dispatch(claim.next_turn)
         return None
     metrics.claimed(claim.turn_id, claim.attempts)
-    rest: Rest | None = None
+    rest: Outcome | None = None
     try:
-        async with runtime.leases.hold(claim.session_id, claim.fence) as lease:
-            rest = await _advance(runtime, claim, lease.stop)
+        async with resources.leases.hold(claim.session_id, claim.fence) as lease:
+            rest = await _advance(resources, claim, lease.stop)
     except LeaseLost:
         metrics.lost()
         log.info("the session was taken over by another worker", extra={"session_id": str(claim.session_id), "fence": claim.fence})
     if claim.next_turn is not None:
-        runtime.ringer.ring(claim.next_turn)
+        resources.dispatcher.dispatch(claim.next_turn)
     return rest
 
 
-async def _advance(runtime: Runtime, claim: turns.Claim, stop: Stop) -> Rest | None:
+async def _advance(resources: Resources, claim: turns.Claim, stop: CancelToken) -> Outcome | None:
     """Run the turn; whatever ends it early gives the lease back at once instead of letting it run out."""
-    turn_log = _NewsLog(runtime, claim)
+    turn_log = _NewsLog(resources, claim)
     try:
-        return await advance(turn_log, _Performing(runtime, claim), claim.brief, claim.start, stop)
+        return await advance(turn_log, _Performing(resources, claim), claim.context, claim.start, stop)
     except LeaseLost:
         raise
     except asyncio.CancelledError:
@@ -104,11 +104,11 @@ async def _advance(runtime: Runtime, claim: turns.Claim, stop: Stop) -> Rest | N
         return rest
 
 
-def _given_up(claim: turns.Claim, rest: Park) -> Change:
+def _given_up(claim: turns.Claim, rest: Park) -> TurnCommit:
     """A turn given back in the middle: a model call under way may have been answered, and billed."""
     if claim.outstanding is None:
-        return Change(rest=rest)
-    return Change(model_call=SettledCall(claim.outstanding, CallState.UNKNOWN, error_class="ReplyLost"), rest=rest)
+        return TurnCommit(rest=rest)
+    return TurnCommit(model_call=SettledCall(claim.outstanding, CallState.UNKNOWN, error_class="ReplyLost"), rest=rest)
 
 
 def _where(error: BaseException) -> str:
@@ -120,39 +120,39 @@ def _where(error: BaseException) -> str:
 class _NewsLog:
     """The claim's log; each commit is told to whoever listens to the session."""
 
-    def __init__(self, runtime: Runtime, claim: turns.Claim) -> None:
-        self._wake, self._claim = runtime.wake, claim
+    def __init__(self, resources: Resources, claim: turns.Claim) -> None:
+        self._wake, self._claim = resources.publisher, claim
 
-    async def write(self, change: Change) -> Written:
+    async def write(self, change: TurnCommit) -> CommitResult:
         claim, began = self._claim, time.perf_counter()
         written = await claim.write(change)
-        metrics.committed(claim.turn_id, claim.brief.model_provider, change, written.stop, time.perf_counter() - began)
-        self._wake.news(self._claim.session_id, self._claim.last_offset)
+        metrics.committed(claim.turn_id, claim.context.model_provider, change, written.stop, time.perf_counter() - began)
+        self._wake.log_advanced(self._claim.session_id, self._claim.last_offset)
         return written
 
 
 class _Performing:
     """The engine's view of the outside, with streamed tokens told as passing news and replies priced."""
 
-    def __init__(self, runtime: Runtime, claim: turns.Claim) -> None:
-        self._runtime, self._claim = runtime, claim
+    def __init__(self, resources: Resources, claim: turns.Claim) -> None:
+        self._runtime, self._claim = resources, claim
 
     async def call_model(self, request: ModelRequest, heard: list[str]) -> tuple[ModelReply, Cost]:
-        claim, wake = self._claim, self._runtime.wake
+        claim, publisher = self._claim, self._runtime.publisher
 
-        def hear(text: str) -> None:
+        def on_result(text: str) -> None:
             heard.append(text)
-            wake.delta(claim.session_id, claim.turn_id, claim.attempts, text)
+            publisher.token_delta(claim.session_id, claim.turn_id, claim.attempts, text)
 
-        reply = await self._runtime.performer.call_model(request, on_delta=hear)
+        reply = await self._runtime.performer.call_model(request, on_delta=on_result)
         return reply, cost_of(request.model_provider, reply.model, reply.usage, datetime.now(UTC))
 
-    async def call_tool(self, brief: Brief, call: ToolCall, idempotency_key: str, *, begun: bool) -> ToolOutcome:
-        names = tuple(tool.name for tool in brief.tools)
-        tool = brief.tool(call.tool_name)
+    async def call_tool(self, context: TurnContext, call: ToolCall, idempotency_key: str, *, begun: bool) -> ToolOutcome:
+        names = tuple(tool.name for tool in context.tools)
+        tool = context.tool(call.tool_name)
         degraded = [one.id for one in tool.integrations if one.degraded] if tool is not None else ()
-        hear = self._runtime.hearing.of(self._claim.workspace_id, degraded)
-        return await self._runtime.performer.call_tool(tool, call, idempotency_key, tool_names=names, begun=begun, hear=hear)
+        on_result = self._runtime.health_recorder.of(self._claim.workspace_id, degraded)
+        return await self._runtime.performer.call_tool(tool, call, idempotency_key, tool_names=names, begun=begun, on_result=on_result)
 
     def bound(self, request: ModelRequest) -> Bound:
         given = bound_tokens(request)

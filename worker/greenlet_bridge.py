@@ -18,7 +18,7 @@ T = TypeVar("T")
 AtEdge = Callable[[BaseException | None], BaseException | None]
 
 
-class Stepped(greenlet):  # type: ignore[misc]  # greenlet has no types
+class StepGreenlet(greenlet):  # type: ignore[misc]  # greenlet has no types
     """A greenlet whose function may wait on the loop around it.
 
     `at_edge` is called whenever a coroutine ends here, with what it raised, or None. What it returns is raised in place of the
@@ -56,15 +56,15 @@ class Stepped(greenlet):  # type: ignore[misc]  # greenlet has no types
                 sent, step = thrown, coroutine.throw
 
 
-class Steps(Generic[T]):
-    """Awaitable: calls `function` in a `Stepped` greenlet and gives what it returns or raises."""
+class GreenletRun(Generic[T]):
+    """Awaitable: calls `function` in a `StepGreenlet` greenlet and gives what it returns or raises."""
 
     def __init__(self, function: Callable[[], T], at_edge: AtEdge) -> None:
         self.function = function
         self.at_edge = at_edge
 
     def __await__(self) -> Generator[asyncio.Future[Any], Any, T]:
-        inside = Stepped(self.function)
+        inside = StepGreenlet(self.function)
         inside.at_edge = self.at_edge
         inside.gr_context = getcurrent().gr_context  # one set of context variables on both sides
         waiting_for = inside.switch()
@@ -78,7 +78,7 @@ class Steps(Generic[T]):
         return waiting_for  # type: ignore[no-any-return]  # what the function returned
 
 
-def here() -> Stepped | None:
+def here() -> StepGreenlet | None:
     """Return the stepped greenlet that is running, or None in ordinary code."""
     current = getcurrent()
-    return current if isinstance(current, Stepped) else None
+    return current if isinstance(current, StepGreenlet) else None

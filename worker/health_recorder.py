@@ -10,7 +10,7 @@ from collections.abc import Collection
 from uuid import UUID
 
 from engine.tools.health import Thresholds
-from integrations.tools.retries import Hear
+from integrations.tools.retries import OnResult
 from settings import Settings
 from store.catalog import tool_health
 from store.database import Database
@@ -27,7 +27,7 @@ def thresholds(settings: Settings) -> Thresholds:
     return Thresholds(settings.health_degraded_after, settings.health_unhealthy_after, settings.health_healthy_after)
 
 
-class Hearing:
+class HealthRecorder:
     """One per worker process. That calls go well is written a few times in the interval in which a probe would ask, which puts the
     probe off: what is in use is not asked, and a server that answers calls and not probes stays in use. Between, it costs a look-up.
 
@@ -36,15 +36,15 @@ class Hearing:
 
     def __init__(self, database: Database, settings: Settings, *, write_every_s: float = WRITE_EVERY_S) -> None:
         self._database, self._settings, self._every_s = database, settings, write_every_s
-        self._news: dict[UUID, tool_health.Heard] = {}
+        self._news: dict[UUID, tool_health.Observation] = {}
         self._failed: set[UUID] = set()
         self._known_until: dict[UUID, float] = {}  # that it answers is written; on the monotonic clock
         self._task: asyncio.Task[None] | None = None
 
-    def of(self, workspace_id: UUID, degraded: Collection[UUID] = ()) -> Hear:
+    def of(self, workspace_id: UUID, degraded: Collection[UUID] = ()) -> OnResult:
         """What is told of each request of a workspace's tool calls. An answer of one of `degraded` is news at once."""
 
-        def hear(integration_id: UUID, error: str | None) -> None:
+        def on_result(integration_id: UUID, error: str | None) -> None:
             if error is not None:
                 self._failed.add(integration_id)
             elif (
@@ -53,9 +53,9 @@ class Hearing:
                 and integration_id not in degraded
             ):
                 return
-            self._news[integration_id] = tool_health.Heard(workspace_id, integration_id, error)
+            self._news[integration_id] = tool_health.Observation(workspace_id, integration_id, error)
 
-        return hear
+        return on_result
 
     def start(self) -> None:
         """Start writing, on the running loop."""
@@ -91,7 +91,7 @@ class Hearing:
             await self.write()
 
 
-def tell(heard: tool_health.Heard, changed: tool_health.Changed | None) -> None:
+def tell(heard: tool_health.Observation, changed: tool_health.Changed | None) -> None:
     """Log a change for operators."""
     if changed is not None:
         worse = changed.now in ("degraded", "unhealthy")

@@ -13,7 +13,7 @@ import psycopg
 from psycopg_pool import PoolTimeout
 
 from engine.errors import LeaseLost
-from engine.turn.cancellation import Stop, StopReason
+from engine.turn.cancellation import CancelReason, CancelToken
 from store.conversations import turns
 from store.database import Database
 
@@ -28,7 +28,7 @@ class Lease:
         self.task = task
         self.renewed_at = renewed_at
         self.lost = False
-        self.stop = Stop()
+        self.stop = CancelToken()
 
 
 class Leases:
@@ -123,7 +123,7 @@ class Leases:
                 log.warning("it could not be asked which turns shall stop: %s", type(error).__name__)
                 continue
             for session_id, reason in wanted.items():
-                held[session_id].stop.ask(StopReason(reason))
+                held[session_id].stop.ask(CancelReason(reason))
 
 
 def _lose(lease: Lease) -> None:

@@ -26,7 +26,7 @@ AT_ONCE = 200  # callbacks per turn of the hub, so that a burst of ends does not
 _WHILE_DRAINING = {(Message, "ack_log_error"), (Message, "reject_log_error"), (Consumer, "_flush_events")}
 
 
-class Posts:
+class Mailbox:
     """A queue of callbacks with a bell on the hub. Without a hub (`memory://`) callbacks are called where they are posted.
 
     `post` may be called from any thread; everything else belongs to the consumer's.

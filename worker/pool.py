@@ -31,7 +31,7 @@ from kombu.asynchronous import Hub
 
 from worker import lifespan
 from worker.event_loop import LoopThread
-from worker.mailbox import Posts
+from worker.mailbox import Mailbox
 from worker.task_run import TaskRun, terminated
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class TaskPool(BasePool):
         super().__init__(*args, **kwargs)
         self.limit = int(self.limit or 0)
         self.stuck_exit_s = _stuck_exit_s()
-        self._posts = Posts()
+        self._posts = Mailbox()
         self._runs: dict[int, TaskRun] = {}  # every run not yet ended; Celery itself holds runs only weakly
         self._queued: deque[TaskRun] = deque()
         self._running = 0  # changed on the loop's thread only

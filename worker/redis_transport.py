@@ -41,7 +41,7 @@ class Message(virtual.Message):
             raise NoMessage("it cannot be acknowledged")
 
 
-class Heard:
+class Observation:
     """What the broker has said to this process: how often it answered a request for the next message, with one or with "none yet"."""
 
     replies = 0
@@ -68,16 +68,16 @@ class Channel(redis.Channel):
         try:
             taken = super()._brpop_read(**options)
         except Empty:
-            Heard.replies += 1
+            Observation.replies += 1
             raise
         except NOTHING_READABLE as error:
-            Heard.replies += 1
+            Observation.replies += 1
             raise self._dropped(error) from None
         except self.connection_errors as error:
             if not self._closing:
                 raise
             raise Empty from error  # a broken socket has nothing to say; go on closing
-        Heard.replies += 1
+        Observation.replies += 1
         return taken
 
     def _receive(self) -> Any:

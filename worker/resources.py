@@ -14,18 +14,18 @@ from uuid_utils.compat import uuid7
 
 from engine.turn.context import Limits
 from integrations.executor import Performer
-from integrations.http import Outside
-from realtime.wake import Wake
+from integrations.http import HttpClients
+from realtime.publisher import Publisher
 from settings import Settings, get_settings
 from store.database import Database
 from store.encryption import SecretBox
-from tasks.dispatcher import Ringer
-from worker.health_recorder import Hearing
+from tasks.dispatcher import Dispatcher
+from worker.health_recorder import HealthRecorder
 from worker.leases import Leases
 from worker.lifespan import on_loop_start, on_loop_stop
 
 
-class Runtime:
+class Resources:
     """Everything a turn's task needs, opened once and shared by all turns of the loop."""
 
     def __init__(self, settings: Settings) -> None:
@@ -33,10 +33,10 @@ class Runtime:
 
         self.settings = settings
         self.database = Database(settings.database_url, pool_size=settings.db_pool_size, application_name="turnline-worker")
-        self.outside = Outside(settings)
+        self.outside = HttpClients(settings)
         self.performer = Performer(settings, self.outside)
-        self.wake = Wake(settings.wake_url)
-        self.ringer = Ringer(app, settings.database_url)
+        self.publisher = Publisher(settings.realtime_url)
+        self.dispatcher = Dispatcher(app, settings.database_url)
         self.leases = Leases(self.database, lease_s=settings.turn_lease_s, every_s=settings.turn_heartbeat_s, look_s=settings.stop_look_s)
         self.limits = Limits(
             model_calls=settings.turn_model_calls,
@@ -44,7 +44,7 @@ class Runtime:
             steps=settings.turn_steps,
             wall_clock_s=settings.turn_wall_clock_s,
         )
-        self.hearing = Hearing(self.database, settings)
+        self.health_recorder = HealthRecorder(self.database, settings)
         self._box = SecretBox(settings.secret_keys.get_secret_value())
         self._process = f"{socket.gethostname()}:{os.getpid()}"
 
@@ -59,22 +59,22 @@ class Runtime:
     async def open(self) -> None:
         """Open what needs opening; waits for no server."""
         await self.database.open()
-        await self.wake.open()
-        self.ringer.start()
+        await self.publisher.open()
+        self.dispatcher.start()
         self.leases.start()
-        self.hearing.start()
+        self.health_recorder.start()
 
     async def close(self) -> None:
         """Close everything, after the last turn."""
         await self.leases.stop()
-        await self.hearing.stop()
-        await asyncio.to_thread(self.ringer.close)
-        await self.wake.close()
+        await self.health_recorder.stop()
+        await asyncio.to_thread(self.dispatcher.close)
+        await self.publisher.close()
         await self.outside.aclose()
         await self.database.close()
 
 
-_open: dict[asyncio.AbstractEventLoop, Runtime] = {}
+_open: dict[asyncio.AbstractEventLoop, Resources] = {}
 
 
 @on_loop_start
@@ -84,33 +84,33 @@ async def _start() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    runtime = Runtime(get_settings())
-    await runtime.open()
-    _open[asyncio.get_running_loop()] = runtime
+    resources = Resources(get_settings())
+    await resources.open()
+    _open[asyncio.get_running_loop()] = resources
 
 
 @on_loop_stop
 async def _stop() -> None:
-    runtime = _open.pop(asyncio.get_running_loop(), None)
-    if runtime is not None:
-        await runtime.close()
+    resources = _open.pop(asyncio.get_running_loop(), None)
+    if resources is not None:
+        await resources.close()
 
 
 def leases_held() -> int:
     """How many leases this process holds."""
-    return sum(len(runtime.leases) for runtime in list(_open.values()))
+    return sum(len(resources.leases) for resources in list(_open.values()))
 
 
 @asynccontextmanager
-async def at_hand() -> AsyncIterator[Runtime]:
+async def acquire() -> AsyncIterator[Resources]:
     """The running loop's runtime; under another pool than ours, one opened for the block."""
-    runtime = _open.get(asyncio.get_running_loop())
-    if runtime is not None:
-        yield runtime
+    resources = _open.get(asyncio.get_running_loop())
+    if resources is not None:
+        yield resources
         return
-    runtime = Runtime(get_settings())
-    await runtime.open()
+    resources = Resources(get_settings())
+    await resources.open()
     try:
-        yield runtime
+        yield resources
     finally:
-        await runtime.close()
+        await resources.close()

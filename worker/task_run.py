@@ -15,7 +15,7 @@ from billiard.einfo import ExceptionInfo
 from billiard.exceptions import Terminated, WorkerLostError
 from celery.exceptions import SoftTimeLimitExceeded
 
-from worker.greenlet_bridge import Steps
+from worker.greenlet_bridge import GreenletRun
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class TaskRun:
 
     async def _run(self) -> None:
         try:
-            result = await Steps(self.trace, self._at_edge)
+            result = await GreenletRun(self.trace, self._at_edge)
         except Exception:  # noqa: BLE001  # the tracer's own failure, or a Reject, which Celery lets through
             self._settle(self.failed, ExceptionInfo())
         except BaseException as ended:  # noqa: BLE001  # must not reach the loop: it would stop for SystemExit

@@ -24,7 +24,7 @@ from celery.worker import state
 from settings import Settings, get_settings
 from store.database import MAINTENANCE_ROLE, Database
 from store.operations import turn_lists, workers
-from worker.redis_transport import Heard
+from worker.redis_transport import Observation
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def pulse_of(consumer: Any) -> Pulse:
     connection = consumer.connection
     wire = getattr(connection, "_connection", None)  # the attribute without the underscore would connect
     return Pulse(
-        replies=Heard.replies + int(getattr(wire, "bytes_recv", 0) or 0),
+        replies=Observation.replies + int(getattr(wire, "bytes_recv", 0) or 0),
         begun=sum(list(state.total_count.values())),
         active=len(state.active_requests),
         reserved=len(state.reserved_requests),

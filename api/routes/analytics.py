@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from fastapi import Query, Response
 
-from api.dependencies import CallerDep, FrontDep, router
+from api.dependencies import AppStateDep, CallerDep, router
 from api.responses import Json
 from api.schemas import analytics as answers
 from engine import histogram
@@ -29,10 +29,14 @@ CENTS = Decimal("0.0000000001")
 
 @routes.get("/agents/{agent_id}/analytics", response_model=answers.Analytics)
 async def get_agent_analytics(
-    agent_id: UUID, caller: CallerDep, front: FrontDep, first: Annotated[date | None, From] = None, last: Annotated[date | None, To] = None
+    agent_id: UUID,
+    caller: CallerDep,
+    app_state: AppStateDep,
+    first: Annotated[date | None, From] = None,
+    last: Annotated[date | None, To] = None,
 ) -> Response:
     """Show what an agent came to, in all or between two days. It is exact as of now; only times are rounded to their buckets."""
-    async with queries.snapshot(front.database, caller.workspace_id) as db:
+    async with queries.snapshot(app_state.database, caller.workspace_id) as db:
         agent = await agents.get(db, agent_id)
         days = None if first is None and last is None else await queries.days(db, caller.workspace_id, first, last)
         told = await queries.in_all(db, caller.workspace_id, agent_id, days)
@@ -41,10 +45,10 @@ async def get_agent_analytics(
 
 @routes.get("/analytics", response_model=answers.WorkspaceAnalytics)
 async def get_analytics(
-    caller: CallerDep, front: FrontDep, first: Annotated[date | None, From] = None, last: Annotated[date | None, To] = None
+    caller: CallerDep, app_state: AppStateDep, first: Annotated[date | None, From] = None, last: Annotated[date | None, To] = None
 ) -> Response:
     """Show what all agents of the workspace came to, deleted ones too, in all or between two days. It is exact as one agent's is."""
-    async with queries.snapshot(front.database, caller.workspace_id) as db:
+    async with queries.snapshot(app_state.database, caller.workspace_id) as db:
         days = None if first is None and last is None else await queries.days(db, caller.workspace_id, first, last)
         told = await queries.in_all(db, caller.workspace_id, None, days)
     return Json(_analytics(told, days))
@@ -54,7 +58,7 @@ async def get_analytics(
 async def get_agent_performance(
     agent_id: UUID,
     caller: CallerDep,
-    front: FrontDep,
+    app_state: AppStateDep,
     first: Annotated[date | None, From] = None,
     last: Annotated[date | None, To] = None,
     by: Annotated[Step, By] = "day",
@@ -63,7 +67,7 @@ async def get_agent_performance(
 
     Without `to` the days end today; without `from` there are thirty.
     """
-    async with queries.snapshot(front.database, caller.workspace_id) as db:
+    async with queries.snapshot(app_state.database, caller.workspace_id) as db:
         await agents.get(db, agent_id)
         days = await queries.days(db, caller.workspace_id, first, last)
         zone, told = await queries.step_by_step(db, caller.workspace_id, agent_id, days, by)
@@ -73,7 +77,7 @@ async def get_agent_performance(
 @routes.get("/performance", response_model=answers.Performance)
 async def get_performance(
     caller: CallerDep,
-    front: FrontDep,
+    app_state: AppStateDep,
     first: Annotated[date | None, From] = None,
     last: Annotated[date | None, To] = None,
     by: Annotated[Step, By] = "day",
@@ -82,7 +86,7 @@ async def get_performance(
 
     Without `to` the days end today; without `from` there are thirty.
     """
-    async with queries.snapshot(front.database, caller.workspace_id) as db:
+    async with queries.snapshot(app_state.database, caller.workspace_id) as db:
         days = await queries.days(db, caller.workspace_id, first, last)
         zone, told = await queries.step_by_step(db, caller.workspace_id, None, days, by)
     return Json(_performance(days, zone, told))

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from fastapi import Response
 
-from api.dependencies import CallerDep, FrontDep, router
+from api.dependencies import AppStateDep, CallerDep, router
 from api.errors import Problem
 from api.openapi import CONFLICT
 from api.pagination import Paging, paged
@@ -23,14 +23,14 @@ VERDICTS: dict[str, Literal["approved", "denied"]] = {"approve": "approved", "de
 @routes.get("/approvals", response_model=responses.Approvals)
 async def list_approvals(
     caller: CallerDep,
-    front: FrontDep,
+    app_state: AppStateDep,
     paging: Paging,
     status: requests.ApprovalStatus | None = None,
     session_id: UUID | None = None,
     agent_id: UUID | None = None,
 ) -> Response:
     """List approvals, the newest first; those that wait for a decision with `status=pending`."""
-    async with front.database.transaction(caller.workspace_id) as db:
+    async with app_state.database.transaction(caller.workspace_id) as db:
         page = await approvals.page(
             db,
             status=status,
@@ -44,23 +44,23 @@ async def list_approvals(
 
 
 @routes.get("/approvals/{approval_id}", response_model=responses.Approval)
-async def get_approval(approval_id: UUID, caller: CallerDep, front: FrontDep) -> Response:
+async def get_approval(approval_id: UUID, caller: CallerDep, app_state: AppStateDep) -> Response:
     """Show an approval."""
-    async with front.database.transaction(caller.workspace_id) as db:
+    async with app_state.database.transaction(caller.workspace_id) as db:
         return Json(await approvals.get(db, approval_id))
 
 
 @routes.post("/approvals/{approval_id}/decision", response_model=responses.Approval, responses=CONFLICT)
-async def decide_approval(approval_id: UUID, body: requests.Decision, caller: CallerDep, front: FrontDep) -> Response:
+async def decide_approval(approval_id: UUID, body: requests.Decision, caller: CallerDep, app_state: AppStateDep) -> Response:
     """Decide about a tool call, once. Approved, it is made exactly as shown or edited; denied, the model is told so and goes on.
 
     409 where it was decided before, has expired, or its turn is over.
     """
-    async with front.database.transaction(caller.workspace_id) as db:
+    async with app_state.database.transaction(caller.workspace_id) as db:
         by = await workspaces.signature(db, caller)
     try:
         decided = await approvals.decide(
-            front.database,
+            app_state.database,
             caller.workspace_id,
             approval_id,
             VERDICTS[body.decision],
@@ -70,7 +70,7 @@ async def decide_approval(approval_id: UUID, body: requests.Decision, caller: Ca
         )
     except approvals.Unfit as error:
         raise Problem(422, str(error), errors=[("body.edited_arguments", failure) for failure in error.failures]) from None
-    front.wake.news(decided.approval["session_id"], decided.offset)
-    if decided.ring is not None:
-        front.ringer.ring(decided.ring)
+    app_state.publisher.log_advanced(decided.approval["session_id"], decided.offset)
+    if decided.to_dispatch is not None:
+        app_state.dispatcher.dispatch(decided.to_dispatch)
     return Json(decided.approval)

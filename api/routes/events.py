@@ -9,13 +9,13 @@ from uuid import UUID
 
 from fastapi import Query, Request, Response
 
-from api.dependencies import CallerDep, Front, FrontDep, router
+from api.dependencies import AppState, AppStateDep, CallerDep, router
 from api.errors import Problem
 from api.responses import Json
 from api.routes.reading import LOOK_EVERY_S, read
 from api.schemas import responses
 from engine.events import EventKind
-from realtime.wake import Delta
+from realtime.messages import Delta
 
 routes = router("sessions")
 MAX_OFFSET = 2**31 - 1
@@ -27,7 +27,7 @@ async def list_events(
     request: Request,
     session_id: UUID,
     caller: CallerDep,
-    front: FrontDep,
+    app_state: AppStateDep,
     after: After = -1,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
     kind: Annotated[
@@ -37,9 +37,9 @@ async def list_events(
 ) -> Response:
     """List a session's events by offset. With `wait` an empty answer is held back until there is something to say."""
     kinds = _kinds(kind or [])
-    found = await read(front, caller.workspace_id, session_id, after, kinds=kinds, limit=limit)
+    found = await read(app_state, caller.workspace_id, session_id, after, kinds=kinds, limit=limit)
     if not found and wait:
-        found = await _waited(request, front, caller.workspace_id, session_id, after, kinds, limit, wait)
+        found = await _waited(request, app_state, caller.workspace_id, session_id, after, kinds, limit, wait)
     return Json({"events": found, "next_after": found[-1]["offset"] if found else after})
 
 
@@ -52,17 +52,17 @@ def _kinds(given: Sequence[str]) -> list[str]:
 
 
 async def _waited(
-    request: Request, front: Front, workspace_id: UUID, session_id: UUID, after: int, kinds: Sequence[str], limit: int, wait_s: float
+    request: Request, app_state: AppState, workspace_id: UUID, session_id: UUID, after: int, kinds: Sequence[str], limit: int, wait_s: float
 ) -> list[dict[str, Any]]:
     """Events above `after` as soon as there are any; nothing once the time is up, the client has left or the server stops."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + wait_s
-    async with front.listener.watch(session_id) as watch:
+    async with app_state.subscriber.subscribe(session_id) as watch:
         while True:
             # Looked at after the watch began, so that nothing falls between the two.
-            found = await read(front, workspace_id, session_id, after, kinds=kinds, limit=limit)
+            found = await read(app_state, workspace_id, session_id, after, kinds=kinds, limit=limit)
             look_at = min(clock() + LOOK_EVERY_S, deadline)
-            if found or front.stopping or clock() >= deadline or await request.is_disconnected():
+            if found or app_state.stopping or clock() >= deadline or await request.is_disconnected():
                 return found
             while (left := look_at - clock()) > 0 and isinstance(await watch.next(left), Delta):
                 pass  # tokens are not in the log

@@ -7,13 +7,13 @@ from uuid import UUID
 
 from fastapi import Header, Response
 
-from api.dependencies import CallerDep, Front, FrontDep, router
+from api.dependencies import AppState, AppStateDep, CallerDep, router
 from api.errors import Problem
 from api.openapi import CONFLICT, TOO_MUCH
 from api.responses import Json
 from api.schemas import requests, responses
 from engine.events import EventKind
-from failpoints import Point, reached
+from failpoints import failpoint
 from store.conversations import events, intake, session_control
 from store.conversations.intake import KEY_MAX_LENGTH, Accepted
 
@@ -33,7 +33,7 @@ async def post_message(
     session_id: UUID,
     body: requests.MessageCreate,
     caller: CallerDep,
-    front: FrontDep,
+    app_state: AppStateDep,
     idempotency_key: Annotated[
         str | None, Header(min_length=1, max_length=KEY_MAX_LENGTH, description="Another place for `message_key`.")
     ] = None,
@@ -49,37 +49,37 @@ async def post_message(
     message_key = body.message_key if body.message_key is not None else idempotency_key
     if body.source != "customer":
         said = await session_control.say_as_person(
-            front.database, caller.workspace_id, session_id, body.source, body.text, message_key=message_key, metadata=body.metadata
+            app_state.database, caller.workspace_id, session_id, body.source, body.text, message_key=message_key, metadata=body.metadata
         )
         if not said.repeated:
-            front.wake.news(session_id, said.offset)
-        return await _answer(front, caller.workspace_id, session_id, body, said)
-    await front.gauge.check(caller.workspace_id, session_id, message_key=message_key, strategy=body.strategy)
-    reached(Point.C1)
+            app_state.publisher.log_advanced(session_id, said.offset)
+        return await _answer(app_state, caller.workspace_id, session_id, body, said)
+    await app_state.load_monitor.check(caller.workspace_id, session_id, message_key=message_key, strategy=body.strategy)
+    failpoint("intake.before_commit")
     accepted = await intake.accept(
-        front.database,
+        app_state.database,
         caller.workspace_id,
         session_id,
         body.text,
         message_key=message_key,
         metadata=body.metadata,
         strategy=body.strategy,
-        window=front.settings.workspace_in_flight,
-        max_open=front.settings.session_max_open or None,
+        window=app_state.settings.workspace_in_flight,
+        max_open=app_state.settings.session_max_open or None,
     )
-    reached(Point.C2)
+    failpoint("intake.committed")
     if not accepted.repeated:
-        front.wake.news(session_id, accepted.offset)
+        app_state.publisher.log_advanced(session_id, accepted.offset)
         if accepted.turn_status == "queued":
-            front.gauge.let_in(caller.workspace_id)
-    if accepted.ring is not None:
-        front.ringer.ring(accepted.ring)
-    reached(Point.C3)
-    return await _answer(front, caller.workspace_id, session_id, body, accepted)
+            app_state.load_monitor.count_accepted(caller.workspace_id)
+    if accepted.to_dispatch is not None:
+        app_state.dispatcher.dispatch(accepted.to_dispatch)
+    failpoint("intake.dispatched")
+    return await _answer(app_state, caller.workspace_id, session_id, body, accepted)
 
 
-async def _answer(front: Front, workspace_id: UUID, session_id: UUID, body: requests.MessageCreate, accepted: Accepted) -> Response:
-    event = await _first_event(front, workspace_id, session_id, accepted) if accepted.repeated else _event(session_id, body, accepted)
+async def _answer(app_state: AppState, workspace_id: UUID, session_id: UUID, body: requests.MessageCreate, accepted: Accepted) -> Response:
+    event = await _first_event(app_state, workspace_id, session_id, accepted) if accepted.repeated else _event(session_id, body, accepted)
     headers = {"Idempotent-Replayed": "true"} if accepted.repeated else {}
     turn = None
     if accepted.turn_id is not None:
@@ -102,8 +102,8 @@ def _event(session_id: UUID, body: requests.MessageCreate, accepted: Accepted) -
     }
 
 
-async def _first_event(front: Front, workspace_id: UUID, session_id: UUID, accepted: Accepted) -> dict[str, Any]:
+async def _first_event(app_state: AppState, workspace_id: UUID, session_id: UUID, accepted: Accepted) -> dict[str, Any]:
     """The event that the key's first message became: its metadata may be other than what is sent now."""
-    async with front.database.transaction(workspace_id) as db:
+    async with app_state.database.transaction(workspace_id) as db:
         found = await events.after(db, session_id, accepted.offset - 1, limit=1)
     return found[0]

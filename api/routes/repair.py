@@ -6,7 +6,7 @@ from uuid import UUID
 
 from fastapi import Response
 
-from api.dependencies import CallerDep, Front, FrontDep, router
+from api.dependencies import AppState, AppStateDep, CallerDep, router
 from api.openapi import CONFLICT
 from api.responses import Json
 from api.schemas import requests, responses
@@ -19,41 +19,41 @@ routes = router("repair")
 
 
 @routes.post("/turns/{turn_id}/redrive", status_code=202, response_model=responses.Redriven, responses=CONFLICT)
-async def redrive_turn(turn_id: UUID, caller: CallerDep, front: FrontDep, body: requests.Redrive | None = None) -> Response:
+async def redrive_turn(turn_id: UUID, caller: CallerDep, app_state: AppStateDep, body: requests.Redrive | None = None) -> Response:
     """Open a failed or dead turn again, with all its attempts and limits. A quarantine of its session is lifted.
 
     It goes on from its last step: finished model calls and tool calls are not made again.
     """
     done = await store_redrive.redrive(
-        front.database,
+        app_state.database,
         caller.workspace_id,
         turn_id,
         from_scratch=body.from_scratch if body else False,
-        by=await _by(front, caller),
-        window=front.settings.workspace_in_flight,
+        by=await _by(app_state, caller),
+        window=app_state.settings.workspace_in_flight,
     )
-    _tell(front, done.session_id, done.offset, done.ring)
+    _tell(app_state, done.session_id, done.offset, done.to_dispatch)
     return Json({"turn": {"id": turn_id, "status": "queued"}}, 202)
 
 
 @routes.post("/sessions/{session_id}/release", response_model=responses.Session)
-async def release_session(session_id: UUID, caller: CallerDep, front: FrontDep) -> Response:
+async def release_session(session_id: UUID, caller: CallerDep, app_state: AppStateDep) -> Response:
     """Lift a session's quarantine: its open turns are carried again; dead ones stay dead until redriven. Harmless to repeat."""
     done = await store_redrive.release(
-        front.database, caller.workspace_id, session_id, by=await _by(front, caller), window=front.settings.workspace_in_flight
+        app_state.database, caller.workspace_id, session_id, by=await _by(app_state, caller), window=app_state.settings.workspace_in_flight
     )
-    _tell(front, session_id, done.offset, done.ring)
-    async with front.database.transaction(caller.workspace_id) as db:
+    _tell(app_state, session_id, done.offset, done.to_dispatch)
+    async with app_state.database.transaction(caller.workspace_id) as db:
         return Json(await sessions.get(db, session_id))
 
 
-async def _by(front: Front, caller: Caller) -> str:
-    async with front.database.transaction(caller.workspace_id) as db:
+async def _by(app_state: AppState, caller: Caller) -> str:
+    async with app_state.database.transaction(caller.workspace_id) as db:
         return await workspaces.signature(db, caller)
 
 
-def _tell(front: Front, session_id: UUID, offset: int | None, ring: UUID | None) -> None:
+def _tell(app_state: AppState, session_id: UUID, offset: int | None, to_dispatch: UUID | None) -> None:
     if offset is not None:
-        front.wake.news(session_id, offset)
-    if ring is not None:
-        front.ringer.ring(ring)
+        app_state.publisher.log_advanced(session_id, offset)
+    if to_dispatch is not None:
+        app_state.dispatcher.dispatch(to_dispatch)

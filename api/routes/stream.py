@@ -13,14 +13,14 @@ from fastapi import Header, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from api.auth import bearer
-from api.dependencies import CallerDep, Front, FrontDep, router
+from api.dependencies import AppState, AppStateDep, CallerDep, router
 from api.errors import AWAY, Problem
 from api.responses import text_of
 from api.routes.events import MAX_OFFSET, After
 from api.routes.reading import LOOK_EVERY_S, read
 from engine.errors import NotFound
 from engine.events import EventKind
-from realtime.wake import Delta
+from realtime.messages import Delta
 from store.catalog.workspaces import Caller
 
 log = logging.getLogger(__name__)
@@ -91,14 +91,14 @@ async def stream_events(
     request: Request,
     session_id: UUID,
     caller: CallerDep,
-    front: FrontDep,
+    app_state: AppStateDep,
     after: After = -1,
     last_event_id: Annotated[str | None, Header(max_length=20, description="As a browser sends it; wins over `after`.")] = None,
 ) -> Response:
     """Stream a session's log from behind an offset, and go on as it grows."""
     offset = after if last_event_id is None else _offset(last_event_id)
-    await read(front, caller.workspace_id, session_id, offset, limit=1)  # 404 while it can still be said
-    return EventStream(_chunks(front, caller, bearer(request), session_id, offset))
+    await read(app_state, caller.workspace_id, session_id, offset, limit=1)  # 404 while it can still be said
+    return EventStream(_chunks(app_state, caller, bearer(request), session_id, offset))
 
 
 def _offset(last_event_id: str) -> int:
@@ -109,7 +109,7 @@ def _offset(last_event_id: str) -> int:
     raise Problem(422, what, errors=[("header.last-event-id", what)])
 
 
-async def _chunks(front: Front, caller: Caller, key_text: str, session_id: UUID, offset: int) -> AsyncGenerator[bytes]:
+async def _chunks(app_state: AppState, caller: Caller, key_text: str, session_id: UUID, offset: int) -> AsyncGenerator[bytes]:
     """The stream's bytes, until the server stops or the caller may not read any more.
 
     A database that is away is waited for: a browser that came back to a 503 would not come again.
@@ -118,10 +118,10 @@ async def _chunks(front: Front, caller: Caller, key_text: str, session_id: UUID,
     spoke_at = recheck_at = clock()
     answered: UUID | None = None  # its last tokens may arrive behind its reply
     yield b"retry: 1000\n\n"
-    async with front.listener.watch(session_id) as watch:
-        while not front.stopping:
+    async with app_state.subscriber.subscribe(session_id) as watch:
+        while not app_state.stopping:
             try:
-                found = await read(front, caller.workspace_id, session_id, offset, limit=PAGE)
+                found = await read(app_state, caller.workspace_id, session_id, offset, limit=PAGE)
             except NotFound:
                 return  # the client comes back, and is told why it is refused
             except AWAY:
@@ -138,7 +138,7 @@ async def _chunks(front: Front, caller: Caller, key_text: str, session_id: UUID,
                     continue
             if clock() >= recheck_at + RECHECK_S:
                 recheck_at = clock()
-                if not await _may_read(front, key_text):
+                if not await _may_read(app_state, key_text):
                     return
             look_at = clock() + LOOK_EVERY_S
             while (left := look_at - clock()) > 0:
@@ -165,9 +165,9 @@ def _gathered(frames: Iterable[bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-async def _may_read(front: Front, key_text: str) -> bool:
+async def _may_read(app_state: AppState, key_text: str) -> bool:
     try:
-        known = await front.keys.caller(key_text)
+        known = await app_state.keys.caller(key_text)
     except AWAY:
         return True  # nothing can be read, and no key revoked
     return known is not None and known.may_read

@@ -31,7 +31,7 @@ class Secrets:
     api_key: str = ""
 
 
-class Home:
+class DataDir:
     """The directory itself. It is nobody else's to read; as root, the database's user may pass through it."""
 
     def __init__(self, path: Path) -> None:

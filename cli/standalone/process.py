@@ -31,7 +31,7 @@ class Identity(TypedDict, total=False):
     extra_groups: list[int]
 
 
-class Part(ABC):
+class ManagedProcess(ABC):
     """One process and its log file. `launch` it, wait until it `answers`; after a death `launch` it again; `stop` it in order."""
 
     def __init__(self, name: str, log: Path, stop_steps: Steps, death_signal: signal.Signals) -> None:
@@ -136,7 +136,7 @@ class Part(ABC):
         return self._process.stdin
 
 
-class Command(Part):
+class Command(ManagedProcess):
     """A program of our own. `ready` is asked until it says yes; it gets the part, for its log.
 
     `death_signal` defaults to SIGKILL: everything of ours is safe to kill, and a warm stop without its servers would only hang.
@@ -193,10 +193,10 @@ def http_ok(port: int, path: str, host: str = LOOPBACK, headers: Mapping[str, st
 
 
 def wait_until_ready(
-    parts: Sequence[Part],
+    parts: Sequence[ManagedProcess],
     *,
     within_s: float = READY_WITHIN_S,
-    on_ready: Callable[[Part], None] = lambda _: None,
+    on_ready: Callable[[ManagedProcess], None] = lambda _: None,
     give_up: Callable[[], None] = lambda: None,
 ) -> None:
     """Return once every launched part of `parts` answers. `give_up` is called all the while and may raise.
@@ -225,6 +225,6 @@ def wait_until_ready(
         time.sleep(0.02)
 
 
-def _log_end(part: Part) -> str:
+def _log_end(part: ManagedProcess) -> str:
     words = tail(part.log)
     return f"The end of {part.log}:\n{words}" if words else f"Its log, {part.log}, is empty."

@@ -27,13 +27,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from cli.standalone import unprivileged
-from cli.standalone.process import Identity, Part, Steps
+from cli.standalone.process import Identity, ManagedProcess, Steps
 from cli.standalone.process_utils import LOOPBACK, SetupError, free_port
 
 LOGIN = "turnline"
 
 
-class _Server(Part):
+class _Server(ManagedProcess):
     """What both have in common: a data directory with a password in it, and a port that is kept once chosen."""
 
     def __init__(self, name: str, data_dir: Path, port: int, log: Path | None, stop_steps: Steps, death_signal: signal.Signals) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from cli import workspaces
 from cli.standalone import commands
-from cli.standalone.data_dir import FLOWER_USER, Home
-from cli.standalone.process import Command, Part, Steps, http_ok, log_says
+from cli.standalone.data_dir import FLOWER_USER, DataDir
+from cli.standalone.process import Command, ManagedProcess, Steps, http_ok, log_says
 from cli.standalone.process_utils import LOOPBACK, SetupError, listener, port_is_free
 from cli.standalone.servers import EmbeddedPostgres, EmbeddedValkey
 from cli.standalone.supervisor import Supervisor
@@ -39,7 +39,7 @@ class Machine:
 
     def __init__(
         self,
-        home: Home,
+        home: DataDir,
         settings: Settings,
         ports: Ports,
         supervisor: Supervisor,
@@ -92,7 +92,7 @@ class Machine:
         self.env |= {"TURNLINE_FLOWER_BASIC_AUTH": self.flower_auth}
 
     def _start_servers(self) -> None:
-        servers: list[Part] = []
+        servers: list[ManagedProcess] = []
         valkey = None
         if not self.settings.database_url:
             self.postgres = EmbeddedPostgres(self.home.path / "postgres", self.ports.postgres, fast=self.fast, log=self._log("postgres"))
@@ -112,14 +112,14 @@ class Machine:
         if valkey is not None:
             self.env["CELERY_BROKER_URL"] = valkey.url
 
-    def _workers(self) -> list[Part]:
+    def _workers(self) -> list[ManagedProcess]:
         celery_is_ready = self._logged("ready.")
         return [
             self._command("worker", commands.worker(self.settings.worker_concurrency), celery_is_ready, stop_steps=_WORKER_STOPS),
             self._command("maintenance", commands.maintenance(), celery_is_ready, stop_steps=_WORKER_STOPS),
         ]
 
-    def _front(self) -> list[Part]:
+    def _front(self) -> list[ManagedProcess]:
         api = commands.api(self.settings.api_host, self.ports.api)
         beat = commands.beat(self.home.path / "beat" / "schedule")
         flower = commands.flower(self.settings, self.ports.flower)
@@ -188,7 +188,7 @@ def up(settings: Settings, say: Callable[[str], None]) -> None:
     Raises:
         SetupError: it does not start here. Nothing is left running.
     """
-    home = Home(settings.home)
+    home = DataDir(settings.home)
     home.make()
     supervisor = Supervisor(say)
     ports = Ports(settings.api_port, settings.flower_port, settings.postgres_port, settings.valkey_port)

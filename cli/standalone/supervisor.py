@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from cli.standalone.process import READY_WITHIN_S, Command, Part, wait_until_ready
+from cli.standalone.process import READY_WITHIN_S, Command, ManagedProcess, wait_until_ready
 from cli.standalone.process_utils import SetupError, tail
 
 FIRST_PAUSE_S = 0.5
@@ -28,7 +28,7 @@ class Stopped(Exception):
 class _Life:
     """What became of one part."""
 
-    part: Part
+    part: ManagedProcess
     pause_s: float = FIRST_PAUSE_S
     launched_at: float = 0.0
     launch_at: float | None = None  # when to launch it again
@@ -69,7 +69,7 @@ class Supervisor:
         finally:
             self._raise_at_once = False
 
-    def start(self, *parts: Part, within_s: float = READY_WITHIN_S) -> None:
+    def start(self, *parts: ManagedProcess, within_s: float = READY_WITHIN_S) -> None:
         """Launch `parts` and return once each answers; they will be stopped together.
 
         Raises:
@@ -78,7 +78,7 @@ class Supervisor:
         """
         self.start_stages(parts, within_s=within_s)
 
-    def start_stages(self, *stages: Sequence[Part], within_s: float = READY_WITHIN_S) -> None:
+    def start_stages(self, *stages: Sequence[ManagedProcess], within_s: float = READY_WITHIN_S) -> None:
         """Launch the parts of all `stages` at once, as `start` does; they will be stopped stage by stage, the last first."""
         parts = [part for stage in stages for part in stage]
         for stage in stages:

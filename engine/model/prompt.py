@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.turn.context import Brief, ModelRequest, PromptMessage, Role
+from engine.turn.context import ModelRequest, PromptMessage, Role, TurnContext
 from engine.turn.state import TurnState
 
 STYLES = {
@@ -18,13 +18,13 @@ def instructions(name: str, system_prompt: str | None, conversation_style: str) 
     return "\n\n".join(part for part in (f"You are {name}.", system_prompt, STYLES.get(conversation_style)) if part)
 
 
-def model_request(state: TurnState, brief: Brief) -> ModelRequest:
+def model_request(state: TurnState, context: TurnContext) -> ModelRequest:
     """The next model call of a turn."""
     return ModelRequest(
-        model_provider=brief.model_provider,
-        model_name=brief.model_name,
-        messages=(PromptMessage(Role.SYSTEM, brief.instructions), *state.prompt()),
-        tools=tuple(tool for tool in brief.tools if tool.offered),
-        temperature=brief.temperature,
-        max_tokens=brief.max_tokens,
+        model_provider=context.model_provider,
+        model_name=context.model_name,
+        messages=(PromptMessage(Role.SYSTEM, context.instructions), *state.prompt()),
+        tools=tuple(tool for tool in context.tools if tool.offered),
+        temperature=context.temperature,
+        max_tokens=context.max_tokens,
     )

@@ -6,7 +6,7 @@ import asyncio
 from enum import StrEnum
 
 
-class StopReason(StrEnum):
+class CancelReason(StrEnum):
     """Why a turn is not to go on; the `error_class` of one that ends for it.
 
     cancelled: somebody asked for it. interrupted, rolled_back: the customer wrote again, with that strategy. taken_over: a person answers
@@ -20,14 +20,14 @@ class StopReason(StrEnum):
     PAUSED = "Paused"
 
 
-class Stop:
+class CancelToken:
     """A request to stop, made once, from the loop that carries the turn."""
 
     def __init__(self) -> None:
-        self.reason: StopReason | None = None
+        self.reason: CancelReason | None = None
         self._asked = asyncio.Event()
 
-    def ask(self, reason: StopReason) -> None:
+    def ask(self, reason: CancelReason) -> None:
         """Ask the turn to stop. The first reason given counts."""
         if self.reason is None:
             self.reason = reason

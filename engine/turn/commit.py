@@ -113,11 +113,11 @@ class Park:
     for_approval: bool = False
 
 
-Rest = Finish | Park
+Outcome = Finish | Park
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class TurnCommit:
     """One commit: all of it is written, or nothing."""
 
     events: tuple[Event, ...] = ()
@@ -126,15 +126,15 @@ class Change:
     tool_calls: tuple[ToolIntent, ...] = ()
     starts: tuple[ToolStart, ...] = ()
     reserve: Reserve | None = None
-    rest: Rest | None = None
+    rest: Outcome | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class CommitResult:
     """What a commit brought back: with `reserve`, the customer's messages that arrived meanwhile and must be read by that call.
 
     `read_through` is the offset of the last customer message that the reserved call reads. `stop` says why the turn must not go on
-    (see `Stop`); nothing that the change intended was begun then. `refused` says which budget has no room for the reserved call.
+    (see `CancelToken`); nothing that the change intended was begun then. `refused` says which budget has no room for the reserved call.
     """
 
     news: tuple[Event, ...] = ()

@@ -68,7 +68,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Brief:
+class TurnContext:
     """Everything a turn needs besides the log.
 
     `opened_at_offset` is where its stretch of the log begins. `budgeted`: its model calls count against budgets.

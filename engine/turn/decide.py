@@ -11,7 +11,7 @@ from uuid import UUID
 from engine.events import ToolCall
 from engine.tools.json_schema import validate
 from engine.turn.commit import Finish, ToolIntent
-from engine.turn.context import Brief, ToolSpec
+from engine.turn.context import ToolSpec, TurnContext
 from engine.turn.state import TurnState
 
 
@@ -33,15 +33,15 @@ class CallTools:
 Decision = CallModel | CallTools | Finish
 
 
-def decide(state: TurnState, brief: Brief) -> Decision:
+def decide(state: TurnState, context: TurnContext) -> Decision:
     """What the turn does next."""
     if state.reply is not None:
         return Finish("done")
     pending = state.pending
     if pending:
-        over = state.calls[len(state.calls) - state.tool_calls :][brief.limits.tool_calls :]
+        over = state.calls[len(state.calls) - state.tool_calls :][context.limits.tool_calls :]
         return CallTools(pending, frozenset(call.tool_call_id for call in over))
-    replies, limits = state.step - state.base_step, brief.limits
+    replies, limits = state.step - state.base_step, context.limits
     if replies >= limits.model_calls:
         return Finish("failed", "BudgetSpent", f"no reply after {replies} model calls, the limit of one turn")
     if replies + state.tool_calls >= limits.steps:
@@ -49,7 +49,9 @@ def decide(state: TurnState, brief: Brief) -> Decision:
     return CallModel(state.step)
 
 
-def tool_intents(calls: tuple[ToolCall, ...], brief: Brief, step: int, refused: frozenset[str] = frozenset()) -> tuple[ToolIntent, ...]:
+def tool_intents(
+    calls: tuple[ToolCall, ...], context: TurnContext, step: int, refused: frozenset[str] = frozenset()
+) -> tuple[ToolIntent, ...]:
     """The rows of `calls`, asked for by the model reply of step `step`.
 
     A person is asked to approve a call only where it could be carried out: not one in `refused`, nor one whose arguments do not fit.
@@ -59,13 +61,13 @@ def tool_intents(calls: tuple[ToolCall, ...], brief: Brief, step: int, refused: 
             tool_call_id=call.tool_call_id,
             step=step,
             position=position,
-            tool_id=tool.id if (tool := brief.tool(call.tool_name)) else None,
+            tool_id=tool.id if (tool := context.tool(call.tool_name)) else None,
             tool_name=call.tool_name,
             arguments=call.arguments,
             arguments_hash=arguments_hash(call),
-            idempotency_key=idempotency_key(brief.workspace_id, brief.turn_id, step, position),
+            idempotency_key=idempotency_key(context.workspace_id, context.turn_id, step, position),
             effect=str(tool.effect) if tool else None,
-            approval_hash=approval_hash(brief, call) if tool and call.tool_call_id not in refused and _asks(tool, call) else None,
+            approval_hash=approval_hash(context, call) if tool and call.tool_call_id not in refused and _asks(tool, call) else None,
         )
         for position, call in enumerate(calls)
     )
@@ -75,10 +77,10 @@ def _asks(tool: ToolSpec, call: ToolCall) -> bool:
     return tool.approval and call.arguments is not None and not validate(tool.parameters, call.arguments)
 
 
-def approval_hash(brief: Brief, call: ToolCall) -> str:
+def approval_hash(context: TurnContext, call: ToolCall) -> str:
     """What an approval of `call` is bound to; see `hash_to_approve`."""
-    tool = brief.tool(call.tool_name)
-    return hash_to_approve(brief.session_id, tool.id if tool else None, call.tool_call_id, call.tool_name, call.arguments)
+    tool = context.tool(call.tool_name)
+    return hash_to_approve(context.session_id, tool.id if tool else None, call.tool_call_id, call.tool_name, call.arguments)
 
 
 def hash_to_approve(session_id: UUID, tool_id: UUID | None, tool_call_id: str, tool_name: str, arguments: dict[str, Any] | None) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from engine.events import Event, EventKind, ModelReply, Source, ToolCall, ToolOutcome, ToolStatus
-from engine.turn.cancellation import StopReason
+from engine.turn.cancellation import CancelReason
 from engine.turn.commit import Finish
 
 FAILED_TEXT = "This message could not be answered."
@@ -49,11 +49,11 @@ def failure_event(finish: Finish) -> Event:
     return Event(EventKind.STATUS_UPDATE, Source.SYSTEM, {"status": finish.status, "error_class": finish.error_class, "text": text})
 
 
-def cancelled_event(reason: StopReason, partial_text: str, *, read_through: int) -> Event:
+def cancelled_event(reason: CancelReason, partial_text: str, *, read_through: int) -> Event:
     """The `status_update` of a turn that was stopped, with what had been said of its reply. `read_through`: what that answered."""
     content: dict[str, object] = {"status": "cancelled", "error_class": str(reason), "text": "The reply was cancelled."}
     if partial_text:
         content["partial_text"] = partial_text
-    if reason is StopReason.ROLLED_BACK:
+    if reason is CancelReason.ROLLED_BACK:
         content["rolled_back"] = True
     return Event(EventKind.STATUS_UPDATE, Source.SYSTEM, content, {"read_through": read_through} if partial_text else {})

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from engine.turn.cancellation import Stop
-from engine.turn.commit import Rest
-from engine.turn.context import Brief
-from engine.turn.ports import Perform, Start, TurnLog
-from engine.turn.runner import Course
+from engine.turn.cancellation import CancelToken
+from engine.turn.commit import Outcome
+from engine.turn.context import TurnContext
+from engine.turn.ports import Perform, ResumePoint, TurnLog
+from engine.turn.runner import TurnRunner
 
 
 async def advance(
     log: TurnLog,
     perform: Perform,
-    brief: Brief,
-    start: Start,
-    stop: Stop | None = None,
+    context: TurnContext,
+    start: ResumePoint,
+    stop: CancelToken | None = None,
     *,
     slice_s: float = 120.0,
     patience_s: float = 3600.0,
-) -> Rest:
+) -> Outcome:
     """Drive one turn until it finishes or parks, and return which.
 
     Each pass is durable: what `perform` learned is committed together with the intent of the next step, so a dead worker's turn
@@ -30,4 +30,4 @@ async def advance(
     Raises:
         LeaseLost: another worker holds the turn now; nothing more of it was written here.
     """
-    return await Course(log, perform, brief, start, stop or Stop(), slice_s, patience_s).run()
+    return await TurnRunner(log, perform, context, start, stop or CancelToken(), slice_s, patience_s).run()

@@ -10,7 +10,7 @@ from typing import Any
 
 from engine.events import ToolCall, ToolOutcome, ToolStatus
 from engine.turn.commit import ToolStart
-from engine.turn.context import Brief
+from engine.turn.context import TurnContext
 from engine.turn.decide import approval_hash
 
 
@@ -66,7 +66,7 @@ class Sorted:
     waiting: tuple[ToolCall, ...] = ()
 
 
-def sort(calls: tuple[ToolCall, ...], rows: Mapping[str, Pending], brief: Brief) -> Sorted:
+def sort(calls: tuple[ToolCall, ...], rows: Mapping[str, Pending], context: TurnContext) -> Sorted:
     """Say of each pending call what is to be done with it next. A call without a row is ready."""
     starts: list[ToolStart] = []
     ready: list[ToolCall] = []
@@ -87,7 +87,7 @@ def sort(calls: tuple[ToolCall, ...], rows: Mapping[str, Pending], brief: Brief)
                     waiting.append(call)
         elif approval.decision is not Decision.APPROVED:
             answers[call.tool_call_id] = _denied(_why(approval))
-        elif (hashed := approval_hash(brief, approved)) != approval.arguments_hash:
+        elif (hashed := approval_hash(context, approved)) != approval.arguments_hash:
             answers[call.tool_call_id] = _changed(begun=state is PendingState.RUNNING)
         elif state is PendingState.RUNNING:
             ready.append(approved)

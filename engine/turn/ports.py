@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from engine.events import Event, ModelReply, ToolCall, ToolOutcome, Usage
-from engine.turn.commit import Change, Reserved, Written
-from engine.turn.context import Bound, Brief, Cost, ModelRequest
+from engine.turn.commit import CommitResult, Reserved, TurnCommit
+from engine.turn.context import Bound, Cost, ModelRequest, TurnContext
 from engine.turn.pending_calls import Pending
 
 
 class TurnLog(Protocol):
     """The log of a claimed turn."""
 
-    async def write(self, change: Change) -> Written:
+    async def write(self, change: TurnCommit) -> CommitResult:
         """Commit `change`, all of it or nothing. Raises LeaseLost when another claim holds the session."""
 
 
@@ -25,7 +25,7 @@ class Perform(Protocol):
     async def call_model(self, request: ModelRequest, heard: list[str]) -> tuple[ModelReply, Cost]:
         """One request to a model provider; its text is added to `heard` as it comes. Raises what `engine.errors` names."""
 
-    async def call_tool(self, brief: Brief, call: ToolCall, idempotency_key: str, *, begun: bool) -> ToolOutcome:
+    async def call_tool(self, context: TurnContext, call: ToolCall, idempotency_key: str, *, begun: bool) -> ToolOutcome:
         """One tool call, retried within itself as the tool's effect allows. Raises nothing but cancellation.
 
         `begun`: a former worker had begun it, and whether it happened is not known.
@@ -39,7 +39,7 @@ class Perform(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class ResumePoint:
     """Where a claim finds the turn. `reserved`: the model call that the claim itself reserved, where one comes next.
 
     `pending`: the tool calls without a result that have a row, by tool call id. `elapsed_s`: since the turn was first claimed;

@@ -8,7 +8,7 @@ from typing import Protocol
 from engine.errors import Rejected
 from engine.events import ModelReply
 from engine.turn.context import ModelRequest
-from integrations.http import Outside
+from integrations.http import HttpClients
 from integrations.providers.openai.client import OpenAI
 
 OnDelta = Callable[[str], None]
@@ -25,7 +25,7 @@ class Provider(Protocol):
         """
 
 
-_PROVIDERS: dict[str, Callable[[Outside], Provider]] = {"openai": OpenAI}
+_PROVIDERS: dict[str, Callable[[HttpClients], Provider]] = {"openai": OpenAI}
 
 
 def known(name: str) -> bool:
@@ -33,7 +33,7 @@ def known(name: str) -> bool:
     return name in _PROVIDERS
 
 
-def provider_for(name: str, outside: Outside) -> Provider:
+def provider_for(name: str, outside: HttpClients) -> Provider:
     """Return the vendor that agents call `name`.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from engine.events import ToolOutcome
 from engine.turn.context import IntegrationSpec, ToolSpec
-from integrations.http import Outside, Sending
+from integrations.http import HttpClients, RequestCounter
 from integrations.tools.http.client import HttpTool
 
 
@@ -22,7 +22,7 @@ class Integration(Protocol):
         *,
         idempotency_key: str,
         deadline_s: float,
-        sending: Sending,
+        counter: RequestCounter,
     ) -> ToolOutcome:
         """Return what came of a call that was carried out: its result, or `failed` where the result is of no use.
 
@@ -41,10 +41,10 @@ class Integration(Protocol):
         """
 
 
-_INTEGRATIONS: dict[str, Callable[[Outside], Integration]] = {"custom_tool": HttpTool}
+_INTEGRATIONS: dict[str, Callable[[HttpClients], Integration]] = {"custom_tool": HttpTool}
 
 
-def integration_for(integration_type: str, outside: Outside) -> Integration | None:
+def integration_for(integration_type: str, outside: HttpClients) -> Integration | None:
     """Return what carries out calls of `integration_type`, or None where nothing here does."""
     make = _INTEGRATIONS.get(integration_type)
     return make(outside) if make is not None else None

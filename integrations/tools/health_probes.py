@@ -11,7 +11,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from engine.errors import Malformed, ProviderDown, Rejected, ReplyLost, TimedOut, TurnlineError
 from engine.tools.http_config import DEFAULT_HEALTH_METHOD, PLACEHOLDER, fill_secret
 from engine.turn.context import IntegrationSpec
-from integrations.http import Outside
+from integrations.http import HttpClients
 
 WHOM = "The tool's server"
 _MAX_BYTES = 64 * 1024
@@ -20,11 +20,11 @@ NOT_IMPLEMENTED = 501  # an answer: the server is there, and does not know the m
 # What a proxy says where nobody is behind it.
 NOBODY_THERE = frozenset({502, 503, 504})
 
-Probe = Callable[[IntegrationSpec, Outside, float], Awaitable[None]]
+Probe = Callable[[IntegrationSpec, HttpClients, float], Awaitable[None]]
 """Returns where there was an answer, within so many seconds. Raises TurnlineError where there was none."""
 
 
-async def custom_tool(integration: IntegrationSpec, outside: Outside, deadline_s: float) -> None:
+async def custom_tool(integration: IntegrationSpec, outside: HttpClients, deadline_s: float) -> None:
     """Ask what `health` in the configuration says, or the tool's own address with OPTIONS and without secrets.
 
     What was made for being asked says by a 5xx that it is not well. Elsewhere 500 may only mean that OPTIONS was not thought of: such a
@@ -53,7 +53,7 @@ async def custom_tool(integration: IntegrationSpec, outside: Outside, deadline_s
         raise ProviderDown(f"{WHOM} answered {status}")
 
 
-async def _options_or_head(outside: Outside, url: str, deadline_s: float) -> int:
+async def _options_or_head(outside: HttpClients, url: str, deadline_s: float) -> int:
     """The status of OPTIONS or, where that is broken off or half the time has passed, of HEAD beside it: whichever is answered first."""
     ends_at = time.monotonic() + deadline_s
     options = asyncio.create_task(_status(outside, "OPTIONS", url, deadline_s))
@@ -74,13 +74,13 @@ async def _options_or_head(outside: Outside, url: str, deadline_s: float) -> int
         await asyncio.gather(*asking, return_exceptions=True)
 
 
-async def _status(outside: Outside, method: str, url: str, deadline_s: float, headers: Mapping[str, str] | None = None) -> int:
+async def _status(outside: HttpClients, method: str, url: str, deadline_s: float, headers: Mapping[str, str] | None = None) -> int:
     """The answer's status. Its body does not matter, and may be endless, stalled or broken: there is somebody all the same."""
     status: int | None = None
     # Whoever is asked once in minutes needs no connection kept; thousands of them would use up the process's files.
     sent = {"connection": "close", **(headers or {})}
     try:
-        async with outside.tools.exchange(method, url, whom=WHOM, deadline_s=deadline_s, max_bytes=_MAX_BYTES, headers=sent) as reply:
+        async with outside.tools.request(method, url, whom=WHOM, deadline_s=deadline_s, max_bytes=_MAX_BYTES, headers=sent) as reply:
             status = reply.status
             await reply.drain(_DRAIN_S)
     except TurnlineError:
@@ -93,7 +93,7 @@ async def _status(outside: Outside, method: str, url: str, deadline_s: float, he
 PROBES: dict[str, Probe] = {"custom_tool": custom_tool}
 
 
-async def probed(integration: IntegrationSpec, outside: Outside, deadline_s: float) -> str | None:
+async def probed(integration: IntegrationSpec, outside: HttpClients, deadline_s: float) -> str | None:
     """None where the integration answered; else why not, in a sentence that holds no secret. Kinds that nobody can ask answer."""
     probe = PROBES.get(integration.integration_type)
     if probe is None:

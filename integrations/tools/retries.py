@@ -12,7 +12,7 @@ from uuid import UUID
 from engine.errors import Ambiguous, Malformed, ProviderDown, RateLimited, Rejected, TimedOut, Transient, TurnlineError
 from engine.events import ToolOutcome, ToolStatus
 from engine.turn.context import Effect, IntegrationSpec, ToolSpec
-from integrations.http import Sending
+from integrations.http import RequestCounter
 from integrations.tools import Integration
 from integrations.tools.http.request import Refused
 
@@ -25,7 +25,7 @@ _FIRST_WAIT_S = 0.2
 REPEATABLE = frozenset({Effect.PURE, Effect.IDEMPOTENT})
 
 
-Hear = Callable[[UUID, str | None], None]
+OnResult = Callable[[UUID, str | None], None]
 """Told of an integration whether a request of a call was answered (None), or why it was not."""
 
 
@@ -34,7 +34,7 @@ class Attempts:
     """One integration of a tool, one call, and what is known about it.
 
     `maybe_done`: it may have happened, and nobody knows; set from the start where a former attempt had begun the call. `doubted`: that
-    was so once, and its status has told since. `ends_at` is on the monotonic clock. `hear` is told how each request went.
+    was so once, and its status has told since. `ends_at` is on the monotonic clock. `on_result` is told how each request went.
     """
 
     tool: ToolSpec
@@ -43,10 +43,10 @@ class Attempts:
     arguments: dict[str, object]
     key: str
     ends_at: float
-    sending: Sending
+    counter: RequestCounter
     maybe_done: bool = False
     doubted: bool = False
-    hear: Hear | None = None
+    on_result: OnResult | None = None
 
     async def outcome(self, *, others: bool = False) -> ToolOutcome | None:
         """Try as often as the effect allows, and say what came of it; None where the next integration takes over.
@@ -54,7 +54,7 @@ class Attempts:
         That is only so where there are `others` and nothing can have been done here.
         """
         for attempt in range(1, MAX_TRIES + 1):
-            sent = self.sending.requests
+            sent = self.counter.requests
             try:
                 outcome = await self.integration.call(
                     self.tool,
@@ -62,12 +62,12 @@ class Attempts:
                     self.arguments,
                     idempotency_key=self.key,
                     deadline_s=self._left_s(),
-                    sending=self.sending,
+                    counter=self.counter,
                 )
                 self._heard(None, answered=True)
                 return outcome
             except TurnlineError as error:
-                self._heard(error, answered=self.sending.requests > sent)
+                self._heard(error, answered=self.counter.requests > sent)
                 self.maybe_done = self.maybe_done or error.maybe_done
                 if self.maybe_done and self.tool.effect is Effect.QUERYABLE and (known := await self.asked(error)) is not None:
                     return known
@@ -121,12 +121,12 @@ class Attempts:
         A refusal and a rate limit are answers. Our own refusal says nothing; nor does a 5xx, which one bad argument may bring about, and
         which the next probe tells from a server that is gone.
         """
-        if self.hear is None:
+        if self.on_result is None:
             return
         if isinstance(error, (TimedOut, Ambiguous, Malformed)) or (isinstance(error, ProviderDown) and not answered):
-            self.hear(self.spec.id, str(error))
+            self.on_result(self.spec.id, str(error))
         elif error is None or (isinstance(error, (Rejected, RateLimited)) and answered):
-            self.hear(self.spec.id, None)
+            self.on_result(self.spec.id, None)
 
     def _passes_on(self, error: TurnlineError) -> bool:
         """Whether another integration, which knows nothing of this one's keys, may make the call instead."""

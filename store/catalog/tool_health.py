@@ -54,7 +54,7 @@ VALUES (:workspace_id, :tool_id, :id, :from_status, :to_status, :error)"""
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class Observation:
     """What was heard of an integration: an answer (`error` is None), or why there was none, in a sentence without secrets.
 
     `asked_for_s`: how long a probe took to find out; it does not count as failed where a call was answered meanwhile. None: it was a call.
@@ -131,7 +131,7 @@ async def spec(database: Database, workspace_id: UUID, integration_id: UUID) -> 
     return None if row is None else (IntegrationSpec(row["id"], row["integration_type"], row["configuration"]), row["secrets"])
 
 
-async def record(database: Database, heard: Heard, thresholds: Thresholds, *, every_s: float) -> Changed | None:
+async def record(database: Database, heard: Observation, thresholds: Thresholds, *, every_s: float) -> Changed | None:
     """Note what was heard of an integration, and the change where its status is another now; None where it is as before, or gone.
 
     A change stands in `tool_health_changes`, written in the same commit. `every_s`: how often a healthy one is asked.

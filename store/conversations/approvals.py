@@ -60,11 +60,11 @@ class Unfit(Rejected):
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """A decision that is in the log at `offset`. `ring`: the turn that goes on, if it may."""
+    """A decision that is in the log at `offset`. `to_dispatch`: the turn that goes on, if it may."""
 
     approval: dict[str, Any]
     offset: int
-    ring: UUID | None
+    to_dispatch: UUID | None
 
 
 async def get(db: AsyncConnection, approval_id: UUID) -> dict[str, Any]:

@@ -28,7 +28,7 @@ ACCEPT = "SELECT * FROM accept_message($1, $2, $3, $4, $5, $6, $7, $8)"
 class Accepted:
     """A customer's message that is in the log. `turn_id` is None where a person answers (mode manual).
 
-    `repeated`: its `message_key` had been accepted before; everything here is the first one's. `ring`: the turn that wants ringing.
+    `repeated`: its `message_key` had been accepted before; everything here is the first one's. `to_dispatch`: the turn that wants ringing.
     """
 
     event_id: UUID
@@ -37,7 +37,7 @@ class Accepted:
     turn_id: UUID | None
     turn_status: str | None
     repeated: bool
-    ring: UUID | None
+    to_dispatch: UUID | None
 
 
 async def accept(
@@ -80,7 +80,7 @@ async def accept(
                 turn_id=row["o_turn_id"],
                 turn_status=row["o_turn_status"],
                 repeated=row["o_outcome"] == "repeated",
-                ring=row["o_ring"],
+                to_dispatch=row["o_ring"],
             )
         case "conflict":
             raise Conflict("message_key was used before in this session, with another text")

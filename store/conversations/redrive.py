@@ -24,19 +24,19 @@ REFUSED = {
 
 @dataclass(frozen=True, slots=True)
 class Redriven:
-    """A turn that is open again. `offset`: of the log's last event; `ring`: the turn to ring (of the session, perhaps another), if any."""
+    """A turn that is open again. `offset` is the log's last; `to_dispatch` is the turn of the session to dispatch now, if any."""
 
     session_id: UUID
     offset: int
-    ring: UUID | None
+    to_dispatch: UUID | None
 
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """A session that is not quarantined. `offset`: of the log's last event, or None where it was not before; `ring`: as `Redriven`'s."""
+    """A session that is not quarantined. `offset` is the log's last, or None if it was not quarantined before."""
 
     offset: int | None
-    ring: UUID | None
+    to_dispatch: UUID | None
 
 
 async def redrive(database: Database, workspace_id: UUID, turn_id: UUID, *, from_scratch: bool, by: str, window: int) -> Redriven:

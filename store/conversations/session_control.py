@@ -22,7 +22,7 @@ PEOPLE = ("human_agent", "human_agent_on_behalf_of_ai_agent")
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """What became of a request to cancel. `ring`: the turn to be carried next, if any; `offset`: where the session's log ends.
+    """What became of a request to cancel. `to_dispatch`: the turn to be carried next, if any; `offset`: where the session's log ends.
 
     cancelled: what was open has ended. cancelling: a worker carries a turn, and will end it within a second. settled: nothing was open.
     """
@@ -30,15 +30,15 @@ class Cancelled:
     status: Literal["cancelled", "cancelling", "settled"]
     session_id: UUID
     offset: int
-    ring: UUID | None
+    to_dispatch: UUID | None
 
 
 @dataclass(frozen=True, slots=True)
 class Switched:
-    """A session's mode is what it should be. `offset`: of the log's last event, or None where it was so before. `ring`: whom to ring."""
+    """The result of switching a mode. `offset` is the log's last, or None if the mode was the same before."""
 
     offset: int | None
-    ring: UUID | None
+    to_dispatch: UUID | None
 
 
 async def cancel_session(database: Database, workspace_id: UUID, session_id: UUID, *, by: str) -> Cancelled:

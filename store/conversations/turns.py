@@ -17,11 +17,11 @@ from psycopg_pool import PoolTimeout
 from engine.errors import LeaseLost, Rejected
 from engine.events import Event, EventKind, Source
 from engine.model.prompt import instructions
-from engine.turn.commit import Change, Finish, Park, Reserved, SettledCall, Written
-from engine.turn.context import Brief, Effect, IntegrationSpec, Limits, ToolSpec
+from engine.turn.commit import CommitResult, Finish, Park, Reserved, SettledCall, TurnCommit
+from engine.turn.context import Effect, IntegrationSpec, Limits, ToolSpec, TurnContext
 from engine.turn.pending_calls import Approval, Decision, Pending, PendingState
-from engine.turn.ports import Start
-from failpoints import Point, reached
+from engine.turn.ports import ResumePoint
+from failpoints import failpoint
 from store.database import Database
 
 log = logging.getLogger(__name__)
@@ -66,8 +66,8 @@ class Claim:
         self.next_turn: UUID | None = None
         self.outstanding: Reserved | None = None if row["o_attempt"] is None else Reserved(row["o_step"], row["o_attempt"])
         self._writes: int = row["o_writes"]
-        self.brief = _brief(self, row, limits, secrets)
-        self.start = Start(
+        self.context = _context(self, row, limits, secrets)
+        self.start = ResumePoint(
             events=tuple(_event(item) for item in row["o_events"] or ()),
             reserved=self.outstanding,
             pending={item["tool_call_id"]: _pending(item) for item in row["o_pending"] or ()},
@@ -76,7 +76,7 @@ class Claim:
             attempts=row["o_attempts"],
         )
 
-    async def write(self, change: Change) -> Written:
+    async def write(self, change: TurnCommit) -> CommitResult:
         """Commit `change`; sent again while the connection breaks, written once.
 
         Raises:
@@ -85,7 +85,7 @@ class Claim:
         """
         payload = Jsonb(_payload(change, self.approval_s))
         _about_to_commit(change)
-        row = await _insisting(
+        row = await _with_retries(
             lambda: self.database.call(
                 WRITE, self.workspace_id, self.session_id, self.turn_id, self.fence, self._writes, payload, share=self.workspace_id
             )
@@ -99,7 +99,7 @@ class Claim:
             self.outstanding = change.reserve.call if begun else None
         elif change.model_call is not None:
             self.outstanding = None
-        return Written(tuple(_event(item) for item in row["o_news"] or ()), row["o_read_through"], row["o_stop"], row["o_refused"])
+        return CommitResult(tuple(_event(item) for item in row["o_news"] or ()), row["o_read_through"], row["o_stop"], row["o_refused"])
 
 
 async def claim(
@@ -119,10 +119,10 @@ async def claim(
     `window` is how many of the session's latest events the turn's context is read from. A turn that was claimed `max_attempts` times
     without coming to a rest is ended as dead here. Approvals that the turn asks for expire after `approval_s`.
     """
-    row = await _insisting(lambda: database.call(CLAIM, turn_id, owner, lease_s, max_attempts, window))
+    row = await _with_retries(lambda: database.call(CLAIM, turn_id, owner, lease_s, max_attempts, window))
     if row["o_outcome"] != "claimed":
         return NotClaimed(row["o_outcome"], row["o_next_turn"])
-    reached(Point.C6)
+    failpoint("turn.claimed")
     return Claim(database, turn_id, owner, row, limits=limits, secrets=secrets, approval_s=approval_s)
 
 
@@ -137,7 +137,7 @@ async def stops(database: Database, sessions: Collection[UUID]) -> dict[UUID, st
     return {row["session_id"]: row["reason"] for row in await database.rows(STOPS, list(sessions))}
 
 
-async def _insisting(send: Callable[[], Any], *, tries: int = 6) -> dict[str, Any]:
+async def _with_retries(send: Callable[[], Any], *, tries: int = 6) -> dict[str, Any]:
     """What `send` returns, sent again (about 10 s in all) while the connection breaks. Raises LeaseLost for a stale fence."""
     for left in range(tries - 1, -1, -1):
         try:
@@ -157,12 +157,12 @@ async def _insisting(send: Callable[[], Any], *, tries: int = 6) -> dict[str, An
     raise AssertionError("unreachable")
 
 
-def _brief(claim: Claim, row: Mapping[str, Any], limits: Limits, secrets: Secrets) -> Brief:
+def _context(claim: Claim, row: Mapping[str, Any], limits: Limits, secrets: Secrets) -> TurnContext:
     agent = row["o_agent"]["agent"]
     connected: dict[str, list[Mapping[str, Any]]] = {}
     for item in row["o_integrations"] or ():
         connected.setdefault(item["tool_id"], []).append(item)
-    return Brief(
+    return TurnContext(
         turn_id=claim.turn_id,
         session_id=claim.session_id,
         workspace_id=claim.workspace_id,
@@ -234,7 +234,7 @@ def _event(item: Mapping[str, Any]) -> Event:
     )
 
 
-def _payload(change: Change, approval_s: float) -> dict[str, Any]:
+def _payload(change: TurnCommit, approval_s: float) -> dict[str, Any]:
     """`change` as write_turn reads it; parts that are empty are left out."""
     payload: dict[str, Any] = {}
     if change.events:
@@ -312,24 +312,22 @@ def _settled(settled: SettledCall) -> dict[str, Any]:
     return row
 
 
-def _about_to_commit(change: Change) -> None:
+def _about_to_commit(change: TurnCommit) -> None:
     """The crash points before a write."""
-    reached(Point.C16)
-    reached(Point.C18)
+    failpoint("write.before_send")
     if isinstance(change.rest, Finish):
-        reached(Point.C13)
+        failpoint("turn.before_final_commit")
 
 
-def _committed(change: Change) -> None:
+def _committed(change: TurnCommit) -> None:
     """The crash points after a write."""
-    reached(Point.C17)
+    failpoint("write.committed")
     if isinstance(change.rest, Finish):
-        reached(Point.C14)
+        failpoint("turn.final_commit")
     elif change.tool_results:
-        reached(Point.C12)
-        reached(Point.C20)
+        failpoint("tool_call.committed")
     elif change.model_call is not None:
-        reached(Point.C9)
+        failpoint("model_call.committed")
 
 
 def _bounded(detail: str | None, length: int = 2000) -> str | None:

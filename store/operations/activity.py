@@ -23,7 +23,7 @@ SELECT coalesce(sum(cost_usd), 0) FROM (
 
 
 @dataclass(frozen=True, slots=True)
-class Recent:
+class Activity:
     """Turns that ended in the last minute, by outcome; how long half and 95 % of them took at most; what ten minutes cost, as an hour's."""
 
     ended: dict[str, int]
@@ -32,10 +32,10 @@ class Recent:
     usd_per_hour: Decimal
 
 
-def read(db: psycopg.Connection) -> Recent:
+def read(db: psycopg.Connection) -> Activity:
     """Look, on a connection that acts as turnline_maintenance. Raises psycopg.Error."""
     ended = db.execute(_ENDED).fetchone()
     spent = db.execute(_SPENT).fetchone()
     assert ended is not None  # noqa: S101 - aggregates return a row
     assert spent is not None  # noqa: S101
-    return Recent(ended[0], ended[1], ended[2], spent[0] * 6)
+    return Activity(ended[0], ended[1], ended[2], spent[0] * 6)

@@ -24,7 +24,7 @@ class Open:
 
 
 @dataclass(frozen=True, slots=True)
-class JobStanding:
+class JobStats:
     """A job's last good end, how long that run took, and its last bad end. Times in seconds of the epoch; None: never."""
 
     succeeded_at: float | None = None
@@ -33,7 +33,7 @@ class JobStanding:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class SystemStats:
     """One look. `behind_s`: how long the oldest turn that could be carried at once has waited for a worker.
 
     `leases`: of running turns, `live` and `run_out`. `integrations`: enabled ones by health. `violations`: of the last audit, None
@@ -44,14 +44,14 @@ class Standing:
     behind_s: float = 0.0
     leases: Mapping[str, int] = field(default_factory=dict)
     integrations: Mapping[str, int] = field(default_factory=dict)
-    jobs: Mapping[str, JobStanding] = field(default_factory=dict)
+    jobs: Mapping[str, JobStats] = field(default_factory=dict)
     violations: int | None = None
     audited_at: float | None = None
     workers: int = 0
     stalled: int = 0
 
 
-def read(url: str, *, role: str = APP_ROLE) -> Standing:
+def read(url: str, *, role: str = APP_ROLE) -> SystemStats:
     """Look, on a connection of its own. Raises psycopg.Error."""
     with connected(url, role=role) as db:
         return look(db)
@@ -62,7 +62,7 @@ def connected(url: str, *, role: str = APP_ROLE) -> psycopg.Connection:
     return psycopg.connect(url, autocommit=True, **connect_arguments(role, "turnline-metrics"))
 
 
-def look(db: psycopg.Connection) -> Standing:
+def look(db: psycopg.Connection) -> SystemStats:
     """Look on a connection at hand, for `PATIENCE_MS` at most. Raises psycopg.Error."""
     with db.transaction():  # SET LOCAL: a pooler may give the next transaction to somebody else
         db.execute(f"SET LOCAL statement_timeout = {PATIENCE_MS}")
@@ -71,15 +71,15 @@ def look(db: psycopg.Connection) -> Standing:
     return of(row[0])
 
 
-def of(found: Mapping[str, Any]) -> Standing:
+def of(found: Mapping[str, Any]) -> SystemStats:
     """The value of what `standing()` returned; where there was nothing to count, it says null."""
     turns, audit = found["turns"] or {}, found["audit"] or {}
-    return Standing(
+    return SystemStats(
         turns={status: Open(**turns.get(status, {})) for status in OPEN},
         behind_s=found["behind_s"] or 0.0,
         leases=found["leases"],
         integrations={status: (found["integrations"] or {}).get(status, 0) for status in HEALTH},
-        jobs={job: JobStanding(**told) for job, told in (found["jobs"] or {}).items()},
+        jobs={job: JobStats(**told) for job, told in (found["jobs"] or {}).items()},
         violations=audit.get("violations"),
         audited_at=audit.get("finished_at"),
         workers=found["workers"]["seen"],

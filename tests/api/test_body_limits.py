@@ -56,7 +56,7 @@ def test_json_that_cannot_be_kept_is_refused_before_it_is_looked_into(acme: Tena
 
 
 def test_a_body_that_is_too_long_is_refused_by_its_length_or_while_it_arrives(acme: Tenant):
-    limit = acme.service.front.settings.request_max_bytes
+    limit = acme.service.app_state.settings.request_max_bytes
     padded = b'{"name": "Ada"' + b" " * (limit - 15) + b"}"
     assert raw(acme, padded)[0] == 201
     assert raw(acme, padded + b" ")[0] == 413

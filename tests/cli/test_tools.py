@@ -31,7 +31,7 @@ async def test_it_lists_what_is_not_well_and_what_has_changed(database_url: str,
     async with database.transaction(made.workspace_id) as db:
         well, ill = [row.id for row in await db.exec_driver_sql("SELECT id FROM tool_integrations ORDER BY id")]
     for integration_id, error in ((well, None), (ill, WHY), (ill, WHY)):
-        await tool_health.record(database, tool_health.Heard(made.workspace_id, integration_id, error), FEW, every_s=300)
+        await tool_health.record(database, tool_health.Observation(made.workspace_id, integration_id, error), FEW, every_s=300)
     await database.close()
 
     shown = turnline(database_url, tmp_path)

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from engine.events import Event, EventKind, Source
-from engine.turn.commit import Change, Finish
+from engine.turn.commit import Finish, TurnCommit
 from store import migrate
 from store.conversations import intake
 from store.database import Database
@@ -58,7 +58,7 @@ async def test_a_restored_database_goes_on_where_the_backup_was_made(database_ur
     assert again.start.reserved is not None
     said = Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "No."}, {"read_through": 2})
     call = replace(ASKED, call=again.start.reserved)
-    await again.write(Change(events=(said,), model_call=call, rest=Finish("done")))
+    await again.write(TurnCommit(events=(said,), model_call=call, rest=Finish("done")))
     await database.close()
     assert violations(restored_url) == {}
 

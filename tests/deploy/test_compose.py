@@ -71,9 +71,9 @@ def test_the_image_has_what_the_wheel_has_no_root_and_no_secret():
     assert all((ROOT / one).exists() for one in copied)
     packed = set(re.findall(r'"([\w.]+)"', re.search(r"only-include = (\[.*\])", (ROOT / "pyproject.toml").read_text())[1]))  # type: ignore[index]
     assert packed <= copied, "a package of ours is missing in the image"
-    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    assert packed <= let_in
-    assert not any(name in one for one in let_in for name in (".env", ".turnline", ".git", "tests"))
+    count_accepted = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert packed <= count_accepted
+    assert not any(name in one for one in count_accepted for name in (".env", ".turnline", ".git", "tests"))
     assert lines.index("USER turnline") > max(n for n, line in enumerate(lines) if line.startswith("RUN"))
     assert "--require-hashes" in (ROOT / "Dockerfile").read_text()
 
@@ -172,8 +172,8 @@ def test_a_part_that_is_gone_is_not_healthy(containers: Containers):
 
 
 def test_the_logins_may_do_their_part_and_no_more(containers: Containers):
-    runtime, migrate = (containers.env(name) for name in ("api", "migrate"))
-    with psycopg.connect(runtime["DATABASE_URL"], autocommit=True) as db:
+    resources, migrate = (containers.env(name) for name in ("api", "migrate"))
+    with psycopg.connect(resources["DATABASE_URL"], autocommit=True) as db:
         assert db.execute("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user").fetchone() == (False,)
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             db.execute("SELECT 1 FROM events")

@@ -9,12 +9,12 @@ import pytest
 
 from engine.events import Event, EventKind, Source, ToolCall, ToolOutcome, ToolStatus
 from engine.turn.commit import Finish, Park, Reserved
-from engine.turn.context import Brief, Effect, ToolSpec
+from engine.turn.context import Effect, ToolSpec, TurnContext
 from engine.turn.decide import approval_hash
 from engine.turn.loop import advance
 from engine.turn.pending_calls import Approval, Decision, Pending, PendingState
-from engine.turn.ports import Start
-from tests.support.fakes import TURN, ListLog, Script, brief, calls, customer, says
+from engine.turn.ports import ResumePoint
+from tests.support.fakes import TURN, ListLog, Script, calls, context, customer, says
 
 SCHEMA = {"type": "object", "properties": {"cents": {"type": "integer"}}, "required": ["cents"]}
 REFUND = ToolSpec(UUID(int=8), "refund", "", SCHEMA, effect=Effect.UNSAFE, approval=True)
@@ -45,7 +45,7 @@ def asked(*some: ToolCall) -> list[Event]:
     ]
 
 
-def waiting(call: ToolCall, given: Brief, decision: Decision = Decision.PENDING, **fields: object) -> Pending:
+def waiting(call: ToolCall, given: TurnContext, decision: Decision = Decision.PENDING, **fields: object) -> Pending:
     approval = Approval(decision, approval_hash(given, call), **fields)  # type: ignore[arg-type]
     return Pending(f"key of {call.tool_call_id}", PendingState.AWAITING_APPROVAL, approval)
 
@@ -53,10 +53,10 @@ def waiting(call: ToolCall, given: Brief, decision: Decision = Decision.PENDING,
 async def test_a_call_that_needs_approval_parks_the_turn_in_the_commit_that_asks_for_it():
     log, world = ListLog(customer("Refund me", 0)), Script(calls(refund()))
 
-    assert await advance(log, world, brief(REFUND), Start(tuple(log.events), FIRST)) == WAITS
+    assert await advance(log, world, context(REFUND), ResumePoint(tuple(log.events), FIRST)) == WAITS
 
     (change,) = log.changes
-    assert change.tool_calls[0].approval_hash == approval_hash(brief(REFUND), refund())
+    assert change.tool_calls[0].approval_hash == approval_hash(context(REFUND), refund())
     assert world.made == []
 
 
@@ -65,7 +65,7 @@ async def test_the_others_of_a_reply_are_made_at_once():
     log = ListLog(customer("Refund me", 0))
     world = Script(calls(refund(), look), tools={"c1": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
 
-    assert await advance(log, world, brief(REFUND, LOOKUP), Start(tuple(log.events), FIRST)) == WAITS
+    assert await advance(log, world, context(REFUND, LOOKUP), ResumePoint(tuple(log.events), FIRST)) == WAITS
 
     assert [call.tool_call_id for call in world.made] == ["c1"]
     assert [event.content["tool_call_id"] for event in log.changes[-1].events] == ["c1"]
@@ -76,14 +76,14 @@ async def test_nobody_is_asked_to_approve_what_cannot_be_carried_out():
     failed = ToolOutcome(ToolStatus.FAILED, error="cents must be an integer", requests=0)
     world = Script(calls(refund(cents='"much"')), says("Sorry."), tools={"c0": failed})
 
-    assert await advance(log, world, brief(REFUND), Start(tuple(log.events), FIRST)) == Finish("done")
+    assert await advance(log, world, context(REFUND), ResumePoint(tuple(log.events), FIRST)) == Finish("done")
 
 
 async def test_an_approved_call_is_begun_by_a_commit_and_then_made():
-    given = brief(REFUND)
+    given = context(REFUND)
     log, world = ListLog(*asked(refund())), Script(says("Done."), tools={"c0": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
 
-    rest = await advance(log, world, given, Start(tuple(log.events), None, {"c0": waiting(refund(), given, Decision.APPROVED)}))
+    rest = await advance(log, world, given, ResumePoint(tuple(log.events), None, {"c0": waiting(refund(), given, Decision.APPROVED)}))
 
     assert rest == Finish("done")
     (start,) = log.changes[0].starts
@@ -92,11 +92,11 @@ async def test_an_approved_call_is_begun_by_a_commit_and_then_made():
 
 
 async def test_a_call_is_made_with_the_arguments_that_a_person_put_in_place_and_the_model_is_told():
-    given = brief(REFUND)
+    given = context(REFUND)
     log, world = ListLog(*asked(refund())), Script(says("Done."), tools={"c0": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
     row = waiting(refund(cents=100), given, Decision.APPROVED, edited_arguments={"cents": 100})
 
-    await advance(log, world, given, Start(tuple(log.events), None, {"c0": row}))
+    await advance(log, world, given, ResumePoint(tuple(log.events), None, {"c0": row}))
 
     assert world.made[0].arguments == {"cents": 100}
     assert '"cents":100' in world.requests[0].messages[-1].text
@@ -113,10 +113,10 @@ async def test_a_call_is_made_with_the_arguments_that_a_person_put_in_place_and_
     ],
 )
 async def test_what_was_not_approved_is_not_made_and_the_model_is_told_why(row: dict[str, object], says_: str):
-    given = brief(REFUND)
+    given = context(REFUND)
     log, world = ListLog(*asked(refund())), Script(says("Sorry."))
 
-    await advance(log, world, given, Start(tuple(log.events), None, {"c0": waiting(refund(), given, **row)}))  # type: ignore[arg-type]
+    await advance(log, world, given, ResumePoint(tuple(log.events), None, {"c0": waiting(refund(), given, **row)}))  # type: ignore[arg-type]
 
     assert world.made == []
     assert log.changes[0].events[0].content["status"] == "denied"
@@ -124,25 +124,25 @@ async def test_what_was_not_approved_is_not_made_and_the_model_is_told_why(row: 
 
 
 async def test_an_approval_is_bound_to_session_tool_call_and_arguments():
-    given = brief(REFUND)
+    given = context(REFUND)
     hashes = {
         approval_hash(given, refund()),
         approval_hash(given, refund(cents=501)),
         approval_hash(given, refund("c1")),
         approval_hash(replace(given, session_id=UUID(int=77)), refund()),
-        approval_hash(brief(replace(REFUND, id=UUID(int=78))), refund()),
+        approval_hash(context(replace(REFUND, id=UUID(int=78))), refund()),
     }
     assert len(hashes) == 5
 
 
 async def test_of_several_the_decided_ones_go_on_and_the_others_wait():
-    given = brief(REFUND)
+    given = context(REFUND)
     some = [refund(f"c{n}") for n in range(3)]
     log, world = ListLog(*asked(*some)), Script(tools={"c1": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
     rows = {call.tool_call_id: waiting(call, given) for call in some}
     rows["c1"] = waiting(some[1], given, Decision.APPROVED)
 
-    assert await advance(log, world, given, Start(tuple(log.events), None, rows)) == WAITS
+    assert await advance(log, world, given, ResumePoint(tuple(log.events), None, rows)) == WAITS
 
     assert [call.tool_call_id for call in world.made] == ["c1"]
     assert [event.content["tool_call_id"] for event in log.changes[-1].events] == ["c1"]

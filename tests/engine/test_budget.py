@@ -11,11 +11,11 @@ import pytest
 
 from engine.errors import TimedOut
 from engine.events import Event, EventKind, ModelReply, ToolCall, ToolOutcome, ToolStatus
-from engine.turn.commit import CallState, Change, Finish, Reserved, Written
+from engine.turn.commit import CallState, CommitResult, Finish, Reserved, TurnCommit
 from engine.turn.context import Effect, Limits, ToolSpec
 from engine.turn.loop import advance
-from engine.turn.ports import Start
-from tests.support.fakes import Hanging, ListLog, Script, brief, calls, customer, says
+from engine.turn.ports import ResumePoint
+from tests.support.fakes import Hanging, ListLog, Script, calls, context, customer, says
 
 LOOKUP = ToolSpec(UUID(int=9), "lookup", "", {"type": "object"}, effect=Effect.PURE)
 FOUND = ToolOutcome(ToolStatus.SUCCEEDED, {})
@@ -28,8 +28,8 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random, "uniform", lambda low, high: 0.0)
 
 
-def start(**fields: object) -> Start:
-    return Start(**({"events": (OPENING,), "reserved": Reserved(0, 0)} | fields))  # type: ignore[arg-type]
+def start(**fields: object) -> ResumePoint:
+    return ResumePoint(**({"events": (OPENING,), "reserved": Reserved(0, 0)} | fields))  # type: ignore[arg-type]
 
 
 class Counting(Script):
@@ -52,7 +52,7 @@ class Refusing(ListLog):
         super().__init__(OPENING)
         self.nth = nth
 
-    async def write(self, change: Change) -> Written:
+    async def write(self, change: TurnCommit) -> CommitResult:
         written = await super().write(change)
         full = change.reserve is not None and len(self.changes) > self.nth
         return replace(written, refused="The session's budget is spent.") if full else written
@@ -68,7 +68,7 @@ async def test_a_budgeted_turn_holds_the_most_a_call_can_use_before_it_calls():
     log = ListLog(OPENING)
     world = Counting(log, calls(ToolCall("c1", "lookup", {}, "{}")), says("Yes."), c1=FOUND)
 
-    assert await advance(log, world, brief(LOOKUP, budgeted=True), start()) == Finish("done")
+    assert await advance(log, world, context(LOOKUP, budgeted=True), start()) == Finish("done")
 
     assert holds(log) == [(Reserved(0, 0), True, True), (Reserved(1, 0), False, True)]
     assert world.after == [1, 3], "each call comes after the commit that holds for it"
@@ -82,7 +82,7 @@ async def test_without_budgets_nothing_is_held_and_no_commit_is_spent_on_it():
     log = ListLog(OPENING)
     world = Counting(log, says("Yes."))
 
-    assert await advance(log, world, brief(), start()) == Finish("done")
+    assert await advance(log, world, context(), start()) == Finish("done")
     assert (holds(log), world.after) == ([], [0])
 
 
@@ -90,7 +90,7 @@ async def test_news_that_makes_the_call_longer_is_held_for_before_the_call():
     log = ListLog(OPENING, arriving={0: (customer("And order 42, and 43, and all the others?", 0),)})
     world = Counting(log, says("All of them."))
 
-    assert await advance(log, world, brief(budgeted=True), start()) == Finish("done")
+    assert await advance(log, world, context(budgeted=True), start()) == Finish("done")
 
     assert holds(log) == [(Reserved(0, 0), True, True), (Reserved(0, 0), True, True)]
     assert world.after == [2]
@@ -104,7 +104,7 @@ async def test_another_try_is_held_for_as_well():
     log = ListLog(OPENING)
     world = Counting(log, TimedOut("slow"), says("Yes."))
 
-    assert await advance(log, world, brief(budgeted=True), start()) == Finish("done")
+    assert await advance(log, world, context(budgeted=True), start()) == Finish("done")
     assert holds(log) == [(Reserved(0, 0), True, True), (Reserved(0, 1), False, True)]
 
 
@@ -113,7 +113,7 @@ async def test_where_no_budget_has_room_the_turn_fails_with_its_sentence_and_not
     log = Refusing(nth)
     world = Counting(log, calls(ToolCall("c1", "lookup", {}, "{}")), says("Never."), c1=FOUND)
 
-    rest = await advance(log, world, brief(LOOKUP, budgeted=True), start())
+    rest = await advance(log, world, context(LOOKUP, budgeted=True), start())
 
     assert rest == Finish("failed", "BudgetSpent", "The session's budget is spent.")
     assert len(world.after) == nth / 2
@@ -148,7 +148,7 @@ async def test_each_limit_of_one_turn_ends_it_with_its_sentence(limits: Limits, 
     forever = [calls(ToolCall(f"c{number}", "lookup", {}, "{}")) for number in range(9)]
     world = Script(*forever, tools={f"c{number}": FOUND for number in range(9)})
 
-    rest = await advance(log, world, brief(LOOKUP, limits=limits), start(**fields))
+    rest = await advance(log, world, context(LOOKUP, limits=limits), start(**fields))
 
     assert rest == Finish("failed", "BudgetSpent", sentence)
     assert len(world.requests) == asked
@@ -160,7 +160,7 @@ async def test_tool_calls_over_the_limit_are_denied_and_the_model_may_still_answ
     world = Script(*asked, says("That is all I found."), tools={f"c{number}": FOUND for number in range(3)})
     log = ListLog(OPENING)
 
-    assert await advance(log, world, brief(LOOKUP, limits=Limits(tool_calls=2)), start()) == Finish("done")
+    assert await advance(log, world, context(LOOKUP, limits=Limits(tool_calls=2)), start()) == Finish("done")
 
     assert [call.tool_call_id for call in world.made] == ["c0", "c1"]
     assert "used up its 2 tool calls" in world.requests[-1].messages[-1].text
@@ -170,7 +170,7 @@ async def test_time_is_up_between_calls_and_never_in_the_middle_of_a_tool(monkey
     """The reply that asked for tools came too late for another call: their results are kept, and the turn ends."""
     log = ListLog(OPENING)
     world = Script(calls(ToolCall("c1", "lookup", {}, "{}")), tools={"c1": FOUND})
-    late = brief(LOOKUP, limits=Limits(wall_clock_s=0.05))
+    late = context(LOOKUP, limits=Limits(wall_clock_s=0.05))
 
     async def slow(*args: object, **named: object) -> ToolOutcome:
         await asyncio.sleep(0.1)

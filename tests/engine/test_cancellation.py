@@ -9,13 +9,13 @@ from uuid import UUID
 import pytest
 
 from engine.events import Event, ToolCall, ToolOutcome, ToolStatus
-from engine.turn.cancellation import Stop, StopReason
-from engine.turn.commit import CallState, Change, Finish, Park, Reserved, Written
+from engine.turn.cancellation import CancelReason, CancelToken
+from engine.turn.commit import CallState, CommitResult, Finish, Park, Reserved, TurnCommit
 from engine.turn.context import Effect, ToolSpec
 from engine.turn.loop import advance
 from engine.turn.pending_calls import Pending, PendingState
-from engine.turn.ports import Start
-from tests.support.fakes import Hanging, ListLog, Script, brief, calls, customer, says
+from engine.turn.ports import ResumePoint
+from tests.support.fakes import Hanging, ListLog, Script, calls, context, customer, says
 
 TOOLS = {
     effect: ToolSpec(UUID(int=20 + number), f"{effect}_tool", "", {"type": "object"}, effect=effect) for number, effect in enumerate(Effect)
@@ -26,20 +26,20 @@ FIRST = Reserved(0, 0)
 class StoppingLog(ListLog):
     """A log whose commits say, from the `at`-th on, that the turn is to stop; they begin nothing then."""
 
-    def __init__(self, *events: Event, at: int, reason: StopReason) -> None:
+    def __init__(self, *events: Event, at: int, reason: CancelReason) -> None:
         super().__init__(*events)
         self._at, self._reason = at, reason
 
-    async def write(self, change: Change) -> Written:
+    async def write(self, change: TurnCommit) -> CommitResult:
         stops = len(self.changes) >= self._at
         written = await super().write(change)
-        return Written(written.news, written.read_through, self._reason if stops else None)
+        return CommitResult(written.news, written.read_through, self._reason if stops else None)
 
 
-async def stopped_while(hanging: Hanging, log: ListLog, world: Script, *tools: ToolSpec, reason: StopReason) -> Change:
+async def stopped_while(hanging: Hanging, log: ListLog, world: Script, *tools: ToolSpec, reason: CancelReason) -> TurnCommit:
     """Run a turn, ask it to stop once `hanging` is waited for, and return its last change."""
-    stop = Stop()
-    running = asyncio.create_task(advance(log, world, brief(*tools), Start(tuple(log.events), FIRST), stop))
+    stop = CancelToken()
+    running = asyncio.create_task(advance(log, world, context(*tools), ResumePoint(tuple(log.events), FIRST), stop))
     await asyncio.wait_for(hanging.hangs.wait(), 5)
     stop.ask(reason)
     assert await asyncio.wait_for(running, 5) == Finish("cancelled", reason)
@@ -48,7 +48,7 @@ async def stopped_while(hanging: Hanging, log: ListLog, world: Script, *tools: T
 
 async def test_a_model_call_is_cut_off_its_text_kept_and_its_tokens_estimated():
     hanging = Hanging(("The order ", "is"))
-    last = await stopped_while(hanging, ListLog(customer("Paid?", 0)), Script(hanging), reason=StopReason.CANCELLED)
+    last = await stopped_while(hanging, ListLog(customer("Paid?", 0)), Script(hanging), reason=CancelReason.CANCELLED)
 
     (status,) = last.events
     assert (status.content["status"], status.content["error_class"]) == ("cancelled", "Cancelled")
@@ -64,7 +64,7 @@ async def test_a_model_call_is_cut_off_its_text_kept_and_its_tokens_estimated():
 
 async def test_what_a_rolled_back_turn_was_saying_is_marked_so_that_no_model_reads_it():
     hanging = Hanging(("Well",))
-    last = await stopped_while(hanging, ListLog(customer("Paid?", 0)), Script(hanging), reason=StopReason.ROLLED_BACK)
+    last = await stopped_while(hanging, ListLog(customer("Paid?", 0)), Script(hanging), reason=CancelReason.ROLLED_BACK)
 
     assert last.events[-1].content["rolled_back"] is True
 
@@ -79,7 +79,7 @@ async def test_a_tool_call_that_was_under_way_may_have_happened_and_a_finished_o
     hanging = Hanging()
     world = Script(calls(*asked), tools={"c0": ToolOutcome(ToolStatus.SUCCEEDED, 1), "c1": hanging})
 
-    last = await stopped_while(hanging, ListLog(customer("Both", 0)), world, tool, reason=StopReason.CANCELLED)
+    last = await stopped_while(hanging, ListLog(customer("Both", 0)), world, tool, reason=CancelReason.CANCELLED)
 
     assert [(e.content["tool_call_id"], e.content["status"]) for e in last.events[:-1]] == [("c0", "succeeded"), ("c1", status)]
     assert [settled.outcome.status for settled in last.tool_results] == ["succeeded", status]
@@ -87,10 +87,10 @@ async def test_a_tool_call_that_was_under_way_may_have_happened_and_a_finished_o
 
 async def test_a_stop_heard_in_a_commit_begins_nothing_of_what_was_intended():
     tool = TOOLS[Effect.UNSAFE]
-    log = StoppingLog(customer("Do it", 0), at=0, reason=StopReason.TAKEN_OVER)
+    log = StoppingLog(customer("Do it", 0), at=0, reason=CancelReason.TAKEN_OVER)
     world = Script(calls(ToolCall("c0", tool.name, {}, "{}")))
 
-    assert await advance(log, world, brief(tool), Start(tuple(log.events), FIRST)) == Finish("cancelled", "TakenOver")
+    assert await advance(log, world, context(tool), ResumePoint(tuple(log.events), FIRST)) == Finish("cancelled", "TakenOver")
 
     assert world.made == []
     result, status = log.changes[-1].events
@@ -100,10 +100,10 @@ async def test_a_stop_heard_in_a_commit_begins_nothing_of_what_was_intended():
 
 async def test_a_paused_session_lets_a_turn_rest_at_its_next_commit():
     tool = TOOLS[Effect.IDEMPOTENT]
-    log = StoppingLog(customer("Look", 0), at=0, reason=StopReason.PAUSED)
+    log = StoppingLog(customer("Look", 0), at=0, reason=CancelReason.PAUSED)
     world = Script(calls(ToolCall("c0", tool.name, {}, "{}")))
 
-    assert await advance(log, world, brief(tool), Start(tuple(log.events), FIRST)) == Park(0.0, refund=True)
+    assert await advance(log, world, context(tool), ResumePoint(tuple(log.events), FIRST)) == Park(0.0, refund=True)
 
     assert world.made == []
     assert log.changes[-1].events == ()
@@ -114,7 +114,7 @@ async def test_a_call_that_was_put_off_is_begun_by_a_commit_of_its_own():
     log = ListLog(*(await _asked(tool)).events)
     world = Script(says("Done."), tools={"c0": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
 
-    rest = await advance(log, world, brief(tool), Start(tuple(log.events), None, {"c0": Pending("key", PendingState.REQUESTED)}))
+    rest = await advance(log, world, context(tool), ResumePoint(tuple(log.events), None, {"c0": Pending("key", PendingState.REQUESTED)}))
 
     assert rest == Finish("done")
     assert [start.tool_call_id for start in log.changes[0].starts] == ["c0"]
@@ -124,8 +124,8 @@ async def test_a_call_that_was_put_off_is_begun_by_a_commit_of_its_own():
 
 async def _asked(tool: ToolSpec) -> ListLog:
     """A log in which the model has asked for the tool, and nothing has been done about it."""
-    log = StoppingLog(customer("Do it", 0), at=0, reason=StopReason.PAUSED)
-    await advance(log, Script(calls(ToolCall("c0", tool.name, {}, "{}"))), brief(tool), Start(tuple(log.events), FIRST))
+    log = StoppingLog(customer("Do it", 0), at=0, reason=CancelReason.PAUSED)
+    await advance(log, Script(calls(ToolCall("c0", tool.name, {}, "{}"))), context(tool), ResumePoint(tuple(log.events), FIRST))
     return log
 
 
@@ -133,10 +133,10 @@ async def test_a_turn_that_is_asked_to_stop_while_it_backs_off_does_not_wait(mon
     from engine.errors import ProviderDown
 
     monkeypatch.setattr(random, "uniform", lambda low, high: 4.0)
-    log, stop = ListLog(customer("Hello", 0)), Stop()
-    running = asyncio.create_task(advance(log, Script(ProviderDown("500")), brief(), Start(tuple(log.events), FIRST), stop))
+    log, stop = ListLog(customer("Hello", 0)), CancelToken()
+    running = asyncio.create_task(advance(log, Script(ProviderDown("500")), context(), ResumePoint(tuple(log.events), FIRST), stop))
     await asyncio.sleep(0)
-    stop.ask(StopReason.INTERRUPTED)
+    stop.ask(CancelReason.INTERRUPTED)
 
     assert await asyncio.wait_for(running, 2) == Finish("cancelled", "Interrupted")
 
@@ -145,7 +145,7 @@ async def test_a_cancelled_task_leaves_nothing_running():
     hanging = Hanging()
     log = ListLog(customer("Hello", 0))
     before = len(asyncio.all_tasks())
-    running = asyncio.create_task(advance(log, Script(hanging), brief(), Start(tuple(log.events), FIRST)))
+    running = asyncio.create_task(advance(log, Script(hanging), context(), ResumePoint(tuple(log.events), FIRST)))
     await asyncio.wait_for(hanging.hangs.wait(), 5)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -11,7 +11,7 @@ from engine.events import Event, EventKind, Source
 from engine.model.prompt import model_request
 from engine.turn.context import Role
 from engine.turn.state import BEGINNING, YOUR_TURN, TurnState
-from tests.support.fakes import OTHER_TURN, TURN, brief, customer
+from tests.support.fakes import OTHER_TURN, TURN, context, customer
 from tests.support.valid_prompt import provider_valid
 
 
@@ -101,7 +101,7 @@ def logs(draw: st.DrawFn) -> list[Event]:
 def test_the_prompt_is_valid_for_any_log_and_window(log: list[Event]):
     state = TurnState(TURN).then(log)
 
-    assert not state.prompt() or provider_valid(model_request(state, brief())) == []
+    assert not state.prompt() or provider_valid(model_request(state, context())) == []
     said = [event.content["text"] for event in log if event.kind is EventKind.CUSTOMER_MESSAGE]
     shown_to_model = [
         message.text for message in state.prompt() if message.role is Role.USER and message.text not in (BEGINNING, YOUR_TURN)

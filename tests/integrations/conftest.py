@@ -6,19 +6,19 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from integrations.http import Outside
+from integrations.http import HttpClients
 from settings import Settings
 
-MakeOutside = Callable[..., Outside]
+MakeOutside = Callable[..., HttpClients]
 
 
 @pytest.fixture
 async def outside() -> AsyncIterator[MakeOutside]:
-    """Makes an `Outside` of given settings; loopback is allowed to tools unless the settings say otherwise."""
-    made: list[Outside] = []
+    """Makes an `HttpClients` of given settings; loopback is allowed to tools unless the settings say otherwise."""
+    made: list[HttpClients] = []
 
-    def make(**values: object) -> Outside:
-        made.append(Outside(Settings.model_validate({"allowed_networks": "127.0.0.0/8", **values})))
+    def make(**values: object) -> HttpClients:
+        made.append(HttpClients(Settings.model_validate({"allowed_networks": "127.0.0.0/8", **values})))
         return made[-1]
 
     yield make

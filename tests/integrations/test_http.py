@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from engine.errors import Malformed, ProviderDown, Rejected, ReplyLost, TimedOut
-from integrations.http import Http, Sending
+from integrations.http import Http, RequestCounter
 from tests.support.http_servers import Handler, Request, answering, chunked, free_port, never, reset, response, serve
 
 WHOM = "The other side"
@@ -32,7 +32,7 @@ async def fetch(
     max_bytes: int = 100_000,
     **more: object,
 ) -> tuple[int, bytes]:
-    async with http.exchange(method, url, whom=WHOM, deadline_s=deadline_s, max_bytes=max_bytes, content=content, **more) as reply:  # type: ignore[arg-type]
+    async with http.request(method, url, whom=WHOM, deadline_s=deadline_s, max_bytes=max_bytes, content=content, **more) as reply:  # type: ignore[arg-type]
         return reply.status, await reply.body()
 
 
@@ -96,11 +96,11 @@ async def test_three_hundred_in_flight_all_succeed(http: Http):
 
 
 async def test_a_refused_connection_was_not_sent(http: Http):
-    sending = Sending()
+    counter = RequestCounter()
     with pytest.raises(ProviderDown) as caught:
-        await fetch(http, f"http://127.0.0.1:{free_port()}", sending=sending)
+        await fetch(http, f"http://127.0.0.1:{free_port()}", counter=counter)
     assert not caught.value.maybe_done
-    assert sending.requests == 0
+    assert counter.requests == 0
 
 
 async def test_an_unknown_name_was_not_sent(http: Http):
@@ -124,11 +124,11 @@ async def test_a_deadline_while_connecting_was_not_sent(http: Http):
         one.connect_ex(listener.getsockname())
         waiting.append(one)
     try:
-        sending = Sending()
+        counter = RequestCounter()
         with pytest.raises(TimedOut) as caught:
-            await fetch(http, f"http://127.0.0.1:{listener.getsockname()[1]}", deadline_s=0.2, sending=sending)
+            await fetch(http, f"http://127.0.0.1:{listener.getsockname()[1]}", deadline_s=0.2, counter=counter)
         assert not caught.value.maybe_done
-        assert sending.requests == 0
+        assert counter.requests == 0
     finally:
         for one in (*waiting, listener):
             one.close()
@@ -193,11 +193,11 @@ async def test_a_connection_that_breaks_after_sending_may_have_done_it_and_is_no
 
     async with serve(handle) as server:
         await fetch(http, server.url + "/warm")  # the connection that breaks is a kept one, where aiohttp would try again by itself
-        sending = Sending()
+        counter = RequestCounter()
         with pytest.raises(ReplyLost) as caught:
-            await fetch(http, server.url + "/break", method=method, sending=sending)
+            await fetch(http, server.url + "/break", method=method, counter=counter)
         assert caught.value.maybe_done
-        assert sending.requests == 1
+        assert counter.requests == 1
         assert [request.target for request in server.requests] == ["/warm", "/break"]
 
 
@@ -236,7 +236,7 @@ async def test_exactly_the_limit_is_read(http: Http):
 async def test_ten_megabytes_of_error_do_not_hide_the_status(http: Http):
     async with (
         serve(answering(response(b"x" * 10_000_000, 500))) as server,
-        http.exchange("GET", server.url, whom=WHOM, deadline_s=20, max_bytes=100_000) as reply,
+        http.request("GET", server.url, whom=WHOM, deadline_s=20, max_bytes=100_000) as reply,
     ):
         assert reply.status == 500
         assert len(await reply.beginning()) == 16 * 1024
@@ -290,7 +290,7 @@ async def test_cancelling_aborts_the_request_in_flight(http: Http, handler: Hand
 async def test_an_error_of_the_reader_is_not_mistaken_for_the_networks(http: Http):
     async with serve(answering(response("ok"))) as server:
         with pytest.raises(ZeroDivisionError):  # noqa: PT012
-            async with http.exchange("GET", server.url, whom=WHOM, deadline_s=20, max_bytes=10) as reply:
+            async with http.request("GET", server.url, whom=WHOM, deadline_s=20, max_bytes=10) as reply:
                 async for _ in reply:
                     raise ZeroDivisionError
         assert len(server.requests) == 1

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import ProviderDown, Rejected
-from integrations.http import Http, Sending
+from integrations.http import Http, RequestCounter
 from integrations.ssrf_guard import AddressGuard, AddressRefused, denied_kind
 from tests.support.http_servers import Server, answering, response, serve
 
@@ -117,12 +117,12 @@ async def listener() -> AsyncIterator[Server]:
 
 
 async def attempt(guard: AddressGuard, url: str) -> Exception | None:
-    http, sending = Http(guard), Sending()
+    http, counter = Http(guard), RequestCounter()
     try:
-        async with http.exchange("GET", url, whom="The tool", deadline_s=20, max_bytes=1000, sending=sending) as reply:
+        async with http.request("GET", url, whom="The tool", deadline_s=20, max_bytes=1000, counter=counter) as reply:
             await reply.body()
     except Exception as error:
-        assert sending.requests == 0
+        assert counter.requests == 0
         return error
     finally:
         await http.aclose()
@@ -182,7 +182,7 @@ async def test_a_rebinding_name_never_reaches_loopback(listener: Server, monkeyp
     http = Http(guard)
     for _ in range(3):
         with pytest.raises(Exception):  # noqa: B017
-            async with http.exchange("GET", f"http://rebind.example:{listener.port}/", whom="The tool", deadline_s=5, max_bytes=10):
+            async with http.request("GET", f"http://rebind.example:{listener.port}/", whom="The tool", deadline_s=5, max_bytes=10):
                 pass
     await http.aclose()
     assert set(connected) == {"93.184.216.34"}

@@ -17,9 +17,9 @@ async def test_counts_are_read_and_reset_over_http(ask, call, fetch):
     assert seen["by_text"] == {"Hello": 2, "[[fault 500]]": 1}
     assert seen["tools"] == {"echo": {"requests": 1, "effects": 1, "by_key": {"k": {"requests": 1, "effects": 1}}}}
     assert len(seen["bad_requests"]) == 1
-    brief = (await fetch("GET", "/_sandbox/counts?brief=1")).json()
-    assert "by_text" not in brief
-    assert brief["tools"] == {"echo": {"requests": 1, "effects": 1}}
+    context = (await fetch("GET", "/_sandbox/counts?brief=1")).json()
+    assert "by_text" not in context
+    assert context["tools"] == {"echo": {"requests": 1, "effects": 1}}
 
     assert (await fetch("GET", "/_sandbox/reset")).status == 405
     assert (await fetch("POST", "/_sandbox/reset")).status == 200

@@ -30,7 +30,7 @@ async def test_a_repeated_key_has_one_effect_and_the_same_reply(call, sandbox):
     await call("refund", {"order": 41, "amount": 5}, headers=key("k2"))
     await call("refund", {"order": 41, "amount": 5})
     assert first.body == second.body
-    counts = sandbox.counts.document(brief=False)["tools"]["refund"]
+    counts = sandbox.counts.document(context=False)["tools"]["refund"]
     assert (counts["requests"], counts["effects"]) == (4, 3)
     assert counts["by_key"] == {"k1": {"requests": 2, "effects": 1}, "k2": {"requests": 1, "effects": 1}}
     assert (await call("refund", {"order": 41, "amount": 6}, headers=key("k1"))).status == 409
@@ -97,7 +97,7 @@ async def test_a_status_says_whether_the_call_of_a_key_happened(call, fetch, san
     assert (told.status, told.json()["done"], told.json()["result"]["amount"]) == (200, True, "5.00")
     assert (await fetch("POST", "/tools/refund/status", headers=key("k"))).body == told.body
     assert (await fetch("GET", "/tools/weather/status?key=k")).status == 404
-    counts = sandbox.counts.document(brief=False)["tools"]["refund"]
+    counts = sandbox.counts.document(context=False)["tools"]["refund"]
     assert counts["by_key"] == {"k": {"requests": 1, "effects": 1, "status_requests": 4}}
     assert (counts["requests"], counts["status_requests"]) == (1, 4)
 

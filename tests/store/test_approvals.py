@@ -12,11 +12,11 @@ import pytest
 
 from engine.errors import Conflict, NotFound, Rejected
 from engine.events import ToolOutcome, ToolStatus
-from engine.turn.commit import Change, Finish, Park, ToolStart
+from engine.turn.commit import Finish, Park, ToolStart, TurnCommit
 from engine.turn.loop import advance
 from store.conversations import approvals, intake, sweep, turns
 from store.database import Database
-from tests.support.engine_runs import LOOKUP, REFUND, asked, carry, claimed, found
+from tests.support.engine_runs import LOOKUP, REFUND, asked, claimed, found, run_turn
 from tests.support.factories import Tenant, tenant
 from tests.support.fakes import Script, calls, says
 
@@ -30,7 +30,7 @@ async def parked(database: Database, *wanted: Any, approval_s: float = 600.0, **
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "Refund order 1, please.")
     assert accepted.turn_id is not None
     world = Script(calls(*(wanted or (asked(1),))), tools=PAID)
-    assert await carry(database, accepted.turn_id, world, approval_s=approval_s) == PARKED
+    assert await run_turn(database, accepted.turn_id, world, approval_s=approval_s) == PARKED
     return made, accepted.turn_id, [row[0] for row in await found(database, made, "SELECT id FROM approvals ORDER BY tool_call_id")]
 
 
@@ -71,9 +71,9 @@ async def test_an_approved_call_is_made_once_and_the_turn_is_answered(database: 
     decided = await decide(database, made, approval_id, reason="It is fine.")
     world = Script(says("Done."), tools=PAID)
 
-    assert decided.ring == turn_id
+    assert decided.to_dispatch == turn_id
     assert (decided.approval["status"], decided.approval["decided_by"], decided.approval["reason"]) == ("approved", "Dana", "It is fine.")
-    assert await carry(database, turn_id, world) == Finish("done")
+    assert await run_turn(database, turn_id, world) == Finish("done")
     assert [(call.tool_call_id, call.arguments) for call in world.made] == [("c1", {"order": 1})]
     (event,) = [event for event in await log_of(database, made) if event.get("status") == "approval_decided"]
     assert (event["decision"], event["decided_by"], event["reason"]) == ("approved", "Dana", "It is fine.")
@@ -88,7 +88,7 @@ async def test_of_a_denial_the_model_is_told_the_reason(database: Database):
     await decide(database, made, approval_id, "denied", reason="The order was never paid.")
     world = Script(says("I may not."))
 
-    assert await carry(database, turn_id, world) == Finish("done")
+    assert await run_turn(database, turn_id, world) == Finish("done")
     assert world.made == []
     (result,) = await results(database, made)
     assert result["status"] == "denied"
@@ -102,7 +102,7 @@ async def test_edited_arguments_are_what_is_run_and_the_model_is_told(database: 
     await decide(database, made, approval_id, edited_arguments={"order": 77})
     world = Script(says("Done, for 77."), tools=PAID)
 
-    assert await carry(database, turn_id, world) == Finish("done")
+    assert await run_turn(database, turn_id, world) == Finish("done")
     assert [call.arguments for call in world.made] == [{"order": 77}]
     assert '"order":77' in world.requests[0].messages[-1].text.replace(" ", "")
     (result,) = await results(database, made)
@@ -116,7 +116,7 @@ async def test_numbers_that_the_database_writes_otherwise_are_still_what_was_app
 
     await decide(database, made, approval_id, edited_arguments=odd if edited else None)
     world = Script(says("Done."), tools=PAID)
-    await carry(database, turn_id, world)
+    await run_turn(database, turn_id, world)
 
     assert [call.tool_call_id for call in world.made] == ["c1"]
 
@@ -170,7 +170,7 @@ async def test_twenty_people_decide_at_once_and_one_of_them_does(database: Datab
     assert all(outcome.endswith("before, by") for outcome in outcomes), outcomes
     assert await found(database, made, "SELECT decided_by FROM approvals") == [(winner,)]
     assert len([event for event in await log_of(database, made) if event.get("status") == "approval_decided"]) == 1
-    assert await carry(database, turn_id, Script(says("Well."), tools=PAID)) == Finish("done")
+    assert await run_turn(database, turn_id, Script(says("Well."), tools=PAID)) == Finish("done")
 
 
 async def test_what_nobody_decides_in_time_is_rung_expires_and_is_not_run(database: Database, maintenance: Database):
@@ -182,7 +182,7 @@ async def test_what_nobody_decides_in_time_is_rung_expires_and_is_not_run(databa
     await found(database, made, "UPDATE turns SET not_before = now() - interval '2 seconds' RETURNING 1")
     assert turn_id in dict(await sweep.due(maintenance, stale_s=10))
     world = Script(says("Nobody could approve it."))
-    assert await carry(database, turn_id, world) == Finish("done")
+    assert await run_turn(database, turn_id, world) == Finish("done")
 
     assert world.made == []
     assert await found(database, made, "SELECT status, decided_by FROM approvals") == [("expired", None)]
@@ -197,11 +197,11 @@ async def test_several_calls_are_decided_in_any_order_and_what_needs_nobody_runs
     assert [result["tool_call_id"] for result in await results(database, made)] == ["c4"]
     world = Script(says("All seen to."), tools=PAID)
 
-    assert (await decide(database, made, third)).ring == turn_id
-    assert await carry(database, turn_id, world) == PARKED
-    assert (await decide(database, made, first, "denied")).ring == turn_id
-    assert (await decide(database, made, second, edited_arguments={"order": 22})).ring is None, "it is on its way already"
-    assert await carry(database, turn_id, world) == Finish("done")
+    assert (await decide(database, made, third)).to_dispatch == turn_id
+    assert await run_turn(database, turn_id, world) == PARKED
+    assert (await decide(database, made, first, "denied")).to_dispatch == turn_id
+    assert (await decide(database, made, second, edited_arguments={"order": 22})).to_dispatch is None, "it is on its way already"
+    assert await run_turn(database, turn_id, world) == Finish("done")
 
     assert [(call.tool_call_id, call.arguments) for call in world.made] == [("c3", {"order": 3}), ("c2", {"order": 22})]
     assert Counter(result["tool_call_id"] for result in await results(database, made)) == Counter(("c1", "c2", "c3", "c4"))
@@ -218,13 +218,13 @@ async def test_a_decision_while_the_turn_is_carried_is_taken_up_when_it_would_pa
     await decide(database, made, first)
     claim = await claimed(database, turn_id)
 
-    assert (await decide(database, made, second)).ring is None, "a worker has the turn"
+    assert (await decide(database, made, second)).to_dispatch is None, "a worker has the turn"
     world = Script(tools=PAID)
-    assert await advance(claim, world, claim.brief, claim.start) == PARKED
+    assert await advance(claim, world, claim.context, claim.start) == PARKED
 
     assert claim.next_turn == turn_id
     assert await found(database, made, "SELECT status FROM turns") == [("queued",)]
-    assert await carry(database, turn_id, Script(says("Both."), tools=PAID)) == Finish("done")
+    assert await run_turn(database, turn_id, Script(says("Both."), tools=PAID)) == Finish("done")
 
 
 async def test_a_message_that_comes_while_a_turn_waits_is_read_after_the_decision(database: Database):
@@ -234,8 +234,8 @@ async def test_a_message_that_comes_while_a_turn_waits_is_read_after_the_decisio
     await decide(database, made, approval_id)
     world = Script(says("Hurried."), tools=PAID)
 
-    assert (joined.turn_id, joined.ring) == (turn_id, None)
-    assert await carry(database, turn_id, world) == Finish("done")
+    assert (joined.turn_id, joined.to_dispatch) == (turn_id, None)
+    assert await run_turn(database, turn_id, world) == Finish("done")
     assert world.requests[0].messages[-1].text == "And hurry."
     assert await found(database, made, "SELECT count(*) FROM turns") == [(1,)]
 
@@ -272,7 +272,7 @@ async def test_what_was_changed_after_it_was_approved_is_not_run(database: Datab
     superuser(database_url, f"{forged} {'AND' if 'WHERE' in forged else 'WHERE'} session_id = %s", made.session_id)
     world = Script(says("It was not done."), tools=PAID)
 
-    assert await carry(database, turn_id, world) == Finish("done")
+    assert await run_turn(database, turn_id, world) == Finish("done")
     assert world.made == []
     assert [result["status"] for result in await results(database, made)] == ["denied"]
 
@@ -284,7 +284,7 @@ async def test_what_was_shown_other_than_it_would_be_run_is_not_run(database: Da
     await decide(database, made, approval_id)
     world = Script(says("It was not done."), tools=PAID)
 
-    assert await carry(database, turn_id, world) == Finish("done")
+    assert await run_turn(database, turn_id, world) == Finish("done")
     assert world.made == []
 
 
@@ -296,7 +296,7 @@ async def test_a_call_that_was_made_out_to_need_nobody_is_not_run(database: Data
     superuser(database_url, "UPDATE turns SET status = 'queued', not_before = NULL WHERE session_id = %s", made.session_id)
     world = Script(says("It was not done."), tools=PAID)
 
-    assert await carry(database, turn_id, world) == Finish("done")
+    assert await run_turn(database, turn_id, world) == Finish("done")
     assert world.made == []
 
 
@@ -306,10 +306,10 @@ async def test_a_start_that_nobody_approved_is_refused_by_the_database(database:
     claim = await claimed(database, turn_id)
 
     with pytest.raises(psycopg.Error, match="nobody approved"):
-        await claim.write(Change(starts=(ToolStart("c1", "guess"),)))
+        await claim.write(TurnCommit(starts=(ToolStart("c1", "guess"),)))
 
     assert await found(database, made, "SELECT state FROM tool_calls") == [("awaiting_approval",)]
-    assert (await decide(database, made, approval_id)).ring is None
+    assert (await decide(database, made, approval_id)).to_dispatch is None
 
 
 async def test_an_approved_call_that_was_begun_and_lost_is_unknown_and_never_made_again(database: Database):
@@ -317,11 +317,11 @@ async def test_an_approved_call_that_was_begun_and_lost_is_unknown_and_never_mad
     await decide(database, made, approval_id)
     claim = await claimed(database, turn_id)
     hashed = claim.start.pending["c1"].approval.arguments_hash
-    await claim.write(Change(starts=(ToolStart("c1", hashed),)))
+    await claim.write(TurnCommit(starts=(ToolStart("c1", hashed),)))
     await found(database, made, "UPDATE sessions SET lease_until = now() - interval '1 second' RETURNING 1")
     world = Script(says("I do not know."), tools=PAID)
 
-    assert await carry(database, turn_id, world) == Finish("done")
+    assert await run_turn(database, turn_id, world) == Finish("done")
     assert world.made == []
     assert [result["status"] for result in await results(database, made)] == ["unknown"]
 

@@ -33,7 +33,7 @@ async def due_since(database: Database, database_url: str, seconds: float, made:
     """A turn that was granted its place so long ago, and that no worker has claimed."""
     made = made or await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "Hello")
-    assert accepted.ring == accepted.turn_id is not None
+    assert accepted.to_dispatch == accepted.turn_id is not None
     change(database_url, "UPDATE turns SET granted_at = now() - make_interval(secs => %s) WHERE id = %s", seconds, accepted.turn_id)
     return made, accepted.turn_id
 

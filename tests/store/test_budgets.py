@@ -15,12 +15,12 @@ import pytest
 
 from engine.errors import ReplyLost
 from engine.events import FinishReason, ModelReply, ToolCall, ToolOutcome, Usage
-from engine.turn.commit import CallState, Change, Finish, Park, Reserve, Reserved, SettledCall
-from engine.turn.context import Bound, Brief, Cost, ModelRequest
+from engine.turn.commit import CallState, Finish, Park, Reserve, Reserved, SettledCall, TurnCommit
+from engine.turn.context import Bound, Cost, ModelRequest, TurnContext
 from engine.turn.loop import advance
 from store.conversations import budgets, intake
 from store.database import Database
-from tests.support.engine_runs import carry, claimed, found
+from tests.support.engine_runs import claimed, found, run_turn
 from tests.support.factories import Tenant, tenant
 
 Amount = Decimal | int  # dollars or tokens
@@ -44,7 +44,7 @@ class Market:
             await self.meanwhile(self.called)
         return ModelReply("Yes.", (), FinishReason.STOP, "gpt-4o", USED), Cost(COST, "test")
 
-    async def call_tool(self, brief: Brief, call: ToolCall, idempotency_key: str, *, begun: bool) -> ToolOutcome:
+    async def call_tool(self, context: TurnContext, call: ToolCall, idempotency_key: str, *, begun: bool) -> ToolOutcome:
         raise AssertionError("no tools here")
 
     def bound(self, request: ModelRequest) -> Bound:
@@ -121,7 +121,7 @@ async def test_as_many_turns_at_once_call_the_model_as_there_is_room_for(databas
     world = Market(wait)
 
     async def one(turn_id: UUID) -> str:
-        rest = await carry(database, turn_id, world)
+        rest = await run_turn(database, turn_id, world)
         assert isinstance(rest, Finish)
         return rest.status
 
@@ -158,7 +158,7 @@ async def test_budgets_of_all_kinds_hold_together_while_replies_are_lost_and_tur
         if dice.random() < 0.2:
             raise ReplyLost("the connection broke")
 
-    await asyncio.gather(*(carry(database, turn_id, Market(now_and_then_lost)) for turn_id in turn_ids))
+    await asyncio.gather(*(run_turn(database, turn_id, Market(now_and_then_lost)) for turn_id in turn_ids))
 
     ((settled, unknown, failed),) = await found(
         database,
@@ -186,12 +186,12 @@ async def test_what_a_call_did_not_use_has_room_for_the_next(database: Database)
 
     for text in ("first", "second"):
         turn_id = await opened(database, made)
-        assert await carry(database, turn_id, Market()) == Finish("done"), text
+        assert await run_turn(database, turn_id, Market()) == Finish("done"), text
     assert await shown(database, made, budget_id) == (2 * COST, 0)
 
     turn_id = await opened(database, made)
     claim = await claimed(database, turn_id)
-    rest = await advance(claim, Market(), claim.brief, claim.start)
+    rest = await advance(claim, Market(), claim.context, claim.start)
     assert isinstance(rest, Finish)
     assert (rest.status, rest.error_class) == ("failed", "BudgetSpent")
     assert rest.error_detail == (
@@ -204,8 +204,8 @@ async def test_within_one_commit_a_call_is_settled_before_the_next_is_held(datab
     budget_id = await budget(database, made, MOST_USD + COST)
     claim = await claimed(database, await opened(database, made))
 
-    await claim.write(Change(reserve=held(0)))
-    written = await claim.write(Change(model_call=settled_at(0), reserve=held(1)))
+    await claim.write(TurnCommit(reserve=held(0)))
+    written = await claim.write(TurnCommit(model_call=settled_at(0), reserve=held(1)))
 
     assert written.refused is None
     assert await shown(database, made, budget_id) == (COST, MOST_USD)
@@ -221,7 +221,7 @@ def settled_at(step: int) -> SettledCall:
     return SettledCall(Reserved(step, 0), CallState.SETTLED, reply, Cost(COST, "test"))
 
 
-async def twice(claim: Any, change: Change) -> Any:
+async def twice(claim: Any, change: TurnCommit) -> Any:
     """Write `change`, lose the reply, and send the same write again; the second answer."""
     await claim.write(change)
     claim._writes -= 1
@@ -233,11 +233,11 @@ async def test_a_write_that_is_sent_twice_holds_and_spends_once(database: Databa
     budget_id = await budget(database, made, MOST_USD * 3)
     claim = await claimed(database, await opened(database, made))
 
-    assert (await twice(claim, Change(reserve=held(0)))).refused is None
+    assert (await twice(claim, TurnCommit(reserve=held(0)))).refused is None
     assert await shown(database, made, budget_id) == (0, MOST_USD)
-    assert (await twice(claim, Change(model_call=settled_at(0), reserve=held(1)))).refused is None
+    assert (await twice(claim, TurnCommit(model_call=settled_at(0), reserve=held(1)))).refused is None
     assert await shown(database, made, budget_id) == (COST, MOST_USD)
-    await twice(claim, Change(model_call=settled_at(1), rest=Finish("done")))
+    await twice(claim, TurnCommit(model_call=settled_at(1), rest=Finish("done")))
     assert await shown(database, made, budget_id) == (2 * COST, 0)
 
 
@@ -246,8 +246,8 @@ async def test_a_refusal_that_is_sent_twice_is_a_refusal_twice(database: Databas
     budget_id = await budget(database, made, COST)
     claim = await claimed(database, await opened(database, made))
 
-    assert (await twice(claim, Change(reserve=held(0)))).refused
-    await claim.write(Change(model_call=SettledCall(Reserved(0, 0), CallState.FAILED, error_class="NotSent"), rest=Park(0.0)))
+    assert (await twice(claim, TurnCommit(reserve=held(0)))).refused
+    await claim.write(TurnCommit(model_call=SettledCall(Reserved(0, 0), CallState.FAILED, error_class="NotSent"), rest=Park(0.0)))
     assert await shown(database, made, budget_id) == (0, 0)
 
 
@@ -257,11 +257,11 @@ async def test_a_write_that_is_sent_again_after_a_stop_was_asked_for_tells_what_
     turn_id = await opened(database, made)
     claim = await claimed(database, turn_id)
 
-    await claim.write(Change(reserve=held(0)))
-    await claim.write(Change(model_call=settled_at(0), reserve=held(1)))
+    await claim.write(TurnCommit(reserve=held(0)))
+    await claim.write(TurnCommit(model_call=settled_at(0), reserve=held(1)))
     await database.call("SELECT * FROM cancel_turns($1, NULL, $2, 'Dana')", made.workspace_id, turn_id)
     claim._writes -= 1
-    written = await claim.write(Change(model_call=settled_at(0), reserve=held(1)))
+    written = await claim.write(TurnCommit(model_call=settled_at(0), reserve=held(1)))
 
     assert (written.stop, written.refused) == (None, None), "the call stands in the ledger; the stop is heard of as any other"
     assert claim.outstanding == Reserved(1, 0)
@@ -273,10 +273,10 @@ async def test_a_call_that_nobody_heard_of_keeps_its_hold(database: Database):
     budget_id = await budget(database, made, MOST_USD * 2)
     turn_id = await opened(database, made)
     claim = await claimed(database, turn_id)
-    await claim.write(Change(reserve=held(0)))
+    await claim.write(TurnCommit(reserve=held(0)))
     await found(database, made, "UPDATE sessions SET lease_until = now() - interval '1 second' RETURNING 1")
 
-    assert await carry(database, turn_id, Market()) == Finish("done")
+    assert await run_turn(database, turn_id, Market()) == Finish("done")
 
     assert await found(database, made, "SELECT state FROM model_calls ORDER BY attempt") == [("unknown",), ("settled",)]
     assert await shown(database, made, budget_id) == (COST, MOST_USD)
@@ -287,14 +287,14 @@ async def test_a_new_day_begins_with_nothing_spent_and_what_yesterday_held_is_ye
     by_day = await budget(database, made, MOST_USD, period="day")
     in_all = await budget(database, made, MOST_USD * 2)
     claim = await claimed(database, await opened(database, made))
-    await claim.write(Change(reserve=held(0)))
+    await claim.write(TurnCommit(reserve=held(0)))
     superuser(database_url, f"UPDATE budgets SET day = day - 1 WHERE workspace_id = '{made.workspace_id}'")
     superuser(database_url, f"UPDATE budget_holds SET day = day - 1 WHERE workspace_id = '{made.workspace_id}'")
 
     assert await shown(database, made, by_day) == (0, 0), "shown as of today, though nothing was reserved today"
-    assert await carry(database, await opened(database, made, made.session_ids[1]), Market()) == Finish("done")
+    assert await run_turn(database, await opened(database, made, made.session_ids[1]), Market()) == Finish("done")
     assert await shown(database, made, by_day) == (COST, 0)
-    await claim.write(Change(model_call=settled_at(0), rest=Finish("done")))
+    await claim.write(TurnCommit(model_call=settled_at(0), rest=Finish("done")))
 
     assert await shown(database, made, by_day) == (COST, 0), "yesterday's call counts to yesterday"
     assert await shown(database, made, in_all) == (2 * COST, 0)
@@ -306,10 +306,10 @@ async def test_a_model_without_a_price_fails_under_a_budget_in_dollars_and_not_u
     budget_id = await budget(database, made, 10_000, unit="tokens")
     unpriced = Market(bound_is=Bound(MOST.tokens, None))
 
-    assert await carry(database, await opened(database, made), unpriced) == Finish("done")
+    assert await run_turn(database, await opened(database, made), unpriced) == Finish("done")
     assert await shown(database, made, budget_id) == (610, 0)
     await budget(database, made, 1000, scope="agent", scope_id=made.agent_id)
-    rest = await carry(database, await opened(database, made), unpriced)
+    rest = await run_turn(database, await opened(database, made), unpriced)
 
     assert isinstance(rest, Finish)
     assert (rest.error_class, rest.error_detail) == (
@@ -332,7 +332,7 @@ async def test_a_budget_that_goes_while_calls_are_under_way_takes_its_holds_alon
                 await budgets.remove(db, gone)
 
     world = Market(remove)
-    rests = await asyncio.gather(*(carry(database, turn_id, world) for turn_id in turn_ids))
+    rests = await asyncio.gather(*(run_turn(database, turn_id, world) for turn_id in turn_ids))
 
     assert set(rests) == {Finish("done")}
     assert await shown(database, made, kept) == (20 * COST, 0)
@@ -342,11 +342,11 @@ async def test_a_budget_that_goes_while_calls_are_under_way_takes_its_holds_alon
 async def test_a_raised_cap_lets_the_next_message_be_answered(database: Database):
     made = await tenant(database)
     budget_id = await budget(database, made, 0)
-    assert await carry(database, await opened(database, made), Market()) != Finish("done")
+    assert await run_turn(database, await opened(database, made), Market()) != Finish("done")
     async with database.transaction(made.workspace_id) as db:
         await budgets.change(db, budget_id, Decimal(1))
 
-    assert await carry(database, await opened(database, made), Market()) == Finish("done")
+    assert await run_turn(database, await opened(database, made), Market()) == Finish("done")
     assert await found(database, made, "SELECT status, error_class FROM turns ORDER BY opened_at_offset") == [
         ("failed", "BudgetSpent"),
         ("done", None),
@@ -357,10 +357,10 @@ async def test_a_call_whose_usage_was_not_told_spends_all_that_was_held(database
     made = await tenant(database)
     dollars, tokens = await budget(database, made, 1), await budget(database, made, 9000, unit="tokens")
     claim = await claimed(database, await opened(database, made))
-    await claim.write(Change(reserve=held(0)))
+    await claim.write(TurnCommit(reserve=held(0)))
     untold = ModelReply("Yes.", (), FinishReason.STOP, "gpt-4o", None)
 
-    await claim.write(Change(model_call=SettledCall(Reserved(0, 0), CallState.SETTLED, untold), rest=Finish("done")))
+    await claim.write(TurnCommit(model_call=SettledCall(Reserved(0, 0), CallState.SETTLED, untold), rest=Finish("done")))
 
     assert await shown(database, made, dollars) == (MOST_USD, 0)
     assert await shown(database, made, tokens) == (MOST.tokens, 0)

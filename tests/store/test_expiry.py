@@ -16,7 +16,7 @@ from store.conversations import redrive as store_redrive
 from store.database import Database
 from store.operations import audit
 from tests.support.claims import rows
-from tests.support.engine_runs import REFUND, asked, carry, claimed
+from tests.support.engine_runs import REFUND, asked, claimed, run_turn
 from tests.support.factories import Tenant, tenant
 from tests.support.fakes import Script, calls
 from tests.support.past_sessions import filled
@@ -87,7 +87,7 @@ async def test_who_comes_back_goes_on_where_they_were(database: Database, mainte
 
     assert again.repeated
     assert accepted.turn_id is not None
-    assert accepted.turn_id == accepted.ring
+    assert accepted.turn_id == accepted.to_dispatch
     log = await rows(database, quiet, 'SELECT kind, content->>\'status\' FROM events WHERE "offset" >= 8 ORDER BY "offset"')
     assert [tuple(row) for row in log] == [("status_update", "abandoned"), ("status_update", "reopened"), ("customer_message", None)]
     assert [tuple(row) for row in await rows(database, quiet, "SELECT status, ended_at FROM sessions")] == [("active", None)]
@@ -133,7 +133,7 @@ async def waiting(database: Database) -> AsyncIterator[tuple[Tenant, UUID]]:
     made = await tenant(database, tools=(REFUND,))
     turn_id = (await intake.accept(database, made.workspace_id, made.session_id, "Pay me back.")).turn_id
     assert turn_id is not None
-    await carry(database, turn_id, Script(calls(asked(1))), approval_s=0.01)
+    await run_turn(database, turn_id, Script(calls(asked(1))), approval_s=0.01)
     yield made, turn_id
     await session_control.cancel_session(database, made.workspace_id, made.session_id, by="ops")
 

@@ -11,7 +11,7 @@ from psycopg_pool import PoolTimeout
 from uuid_utils.compat import uuid7
 
 from store.database import Database
-from store.fair_semaphore import Shares
+from store.fair_semaphore import FairSemaphore
 
 
 class Clock:
@@ -27,7 +27,7 @@ class Clock:
 class Bench:
     """Somebodies who take places of `shares` and keep them until told to leave."""
 
-    def __init__(self, shares: Shares) -> None:
+    def __init__(self, shares: FairSemaphore) -> None:
         self.shares = shares
         self.began: list[str] = []
         self._leave: dict[str, asyncio.Event] = {}
@@ -65,7 +65,7 @@ class Bench:
 
 
 async def test_one_who_is_alone_takes_all_places():
-    bench = Bench(Shares(8))
+    bench = Bench(FairSemaphore(8))
     await bench.come(*(f"a{n}" for n in range(10)))
     assert bench.began == [f"a{n}" for n in range(8)]
     assert await bench.leave("a3") == ["a8"]
@@ -73,7 +73,7 @@ async def test_one_who_is_alone_takes_all_places():
 
 async def test_while_others_are_about_nobody_takes_more_than_a_part():
     clock = Clock()
-    bench = Bench(Shares(8, clock=clock))
+    bench = Bench(FairSemaphore(8, clock=clock))
     await bench.come("b0", *(f"a{n}" for n in range(5)))
     assert bench.began == ["b0", "a0", "a1"]
     assert await bench.leave("b0") == []
@@ -85,7 +85,7 @@ async def test_while_others_are_about_nobody_takes_more_than_a_part():
 
 
 async def test_who_uses_the_fewest_is_next_and_each_ones_own_come_in_order():
-    bench = Bench(Shares(4))
+    bench = Bench(FairSemaphore(4))
     await bench.come("a0", "a1", "a2", "a3", "a4", "a5", "b0", "b1")
     assert bench.began == ["a0", "a1", "a2", "a3"]
     assert await bench.leave("a0") == ["b0"]
@@ -94,7 +94,7 @@ async def test_who_uses_the_fewest_is_next_and_each_ones_own_come_in_order():
 
 
 async def test_who_gives_up_waiting_holds_nothing():
-    bench = Bench(Shares(1))
+    bench = Bench(FairSemaphore(1))
     await bench.come("a0", "b0", "b1", "c0")
     await bench.cancel("b0")
     assert await bench.leave("a0") == ["b1"]
@@ -111,7 +111,7 @@ async def test_who_gives_up_waiting_holds_nothing():
 
 
 async def test_a_wait_that_is_too_long_ends():
-    shares = Shares(1)
+    shares = FairSemaphore(1)
     async with shares.taken("a", wait_s=1):
         with pytest.raises(TimeoutError):
             async with shares.taken("b", wait_s=0.01):
@@ -124,7 +124,7 @@ async def test_a_wait_that_is_too_long_ends():
 @pytest.mark.parametrize("seed", range(5))
 async def test_whatever_happens_no_place_is_given_twice_or_lost(seed: int):
     chance = random.Random(seed)
-    shares, taken, finished = Shares(4), 0, 0
+    shares, taken, finished = FairSemaphore(4), 0, 0
 
     async def one(who: str) -> None:
         nonlocal taken, finished

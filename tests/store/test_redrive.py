@@ -12,7 +12,7 @@ from sqlalchemy import text as sql
 
 from engine.errors import Conflict
 from engine.events import Event, EventKind, Source
-from engine.turn.commit import Change, Finish
+from engine.turn.commit import Finish, TurnCommit
 from engine.turn.context import Limits
 from store.conversations import intake, turns
 from store.conversations import redrive as store_redrive
@@ -57,7 +57,7 @@ async def test_a_turn_that_died_asking_its_first_question_is_claimed_again(datab
     again = await redrive(database, made, turn_id)
     claimed = await claim(database, turn_id, "after")
 
-    assert again.ring == turn_id
+    assert again.to_dispatch == turn_id
     assert (claimed.outstanding.step, claimed.outstanding.attempt) == (0, 2)
     assert await rows(database, made, "SELECT attempt, state FROM model_calls ORDER BY attempt") == [
         (0, "unknown"),
@@ -85,12 +85,12 @@ async def test_an_earlier_turn_is_redriven_before_those_that_wait_behind_it(data
 
     again = await redrive(database, made, first)
 
-    assert again.ring == first
+    assert again.to_dispatch == first
     assert (await claim(database, second, "too early")).why == "not_next"
     claimed = await claim(database, first, "first")
     assert [event.content["text"] for event in claimed.start.events if event.kind is EventKind.CUSTOMER_MESSAGE] == ["one"]
     reply = Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "Yes."}, {"read_through": 0})
-    await claimed.write(Change(events=(reply,), rest=Finish("done")))
+    await claimed.write(TurnCommit(events=(reply,), rest=Finish("done")))
     assert claimed.next_turn == second
 
 
@@ -101,7 +101,7 @@ async def test_once_a_later_turn_is_carried_or_answered_an_earlier_one_stays_dea
     claimed = await claim(database, await asked(database, made, "two"), "later")
     if status == "done":
         reply = Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "Yes."}, {"read_through": 8})
-        await claimed.write(Change(events=(reply,), rest=Finish("done")))
+        await claimed.write(TurnCommit(events=(reply,), rest=Finish("done")))
 
     with pytest.raises(Conflict, match="later turn"):
         await redrive(database, made, first)
@@ -113,7 +113,7 @@ async def test_a_reply_ends_the_row_of_dead_turns(database: Database):
     await dead(database, made, "two")
     claimed = await claim(database, await asked(database, made, "three"), "answers")
     reply = Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "Yes."}, {"read_through": 8})
-    await claimed.write(Change(events=(reply,), rest=Finish("done")))
+    await claimed.write(TurnCommit(events=(reply,), rest=Finish("done")))
 
     await dead(database, made, "four")
     await dead(database, made, "five")

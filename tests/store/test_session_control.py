@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from engine.events import Event, EventKind, Source
-from engine.turn.commit import CallState, Change, Park, SettledCall, ToolIntent
+from engine.turn.commit import CallState, Park, SettledCall, ToolIntent, TurnCommit
 from engine.turn.context import Cost
 from store.conversations import intake, session_control, turns
 from store.database import Database
@@ -16,14 +16,14 @@ from tests.support.factories import Tenant, tenant
 
 CALLED = Event(EventKind.TOOL_CALL, Source.AI_AGENT, {"tool_call_id": "c1", "tool_name": "refund", "arguments": {}}, {"step": 0})
 INTENT = ToolIntent("c1", 0, 0, None, "refund", {}, "hash", "key-1", "unsafe", approval_hash="hash")
-FOR_APPROVAL = Change(
+FOR_APPROVAL = TurnCommit(
     events=(CALLED,),
     model_call=SettledCall(FIRST, CallState.SETTLED, REPLY, Cost(None, None)),
     tool_calls=(INTENT,),
     rest=Park(0.0, refund=True, for_approval=True),
 )
-FOR_A_WHILE = Change(model_call=SettledCall(FIRST, CallState.FAILED, error_class="RateLimited"), rest=Park(60.0, True, "RateLimited"))
-AT_ONCE = Change(model_call=SettledCall(FIRST, CallState.UNKNOWN, error_class="ReplyLost"), rest=Park(0.0, refund=True))
+FOR_A_WHILE = TurnCommit(model_call=SettledCall(FIRST, CallState.FAILED, error_class="RateLimited"), rest=Park(60.0, True, "RateLimited"))
+AT_ONCE = TurnCommit(model_call=SettledCall(FIRST, CallState.UNKNOWN, error_class="ReplyLost"), rest=Park(0.0, refund=True))
 
 
 async def carried(database: Database) -> tuple[Tenant, turns.Claim]:
@@ -39,7 +39,7 @@ async def last(database: Database, made: Tenant) -> Any:
 
 @pytest.mark.parametrize("change", [FOR_APPROVAL, FOR_A_WHILE, AT_ONCE], ids=["approval", "wait", "given back"])
 @pytest.mark.parametrize("lever", ["cancel", "manual", "interrupt"])
-async def test_a_turn_that_would_wait_ends_where_it_was_to_stop(database: Database, change: Change, lever: str):
+async def test_a_turn_that_would_wait_ends_where_it_was_to_stop(database: Database, change: TurnCommit, lever: str):
     """The worker had not heard yet when it parked the turn: nobody waits for the end of the wait, or for an approval of what is over."""
     made, held = await carried(database)
     following = None
@@ -89,13 +89,13 @@ async def test_a_takeover_drops_the_reply_and_a_pause_puts_it_off(database: Data
 
     assert tuple((await rows(database, made, "SELECT status, attempts FROM turns"))[0]) == ("queued", 0)
     back = await session_control.set_mode(database, made.workspace_id, made.session_id, "auto", by="ops")
-    assert back.ring == held.turn_id
+    assert back.to_dispatch == held.turn_id
     again = await claimed(database, held.turn_id, "other")
     await session_control.set_mode(database, made.workspace_id, made.session_id, "manual", by="ops")
     reserved = again.start.reserved
     assert reserved is not None
 
-    await again.write(Change(events=ANSWERED.events, model_call=SettledCall(reserved, CallState.SETTLED, REPLY), rest=ANSWERED.rest))
+    await again.write(TurnCommit(events=ANSWERED.events, model_call=SettledCall(reserved, CallState.SETTLED, REPLY), rest=ANSWERED.rest))
 
     event = await last(database, made)
     assert "partial_text" not in event.content, "what a person says from now on is not preceded by what the agent wanted to say"
@@ -111,7 +111,7 @@ async def test_what_is_ended_behind_the_turn_under_way_takes_nothing_from_its_wo
     assert second.turn_id is not None
 
     if lever == "cancel":
-        assert (await session_control.cancel_turn(database, made.workspace_id, second.turn_id, by="ops")).ring is None
+        assert (await session_control.cancel_turn(database, made.workspace_id, second.turn_id, by="ops")).to_dispatch is None
     else:
         await session_control.set_mode(database, made.workspace_id, made.session_id, "manual", by="ops")
 

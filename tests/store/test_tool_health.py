@@ -29,7 +29,7 @@ async def made_with(database: Database, count: int) -> tuple[Tenant, list[UUID]]
 
 async def hear(database: Database, made: Tenant, integration_id: UUID, *errors: str | None) -> list[tool_health.Changed | None]:
     return [
-        await tool_health.record(database, tool_health.Heard(made.workspace_id, integration_id, error), FEW, every_s=300)
+        await tool_health.record(database, tool_health.Observation(made.workspace_id, integration_id, error), FEW, every_s=300)
         for error in errors
     ]
 
@@ -127,7 +127,7 @@ async def test_an_answered_call_puts_the_probe_off(
 ):
     made, (integration_id,) = await made_with(database, 1)
     await hear(database, made, integration_id, *["away"] * failures)
-    await tool_health.record(database, tool_health.Heard(made.workspace_id, integration_id, None, asked_for_s), FEW, every_s=300)
+    await tool_health.record(database, tool_health.Observation(made.workspace_id, integration_id, None, asked_for_s), FEW, every_s=300)
 
     query = "SELECT next_health_check < now() + interval '31 seconds' FROM tool_integrations WHERE id = %s"
     assert sql(database_url, query, integration_id) == [(soon,)]
@@ -138,7 +138,7 @@ async def test_a_failure_of_asking_does_not_count_where_an_answer_was_heard_mean
     await hear(database, made, integration_id, None)
 
     async def fails(asked_for_s: float) -> Any:
-        failed = tool_health.Heard(made.workspace_id, integration_id, "silent", asked_for_s)
+        failed = tool_health.Observation(made.workspace_id, integration_id, "silent", asked_for_s)
         await tool_health.record(database, failed, FEW, every_s=300)
         ((count,),) = sql(database_url, "SELECT error_count FROM tool_integrations WHERE id = %s", integration_id)
         return count
@@ -153,9 +153,9 @@ async def test_a_turn_knows_which_of_its_integrations_are_degraded(database: Dat
     sql(database_url, "UPDATE tool_integrations SET health_status = 'degraded' WHERE id = %s", ids[0])
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "Hello")
 
-    brief = (await claimed(database, accepted.turn_id)).brief
+    context = (await claimed(database, accepted.turn_id)).context
 
-    assert {one.id: one.degraded for tool in brief.tools for one in tool.integrations} == {ids[0]: True, ids[1]: False}
+    assert {one.id: one.degraded for tool in context.tools for one in tool.integrations} == {ids[0]: True, ids[1]: False}
 
 
 async def test_many_who_heard_the_same_at_once_count_each(database: Database, database_url: str):
@@ -178,7 +178,7 @@ async def test_a_tool_is_offered_as_long_as_one_of_its_integrations_is_not_unhea
     sql(database_url, "UPDATE tool_integrations SET health_status = 'unhealthy' WHERE id = ANY (%s)", ids)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "Hello")
 
-    brief = (await claimed(database, accepted.turn_id)).brief
+    context = (await claimed(database, accepted.turn_id)).context
 
-    told = {tool.name: (tool.offered, len(tool.integrations)) for tool in brief.tools}
+    told = {tool.name: (tool.offered, len(tool.integrations)) for tool in context.tools}
     assert sorted(told.values()) == [(False, 0), (True, 1)]

@@ -13,7 +13,7 @@ from sqlalchemy import text as sql
 
 from engine.errors import Conflict, LeaseLost, NotFound, Rejected
 from engine.events import Event, EventKind, FinishReason, ModelReply, Source, ToolOutcome, ToolStatus, Usage
-from engine.turn.commit import CallState, Change, Finish, Park, Reserve, Reserved, SettledCall, ToolIntent, ToolSettled
+from engine.turn.commit import CallState, Finish, Park, Reserve, Reserved, SettledCall, ToolIntent, ToolSettled, TurnCommit
 from engine.turn.context import Cost, Limits
 from engine.turn.pending_calls import Pending, PendingState
 from store.conversations import intake, sweep, turns
@@ -22,7 +22,7 @@ from tests.support.factories import Tenant, tenant
 
 FIRST = Reserved(0, 0)
 REPLY = ModelReply("Yes.", (), FinishReason.STOP, "gpt-4o-2024", Usage(100, 20, 0, 30, 10), "req-1", 12, 34)
-ANSWERED = Change(
+ANSWERED = TurnCommit(
     events=(Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "Yes."}, {"read_through": 0}),),
     model_call=SettledCall(FIRST, CallState.SETTLED, REPLY, Cost(Decimal("0.0004500000"), "test")),
     rest=Finish("done"),
@@ -53,8 +53,8 @@ async def test_a_message_opens_a_turn_and_the_next_joins_it(database: Database):
     first = await intake.accept(database, made.workspace_id, made.session_id, "one")
     second = await intake.accept(database, made.workspace_id, made.session_id, "two")
 
-    assert (first.offset, first.turn_status, first.ring) == (0, "queued", first.turn_id)
-    assert (second.offset, second.turn_id, second.ring) == (1, first.turn_id, None)
+    assert (first.offset, first.turn_status, first.to_dispatch) == (0, "queued", first.turn_id)
+    assert (second.offset, second.turn_id, second.to_dispatch) == (1, first.turn_id, None)
 
 
 async def test_enqueue_opens_a_turn_for_each_message_and_rings_the_first(database: Database):
@@ -63,7 +63,7 @@ async def test_enqueue_opens_a_turn_for_each_message_and_rings_the_first(databas
     accepted = [await intake.accept(database, made.workspace_id, made.session_id, text) for text in ("one", "two")]
 
     assert len({one.turn_id for one in accepted}) == 2
-    assert [one.ring for one in accepted] == [accepted[0].turn_id, None]
+    assert [one.to_dispatch for one in accepted] == [accepted[0].turn_id, None]
 
 
 async def test_a_key_is_good_for_one_text(database: Database):
@@ -72,7 +72,7 @@ async def test_a_key_is_good_for_one_text(database: Database):
 
     again = await intake.accept(database, made.workspace_id, made.session_id, "one", message_key="k")
 
-    assert (again.event_id, again.turn_id, again.repeated, again.ring) == (first.event_id, first.turn_id, True, None)
+    assert (again.event_id, again.turn_id, again.repeated, again.to_dispatch) == (first.event_id, first.turn_id, True, None)
     with pytest.raises(Conflict, match="another text"):
         await intake.accept(database, made.workspace_id, made.session_id, "two", message_key="k")
     assert len(await rows(database, made, "SELECT 1 FROM events")) == 1
@@ -204,7 +204,7 @@ async def test_a_write_sent_twice_tells_what_its_call_was_to_read_and_nothing_th
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     held = await claim(database, accepted.turn_id)
     await intake.accept(database, made.workspace_id, made.session_id, "two")
-    again = Change(
+    again = TurnCommit(
         model_call=SettledCall(FIRST, CallState.FAILED, error_class="Overloaded"),
         reserve=Reserve(Reserved(0, 1), "openai", "gpt-4o", heard=0),
     )
@@ -247,7 +247,7 @@ async def test_an_integration_whose_secrets_cannot_be_opened_is_left_out_and_the
     held = await turns.claim(database, accepted.turn_id, "me", lease_s=30.0, max_attempts=5, window=400, limits=Limits(), secrets=secrets)
 
     assert not isinstance(held, turns.NotClaimed)
-    assert [tool.integrations for tool in held.brief.tools] == [()]
+    assert [tool.integrations for tool in held.context.tools] == [()]
 
 
 async def test_the_second_turn_of_a_session_waits_for_the_first(database: Database):
@@ -277,7 +277,7 @@ async def test_a_stale_fence_writes_nothing(database: Database):
 
     assert fresh.fence == stale.fence + 1
     assert len(await rows(database, made, "SELECT 1 FROM events")) == 1
-    await fresh.write(Change(**{**{f: getattr(ANSWERED, f) for f in ("events", "rest")}, "model_call": SettledCall(
+    await fresh.write(TurnCommit(**{**{f: getattr(ANSWERED, f) for f in ("events", "rest")}, "model_call": SettledCall(
         fresh.start.reserved, CallState.SETTLED, REPLY, Cost(None, None))}))  # fmt: skip
     with pytest.raises(LeaseLost):
         await stale.write(ANSWERED)
@@ -305,10 +305,10 @@ async def test_a_message_that_arrives_during_a_step_is_news_for_the_next_model_c
     made = await tenant(database, tools=({"name": "orders_lookup"},))
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     held = await claim(database, accepted.turn_id)
-    tool = held.brief.tools[0]
+    tool = held.context.tools[0]
     called = Event(EventKind.TOOL_CALL, Source.AI_AGENT, {"tool_call_id": "c1", "tool_name": tool.name, "arguments": {}}, {"step": 0})
     await held.write(
-        Change(
+        TurnCommit(
             events=(called,),
             model_call=SettledCall(FIRST, CallState.SETTLED, REPLY, Cost(None, None)),
             tool_calls=(ToolIntent("c1", 0, 0, tool.id, tool.name, {"order": 41}, "hash", "key-1"),),
@@ -319,7 +319,9 @@ async def test_a_message_that_arrives_during_a_step_is_news_for_the_next_model_c
     result = Event(EventKind.TOOL_RESULT, Source.SYSTEM, {"tool_call_id": "c1", "tool_name": tool.name, "status": "succeeded", "result": 1})
 
     written = await held.write(
-        Change(events=(result,), tool_results=(ToolSettled("c1", outcome),), reserve=Reserve(Reserved(1, 0), "openai", "gpt-4o", heard=0))
+        TurnCommit(
+            events=(result,), tool_results=(ToolSettled("c1", outcome),), reserve=Reserve(Reserved(1, 0), "openai", "gpt-4o", heard=0)
+        )
     )
 
     assert [event.content["text"] for event in written.news] == ["two"]
@@ -335,7 +337,7 @@ async def test_a_turn_taken_up_in_the_middle_knows_which_calls_were_begun(databa
     held = await claim(database, accepted.turn_id, lease_s=0.05)
     called = Event(EventKind.TOOL_CALL, Source.AI_AGENT, {"tool_call_id": "c1", "tool_name": "orders_lookup", "arguments": {}}, {"step": 0})
     await held.write(
-        Change(
+        TurnCommit(
             events=(called,),
             model_call=SettledCall(FIRST, CallState.SETTLED, REPLY, Cost(None, None)),
             tool_calls=(ToolIntent("c1", 0, 0, None, "orders_lookup", {}, "hash", "key-1"),),
@@ -366,7 +368,7 @@ async def test_a_turn_claimed_too_often_is_dead_with_a_reason_and_the_session_go
     states = {row[0] for row in await rows(database, made, "SELECT state FROM model_calls")}
     assert states == {"unknown"}
     again = await intake.accept(database, made.workspace_id, made.session_id, "two")
-    assert again.ring
+    assert again.to_dispatch
     assert not isinstance(await claim(database, again.turn_id), turns.NotClaimed)
 
 
@@ -376,7 +378,7 @@ async def test_a_parked_turn_is_early_until_its_time_and_a_refund_gives_the_atte
     held = await claim(database, accepted.turn_id)
     failed = SettledCall(FIRST, CallState.FAILED, error_class="RateLimited")
 
-    await held.write(Change(model_call=failed, rest=Park(60.0, True, "RateLimited", "HTTP 429")))
+    await held.write(TurnCommit(model_call=failed, rest=Park(60.0, True, "RateLimited", "HTTP 429")))
 
     assert await claim(database, accepted.turn_id) == turns.NotClaimed("early")
     assert await turn_rows(database, made, "status, attempts, error_class") == [("queued", 0, "RateLimited")]

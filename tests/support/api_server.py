@@ -19,7 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
-from api.dependencies import Front
+from api.dependencies import AppState
 from settings import Settings
 from store.catalog import workspaces
 from store.catalog.workspaces import Role
@@ -107,16 +107,16 @@ class Tenant:
         one = json.dumps([{"kind": kind, "source": "ai_agent", "content": content}])
         query = "SELECT append_events(%s, %s, %s, 0, %s::jsonb)"
         [(offset,)] = self.service.sql(query, self.workspace_id, UUID(session_id), turn_id and UUID(turn_id), one)
-        self.service.soon(lambda: self.service.front.wake.news(UUID(session_id), offset))
+        self.service.soon(lambda: self.service.app_state.publisher.log_advanced(UUID(session_id), offset))
         return int(offset)
 
     def whispered(self, session_id: str, text: str, turn_id: UUID = TURN, attempt: int = 1) -> None:
         """Tokens that a worker passes on."""
-        self.service.soon(lambda: self.service.front.wake.delta(UUID(session_id), turn_id, attempt, text))
+        self.service.soon(lambda: self.service.app_state.publisher.token_delta(UUID(session_id), turn_id, attempt, text))
 
     def watched(self, session_id: str) -> int:
         """How many readers wait for news of the session."""
-        return len(self.service.front.listener._watches.get(f"turnline:session:{session_id}", ()))
+        return len(self.service.app_state.subscriber._subscriptions.get(f"turnline:session:{session_id}", ()))
 
     def key(self, role: Role = "admin", user_id: UUID | None = None) -> workspaces.CreatedKey:
         """Another key of the workspace."""
@@ -158,10 +158,10 @@ class Service:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def front(self) -> Front:
+    def app_state(self) -> AppState:
         """What it keeps open."""
-        front: Front = self.app.state.front
-        return front
+        app_state: AppState = self.app.state.app_state
+        return app_state
 
     def soon(self, work: Callable[[], object]) -> None:
         """Do `work` on the server's loop, and return when it is done."""
@@ -224,7 +224,7 @@ def serving(**values: Any) -> Iterator[Service]:
         yield Service(app, listening.getsockname()[1], str(values["DATABASE_URL"]), loops[0])
     finally:
         if server.started:
-            loops[0].call_soon_threadsafe(app.state.front.stopping.set)
+            loops[0].call_soon_threadsafe(app.state.app_state.stopping.set)
         server.should_exit = True
         thread.join(15)
         assert not thread.is_alive(), "the server did not stop"

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import text as sql
 
 from engine.events import Event, EventKind, FinishReason, ModelReply, Source, Usage
-from engine.turn.commit import CallState, Change, Finish, Reserved, SettledCall
+from engine.turn.commit import CallState, Finish, Reserved, SettledCall, TurnCommit
 from engine.turn.context import Cost, Limits
 from store.conversations import turns
 from store.database import Database
@@ -19,7 +19,7 @@ from tests.support.factories import Tenant
 FIRST = Reserved(0, 0)
 REPLY = ModelReply("Yes.", (), FinishReason.STOP, "gpt-4o", Usage(100, 0, 0, 30, 0))
 ASKED = SettledCall(FIRST, CallState.SETTLED, REPLY, Cost(Decimal("0.0005"), "test"))
-ANSWERED = Change(
+ANSWERED = TurnCommit(
     events=(Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "Yes."}, {"read_through": 0}),), model_call=ASKED, rest=Finish("done")
 )
 

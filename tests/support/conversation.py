@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from realtime.wake import Delta, Listener
+from realtime.messages import Delta
+from realtime.subscriber import Subscriber
 from store.conversations import intake, session_control
 from store.database import Database
-from tasks.dispatcher import Ringer
+from tasks.dispatcher import Dispatcher
 from tests.support.factories import Tenant, tenant
 from tests.support.stack import TOOL, Stack
 
@@ -28,13 +29,13 @@ class Talk:
 
     stack: Stack
     database: Database
-    ringer: Ringer
+    dispatcher: Dispatcher
     made: Tenant
 
     async def says(self, text: str, strategy: str | None = None) -> UUID | None:
         """A customer's message; the turn it was accepted into."""
         accepted = await intake.accept(self.database, self.made.workspace_id, self.made.session_id, text, strategy=strategy)
-        self._ring(accepted.ring)
+        self._ring(accepted.to_dispatch)
         return accepted.turn_id
 
     async def cancels(self, turn_id: UUID | None = None) -> str:
@@ -43,18 +44,18 @@ class Talk:
             cancelled = await session_control.cancel_session(self.database, self.made.workspace_id, self.made.session_id, by="ops")
         else:
             cancelled = await session_control.cancel_turn(self.database, self.made.workspace_id, turn_id, by="ops")
-        self._ring(cancelled.ring)
+        self._ring(cancelled.to_dispatch)
         return cancelled.status
 
     async def switches(self, mode: str) -> int | None:
         """Set the session's mode; the offset at which the log says so."""
         switched = await session_control.set_mode(self.database, self.made.workspace_id, self.made.session_id, mode, by="ops")
-        self._ring(switched.ring)
+        self._ring(switched.to_dispatch)
         return switched.offset
 
     def _ring(self, turn_id: UUID | None) -> None:
         if turn_id is not None:
-            self.ringer.ring(turn_id)
+            self.dispatcher.dispatch(turn_id)
 
     async def asked(self, text: str) -> list[dict[str, Any]]:
         """The messages of the latest request whose last user message is `text`, once there is one."""
@@ -81,16 +82,16 @@ class Talk:
 
     async def streams(self, turn_id: UUID | None) -> None:
         """Wait until some words of the turn's reply have been passed on."""
-        listener = Listener(self.stack.broker_url)
-        await listener.open()
+        subscriber = Subscriber(self.stack.broker_url)
+        await subscriber.open()
         try:
-            async with listener.watch(self.made.session_id) as watch, asyncio.timeout(30):
+            async with subscriber.subscribe(self.made.session_id) as watch, asyncio.timeout(30):
                 heard = ""
                 while heard.count(" ") < 5:
                     piece = await watch.next(1)
                     heard += piece.text if isinstance(piece, Delta) and piece.turn_id == turn_id else ""
         finally:
-            await listener.close()
+            await subscriber.close()
 
     async def ended(self, turn_id: UUID | None) -> tuple[str, str | None]:
         """The turn's status and error class, once it has ended."""
@@ -107,9 +108,9 @@ class Talk:
         return [kind for kind, _, _ in self.log()]
 
 
-async def talk(stack: Stack, database: Database, ringer: Ringer, *tools: dict[str, Any], **agent: Any) -> Talk:
+async def talk(stack: Stack, database: Database, dispatcher: Dispatcher, *tools: dict[str, Any], **agent: Any) -> Talk:
     """A new session of a new tenant."""
-    return Talk(stack, database, ringer, await tenant(database, tools=tools, **agent))
+    return Talk(stack, database, dispatcher, await tenant(database, tools=tools, **agent))
 
 
 def tool(stack: Stack, effect: str, *, approval: str = "never") -> dict[str, Any]:

@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import text as sql
 
 from engine.events import ToolCall
-from engine.turn.commit import Rest
+from engine.turn.commit import Outcome
 from engine.turn.context import Limits
 from engine.turn.loop import advance
 from engine.turn.ports import Perform
@@ -47,11 +47,11 @@ async def claimed(database: Database, turn_id: UUID | None, *, approval_s: float
     )
 
 
-async def carry(database: Database, turn_id: UUID | None, world: Perform, *, approval_s: float = 600.0) -> Rest:
+async def run_turn(database: Database, turn_id: UUID | None, world: Perform, *, approval_s: float = 600.0) -> Outcome:
     """Carry the turn to its next rest."""
     claim = await claimed(database, turn_id, approval_s=approval_s)
     assert isinstance(claim, turns.Claim), claim
-    return await advance(claim, world, claim.brief, claim.start)
+    return await advance(claim, world, claim.context, claim.start)
 
 
 async def found(database: Database, made: Tenant, query: str, **values: Any) -> list[tuple[Any, ...]]:

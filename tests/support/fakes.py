@@ -20,13 +20,13 @@ from engine.events import (
     Usage,
 )
 from engine.model.tokens import bound_tokens, estimated_usage
-from engine.turn.commit import Change, Written
-from engine.turn.context import Bound, Brief, Cost, ModelRequest, ToolSpec
+from engine.turn.commit import CommitResult, TurnCommit
+from engine.turn.context import Bound, Cost, ModelRequest, ToolSpec, TurnContext
 
 TURN, OTHER_TURN, SESSION, WORKSPACE, AGENT = (UUID(int=number) for number in range(1, 6))
 
 
-def brief(*tools: ToolSpec, **fields: object) -> Brief:
+def context(*tools: ToolSpec, **fields: object) -> TurnContext:
     """A brief with everything in it that a test does not care about."""
     given: dict[str, object] = {
         "turn_id": TURN,
@@ -41,7 +41,7 @@ def brief(*tools: ToolSpec, **fields: object) -> Brief:
         "instructions": "Be brief.",
         "tools": tools,
     }
-    return Brief(**(given | fields))  # type: ignore[arg-type]
+    return TurnContext(**(given | fields))  # type: ignore[arg-type]
 
 
 def customer(text: str, offset: int, turn_id: UUID = TURN) -> Event:
@@ -64,12 +64,12 @@ class ListLog:
 
     def __init__(self, *events: Event, arriving: dict[int, Sequence[Event]] | None = None, lost_at: int | None = None) -> None:
         self.events = list(events)
-        self.changes: list[Change] = []
+        self.changes: list[TurnCommit] = []
         self._arriving = arriving or {}
         self._lost_at = lost_at
         self._unheard: list[Event] = []
 
-    async def write(self, change: Change) -> Written:
+    async def write(self, change: TurnCommit) -> CommitResult:
         if len(self.changes) == self._lost_at:
             raise LeaseLost("taken over")
         for event in self._arriving.get(len(self.changes), ()):
@@ -80,9 +80,9 @@ class ListLog:
             self.events.append(replace(event, offset=len(self.events), turn_id=TURN))
         self.changes.append(change)
         if change.reserve is None:
-            return Written()
+            return CommitResult()
         news, self._unheard = tuple(self._unheard), []
-        return Written(news)
+        return CommitResult(news)
 
     def kinds(self) -> list[str]:
         return [str(event.kind) for event in self.events]
@@ -119,7 +119,7 @@ class Script:
             raise AssertionError("unreachable")
         return reply, Cost(None, None)
 
-    async def call_tool(self, brief: Brief, call: ToolCall, idempotency_key: str, *, begun: bool) -> ToolOutcome:
+    async def call_tool(self, context: TurnContext, call: ToolCall, idempotency_key: str, *, begun: bool) -> ToolOutcome:
         self.tool_keys.append((call.tool_call_id, idempotency_key))
         self.made.append(call)
         self.begun += [call.tool_call_id] if begun else []

@@ -11,9 +11,9 @@ from typing import Any
 from uuid import UUID
 
 from engine.events import FinishReason, ModelReply, ToolCall, ToolOutcome, ToolStatus, Usage
-from engine.turn.cancellation import Stop, StopReason
-from engine.turn.commit import Change, Written
-from engine.turn.context import Bound, Brief, Cost, Limits, ModelRequest
+from engine.turn.cancellation import CancelReason, CancelToken
+from engine.turn.commit import CommitResult, TurnCommit
+from engine.turn.context import Bound, Cost, Limits, ModelRequest, TurnContext
 from engine.turn.loop import advance
 from store.conversations import intake, session_control, turns
 from store.database import Database
@@ -63,7 +63,7 @@ class World:
     def __init__(self, schedule: Schedule, claim: turns.Claim) -> None:
         self.schedule, self.claim = schedule, claim
 
-    async def write(self, change: Change) -> Written:
+    async def write(self, change: TurnCommit) -> CommitResult:
         await self.schedule.moment()
         return await self.claim.write(change)
 
@@ -77,7 +77,7 @@ class World:
             return ModelReply("", (call,), FinishReason.TOOL_CALLS, "gpt-4o", usage), cost
         return ModelReply("All of it.", (), FinishReason.STOP, "gpt-4o", usage), cost
 
-    async def call_tool(self, brief: Brief, call: ToolCall, idempotency_key: str, *, begun: bool) -> ToolOutcome:
+    async def call_tool(self, context: TurnContext, call: ToolCall, idempotency_key: str, *, begun: bool) -> ToolOutcome:
         await self.schedule.moment()
         return ToolOutcome(ToolStatus.SUCCEEDED, {"seen": True}, requests=1)
 
@@ -93,10 +93,10 @@ class Stage:
 
     def __init__(self, database: Database, made: Tenant, schedules: dict[UUID, Schedule], carriers: asyncio.TaskGroup) -> None:
         self.database, self.made, self.schedules, self.carriers = database, made, schedules, carriers
-        self.stops: dict[UUID, Stop] = {}
+        self.stops: dict[UUID, CancelToken] = {}
         self.claims = 0
 
-    def ring(self, turn_id: UUID | None) -> None:
+    def dispatch(self, turn_id: UUID | None) -> None:
         """Carry the turn, soon."""
         if turn_id is not None:
             self.carriers.create_task(self._carry(turn_id))
@@ -109,20 +109,20 @@ class Stage:
             *(self.database, turn_id, owner), lease_s=60.0, max_attempts=50, window=100, limits=limits, secrets=lambda *_: {}
         )
         if isinstance(claim, turns.NotClaimed):
-            self.ring(claim.next_turn)
+            self.dispatch(claim.next_turn)
             return
         schedule = self.schedules[claim.session_id]
-        world, stop = World(schedule, claim), Stop()
+        world, stop = World(schedule, claim), CancelToken()
         self.stops[claim.session_id] = stop
-        await advance(world, world, claim.brief, claim.start, stop)
-        self.ring(claim.next_turn)
+        await advance(world, world, claim.context, claim.start, stop)
+        self.dispatch(claim.next_turn)
 
     async def look(self) -> None:
         """Tell workers to stop, as a process does; here about every tenth turn hears of it before it would have ended."""
         while True:
             await asyncio.sleep(0.02)
             for session_id, reason in (await turns.stops(self.database, list(self.stops))).items():
-                self.stops[session_id].ask(StopReason(reason))
+                self.stops[session_id].ask(CancelReason(reason))
 
     async def play(self, schedule: Schedule) -> None:
         """One schedule: a customer writes once or twice while an operator strikes; perhaps all of that again."""
@@ -137,7 +137,7 @@ class Stage:
             accepted = await intake.accept(
                 self.database, self.made.workspace_id, schedule.session_id, f"m{number}", strategy=strategy, window=ROOM
             )
-            self.ring(accepted.ring)
+            self.dispatch(accepted.to_dispatch)
             await schedule.until(schedule.moments + schedule.die.randint(0, 4))
 
     async def _operate(self, schedule: Schedule) -> None:
@@ -152,7 +152,7 @@ class Stage:
         """Set the session's mode."""
         workspace_id = self.made.workspace_id
         switched = await session_control.set_mode(self.database, workspace_id, schedule.session_id, mode, by="operator", window=ROOM)
-        self.ring(switched.ring)
+        self.dispatch(switched.to_dispatch)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from uuid import UUID
 from engine.events import ToolOutcome, ToolStatus
 from store.conversations import turns
 from tests.support.api_server import Tenant, apart, opened
-from tests.support.engine_runs import asked, carry, claimed
+from tests.support.engine_runs import asked, claimed, run_turn
 from tests.support.fakes import Script, calls
 
 PARAMETERS = {"type": "object", "properties": {"order": {"type": "integer"}}, "required": ["order"]}
@@ -31,7 +31,7 @@ def carried(acme: Tenant, turn_id: str, world: Script) -> None:
 
     async def do() -> None:
         async with opened(acme.service.database_url) as database:
-            await carry(database, UUID(turn_id), world)
+            await run_turn(database, UUID(turn_id), world)
 
     apart(do)
 
@@ -44,7 +44,7 @@ def wants_approval(acme: Tenant, agent_id: str) -> dict[str, bool]:
         async with opened(acme.service.database_url) as database:
             claim = await claimed(database, UUID(turn_id))
             assert isinstance(claim, turns.Claim)
-            return {tool.name: tool.approval for tool in claim.brief.tools}
+            return {tool.name: tool.approval for tool in claim.context.tools}
 
     return apart(do)
 

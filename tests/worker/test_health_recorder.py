@@ -13,7 +13,7 @@ from settings import Settings
 from store.catalog import tool_health
 from store.database import Database
 from tests.support.factories import Tenant, tenant
-from worker.health_recorder import Hearing, thresholds
+from worker.health_recorder import HealthRecorder, thresholds
 
 SILENT = "The tool's server did not answer within 5 s"
 
@@ -38,7 +38,9 @@ async def made_with(database: Database) -> tuple[Tenant, UUID]:
 
 
 async def probe_fails(database: Database, settings: Settings, made: Tenant, integration_id: UUID) -> None:
-    await tool_health.record(database, tool_health.Heard(made.workspace_id, integration_id, SILENT), thresholds(settings), every_s=300)
+    await tool_health.record(
+        database, tool_health.Observation(made.workspace_id, integration_id, SILENT), thresholds(settings), every_s=300
+    )
 
 
 def held(database_url: str, integration_id: UUID) -> Any:
@@ -50,14 +52,14 @@ def held(database_url: str, integration_id: UUID) -> Any:
 async def test_calls_that_go_well_outweigh_probes_that_do_not(database: Database, database_url: str, settings: Settings):
     made, integration_id = await made_with(database)
     for _ in range(4):  # workers that begin, and have heard nothing else
-        hearing = Hearing(database, settings)
+        hearing = HealthRecorder(database, settings)
         for _ in range(2):
             await probe_fails(database, settings, made, integration_id)
         hearing.of(made.workspace_id)(integration_id, None)
         await hearing.write()
         assert held(database_url, integration_id)[:2] == ("degraded", 0)
 
-    hearing = Hearing(database, settings)
+    hearing = HealthRecorder(database, settings)
     hearing.of(made.workspace_id)(integration_id, None)
     await hearing.write()
 
@@ -66,7 +68,7 @@ async def test_calls_that_go_well_outweigh_probes_that_do_not(database: Database
 
 async def test_an_integration_whose_calls_go_well_is_not_due(database: Database, database_url: str, settings: Settings):
     made, integration_id = await made_with(database)
-    hearing = Hearing(database, settings)
+    hearing = HealthRecorder(database, settings)
     hearing.of(made.workspace_id)(integration_id, None)
     await hearing.write()
 
@@ -77,7 +79,7 @@ async def test_an_integration_whose_calls_go_well_is_not_due(database: Database,
 
 async def test_answers_are_written_once_in_a_while(database: Database, database_url: str, settings: Settings):
     made, integration_id = await made_with(database)
-    hearing = Hearing(database, settings)
+    hearing = HealthRecorder(database, settings)
     hear = hearing.of(made.workspace_id)
     hear(integration_id, None)
     await hearing.write()
@@ -87,10 +89,10 @@ async def test_answers_are_written_once_in_a_while(database: Database, database_
         await hearing.write()
     assert held(database_url, integration_id) == first
 
-    brief = Hearing(database, settings.model_copy(update={"health_every_s": 0.04}))
+    context = HealthRecorder(database, settings.model_copy(update={"health_every_s": 0.04}))
     for _ in range(2):
-        brief.of(made.workspace_id)(integration_id, None)
-        await brief.write()
+        context.of(made.workspace_id)(integration_id, None)
+        await context.write()
         again, first = first, held(database_url, integration_id)
         assert first != again
         with psycopg.connect(database_url) as db:
@@ -99,7 +101,7 @@ async def test_answers_are_written_once_in_a_while(database: Database, database_
 
 async def test_an_answer_of_what_is_degraded_or_failed_before_is_written_at_once(database: Database, database_url: str, settings: Settings):
     made, integration_id = await made_with(database)
-    hearing = Hearing(database, settings)
+    hearing = HealthRecorder(database, settings)
     for degraded, error in (((), None), ((integration_id,), None), ((), "no connection"), ((), None)):
         before = held(database_url, integration_id)
         hearing.of(made.workspace_id, degraded)(integration_id, error)

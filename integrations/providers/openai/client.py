@@ -12,7 +12,7 @@ from engine.events import ModelReply
 from engine.safe_json import parse_foreign
 from engine.turn.context import ModelRequest
 from integrations import error_mapping
-from integrations.http import Outside, Reply
+from integrations.http import HttpClients, Reply
 from integrations.providers.openai.protocol import Assembly, Names, request_body
 from integrations.redaction import redact
 from integrations.sse_parser import ServerEvent, SseParser
@@ -26,7 +26,7 @@ OWN_ADDRESS = "https://api.openai.com/"  # refuses whoever brings no key; other 
 class OpenAI:
     """The vendor at `settings.openai_base_url`; stateless, so that one may be made for every call."""
 
-    def __init__(self, outside: Outside) -> None:
+    def __init__(self, outside: HttpClients) -> None:
         settings = outside.settings
         self._http = outside.models
         self._url = settings.openai_base_url.rstrip("/") + "/chat/completions"
@@ -48,7 +48,7 @@ class OpenAI:
         if self._key:
             headers["authorization"] = f"Bearer {self._key}"
         listener = _Listener(Assembly(names, request.model_name, WHOM), on_delta)
-        async with self._http.exchange(
+        async with self._http.request(
             "POST", self._url, whom=WHOM, deadline_s=deadline_s, max_bytes=self._max_bytes, headers=headers, content=content
         ) as reply:
             if not reply.ok:

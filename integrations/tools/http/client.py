@@ -10,7 +10,7 @@ from engine.safe_json import clean_text, parse_foreign
 from engine.tools.json_schema import apply_mapping, validate
 from engine.turn.context import IntegrationSpec, ToolSpec
 from integrations import error_mapping
-from integrations.http import Outside, Reply, Sending
+from integrations.http import HttpClients, Reply, RequestCounter
 from integrations.redaction import redact, value_without_secrets
 from integrations.tools.http.request import Refused, call_request, status_request
 
@@ -24,7 +24,7 @@ _STILL_AT_IT = frozenset({202, 409, 423})
 class HttpTool:
     """Tool calls over HTTP, through the guarded client."""
 
-    def __init__(self, outside: Outside) -> None:
+    def __init__(self, outside: HttpClients) -> None:
         self._http = outside.tools
         self._timeout_s = outside.settings.tool_timeout_s
         self._max_bytes = outside.settings.tool_max_bytes
@@ -37,11 +37,11 @@ class HttpTool:
         *,
         idempotency_key: str,
         deadline_s: float,
-        sending: Sending,
+        counter: RequestCounter,
     ) -> ToolOutcome:
         """Check the arguments, send one request, check the result; see `Integration.call`."""
         request = call_request(tool, integration, arguments, idempotency_key)
-        async with self._http.exchange(
+        async with self._http.request(
             request.method,
             request.url,
             whom=WHOM,
@@ -49,7 +49,7 @@ class HttpTool:
             max_bytes=self._max_bytes,
             headers=request.headers,
             content=request.content,
-            sending=sending,
+            counter=counter,
         ) as reply:
             if not reply.ok:
                 await self._refuse(reply, integration)
@@ -66,7 +66,7 @@ class HttpTool:
         """Ask once whether the call happened; see `Integration.status`."""
         request = status_request(tool, integration, arguments, idempotency_key)
         status: dict[str, Any] = integration.configuration["status"]
-        async with self._http.exchange(
+        async with self._http.request(
             request.method,
             request.url,
             whom=WHOSE_STATUS,

@@ -60,8 +60,8 @@ class Case:
         made, self.api_key = lane.tenant(TOOLS)
         self.session_id, self.agent_id = made.session_id, made.agent_id
         waiting = {crash.at.partition(":")[0] for crash in crashes if crash.event is Event.WAITING}
-        thinking = "[[latency 1000]] " if "C7" in waiting else ""
-        slow = ', "latency_ms": 1000' if "C10" in waiting else ""
+        thinking = "[[latency 1000]] " if "model_call.before_send" in waiting else ""
+        slow = ', "latency_ms": 1000' if "tool_call.before_send" in waiting else ""
         self.texts = [
             f'[[call orders_lookup {{"order": {order}{slow}}}]] [[then refund {{"order": {order}, "amount": 5{slow}}}]] {thinking}'
             f"order {order} of {self.session_id}"
@@ -113,7 +113,7 @@ class Case:
         while not armed.happened:
             assert self.posted < 2, f"two messages were accepted, and the API did not come to {crash.name}"
             assert time.monotonic() < deadline, f"the API neither answered nor came to {crash.name}"
-            if crash.at == "C4":
+            if crash.at == "dispatch.published":
                 self._settle()  # only a turn that is its session's first is rung
             if self._send(self.posted, url):
                 self.posted += 1
@@ -215,7 +215,7 @@ class Case:
     def _requests(self, crash: Crash) -> int:
         """How many requests of the kind that `crash` waits in have reached the other side so far."""
         seen = self.lane.counts()
-        if crash.at.startswith("C7"):
+        if crash.at.startswith("model_call.before_send"):
             return self._asked(seen)
         keys = self._rows("SELECT tool_name, idempotency_key FROM tool_calls WHERE session_id = %s", self.session_id)
         return sum(seen["tools"].get(name, NOTHING)["by_key"].get(key, NOTHING)["requests"] for name, key in keys)
@@ -247,7 +247,7 @@ class Case:
         """The broker delivers every ring again, and nothing comes of it."""
         before = self._snapshot()
         for (turn_id,) in self._rows("SELECT id FROM turns WHERE session_id = %s", self.session_id):
-            self.lane.ring(self.lane.clean_broker, turn_id)
+            self.lane.dispatch(self.lane.clean_broker, turn_id)
         until(lambda: self.lane.idle(self.lane.clean_broker))
         if self._snapshot() != before:
             self.outcome.wrong.append("a ring delivered again changed something")

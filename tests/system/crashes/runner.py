@@ -21,7 +21,7 @@ import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from failpoints import AT, CONSENT, CONSENTED, armed, said
+from failpoints import AT, CONSENT, CONSENTED, armed, log_line
 from settings import Settings
 from store.catalog import workspaces
 from store.database import Database
@@ -58,7 +58,7 @@ class Armed:
     @property
     def reached(self) -> bool:
         """It said that it was at its point."""
-        return said(self.asked.point, self.asked.nth, self.asked.action) in self.process.log.read_text()
+        return log_line(self.asked.name, self.asked.nth, self.asked.action) in self.process.log.read_text()
 
     @property
     def happened(self) -> bool:
@@ -196,7 +196,7 @@ class Lane:
                     self.sweep(broker_url)
             time.sleep(0.03)
 
-    def ring(self, broker_url: str, turn_id: UUID) -> None:
+    def dispatch(self, broker_url: str, turn_id: UUID) -> None:
         """Ring once more for a turn, as a broker does that delivers again."""
         self._app(broker_url).send_task("turns.advance", args=(str(turn_id),), queue="turns", retry=False, ignore_result=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from failpoints import CONSENT, CONSENTED, NO_SUCH_PLACE, NotArmed, Point, armed, said
+from failpoints import CONSENT, CONSENTED, FAILPOINTS, NotArmed, armed, log_line
 from tests.support.servers import ROOT, free_port, process_env, until
 
 CONSENTING = {CONSENT: CONSENTED}
@@ -38,9 +39,9 @@ def started(tmp_path: Path, *argv: str, **env: str) -> subprocess.CompletedProce
 
 @pytest.mark.parametrize("door", DOORS)
 def test_a_normal_start_refuses(door: str, tmp_path: Path):
-    done = started(tmp_path, *DOORS[door], TURNLINE_CRASH_AT="C7")
+    done = started(tmp_path, *DOORS[door], TURNLINE_CRASH_AT="model_call.before_send")
     assert done.returncode == 1
-    assert "TURNLINE_CRASH_AT is set: this process would be killed" in done.stderr
+    assert "TURNLINE_CRASH_AT is set: it kills this process on purpose" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 
@@ -48,38 +49,64 @@ def test_a_normal_start_refuses(door: str, tmp_path: Path):
 def test_a_tests_start_refuses_a_point_that_does_not_exist(door: str, tmp_path: Path):
     done = started(tmp_path, *DOORS[door], TURNLINE_CRASH_AT="C99", **CONSENTING)
     assert done.returncode == 1
-    assert "TURNLINE_CRASH_AT names no crash point: 'C99'. There are C1, C2" in done.stderr
+    assert "TURNLINE_CRASH_AT names an unknown failpoint: 'C99'. Known failpoints: intake.before_commit" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_consent_must_be_given_word_for_word():
     for consent in ("", "1", "true", "yes"):
         with pytest.raises(NotArmed, match="for tests only"):
-            armed({"TURNLINE_CRASH_AT": "C7", CONSENT: consent})
+            armed({"TURNLINE_CRASH_AT": "model_call.before_send", CONSENT: consent})
     assert armed(CONSENTING) is None
     assert armed({"TURNLINE_CRASH_AT": "", **CONSENTING}) is None
 
 
-@pytest.mark.parametrize("asked", ["C22", "c7", "C7:0", "C7:explode", "C7:2:stop:now", "C7:-1", "C0"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "C7",
+        "Model_call.before_send",
+        "model_call.before_send:0",
+        "model_call.before_send:explode",
+        "model_call.before_send:2:stop:now",
+        "model_call.before_send:-1",
+        "C0",
+    ],
+)
 def test_what_cannot_be_asked_for(asked: str):
     with pytest.raises(NotArmed):
         armed({"TURNLINE_CRASH_AT": asked, **CONSENTING})
 
 
 @pytest.mark.parametrize(
-    ("asked", "nth", "action"), [("C7", 1, "kill"), ("C7:2", 2, "kill"), ("C7:stop", 1, "stop"), ("C7:3:say", 3, "say")]
+    ("asked", "nth", "action"),
+    [
+        ("model_call.before_send", 1, "kill"),
+        ("model_call.before_send:2", 2, "kill"),
+        ("model_call.before_send:stop", 1, "stop"),
+        ("model_call.before_send:3:say", 3, "say"),
+    ],
 )
 def test_what_can_be_asked_for(asked: str, nth: int, action: str):
     found = armed({"TURNLINE_CRASH_AT": asked, **CONSENTING})
     assert found is not None
-    assert (found.point, found.nth, found.action) == (Point.C7, nth, action)
+    assert (found.name, found.nth, found.action) == ("model_call.before_send", nth, action)
 
 
-def test_every_row_of_the_table_has_a_place_or_a_reason_for_none():
-    assert [*Point.__members__, *NO_SUCH_PLACE] == [f"C{number}" for number in range(1, 23)]
+def test_every_failpoint_stands_in_the_code_and_every_one_in_the_code_is_listed():
+    folders = ("api", "integrations", "realtime", "store", "tasks", "worker")
+    source = "".join(file.read_text() for folder in folders for file in (ROOT / folder).rglob("*.py"))
+    assert set(re.findall(r'failpoint\("([a-z_.]+)"\)', source)) == set(FAILPOINTS)
 
 
-PROGRAM = "import sys, time; from failpoints import *\nfor n in range(3): reached(Point.C7); print(n, flush=True)\ntime.sleep(30)"
+PROGRAM = """
+import time
+from failpoints import failpoint
+for n in range(3):
+    failpoint("model_call.before_send")
+    print(n, flush=True)
+time.sleep(30)
+"""
 
 
 def armed_process(asked: str) -> subprocess.Popen[str]:
@@ -93,26 +120,26 @@ def armed_process(asked: str) -> subprocess.Popen[str]:
 
 
 def test_a_process_is_killed_at_its_point_and_says_so():
-    out, err = (process := armed_process("C7:2")).communicate(timeout=20)
+    out, err = (process := armed_process("model_call.before_send:2")).communicate(timeout=20)
     assert process.returncode == -signal.SIGKILL
-    assert err.splitlines() == [said(Point.C7, 2, "kill")]
+    assert err.splitlines() == [log_line("model_call.before_send", 2, "kill")]
     assert out == "0\n"
 
 
 def test_a_process_that_only_says_so_goes_on():
-    process = armed_process("C7:2:say")
+    process = armed_process("model_call.before_send:2:say")
     try:
         assert process.stdout is not None
         assert process.stderr is not None
         assert [process.stdout.readline() for _ in range(3)] == ["0\n", "1\n", "2\n"]
-        assert process.stderr.readline() == said(Point.C7, 2, "say") + "\n"
+        assert process.stderr.readline() == log_line("model_call.before_send", 2, "say") + "\n"
     finally:
         process.kill()
         process.communicate()
 
 
 def test_a_stopped_process_goes_on_when_told_to():
-    process = armed_process("C7:2:stop")
+    process = armed_process("model_call.before_send:2:stop")
     try:
         until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
         time.sleep(0.1)
@@ -128,6 +155,6 @@ def test_without_the_second_variable_nothing_is_armed():
     """A program of somebody's own, which has none of our doors and imports our code: it is not killed."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.replace("time.sleep(30)", "")],
-        env=process_env(TURNLINE_CRASH_AT="C7"), capture_output=True, text=True, timeout=20, check=False,
+        env=process_env(TURNLINE_CRASH_AT="model_call.before_send"), capture_output=True, text=True, timeout=20, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "0\n1\n2\n", "")

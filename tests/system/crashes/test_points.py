@@ -22,13 +22,13 @@ def test_a_crash_at(name: str, outcome: Callable[[str], Outcome]):
     assert found.attempts == [crash.attempts, 1]
 
 
-@pytest.mark.parametrize("name", ["C20"])
+@pytest.mark.parametrize("name", ["tool_call.committed agent changed"])
 def test_an_agent_changed_between_two_attempts(name: str, outcome: Callable[[str], Outcome]):
     """The turn says which version of the agent it began with; the next one begins with the new one."""
     assert outcome(name).agent_versions == [1, 2]
 
 
-@pytest.mark.parametrize("name", ["C11"])
+@pytest.mark.parametrize("name", ["tool_call.answered"])
 def test_a_tool_answer_that_was_not_committed(name: str, outcome: Callable[[str], Outcome]):
     """The idempotent tool is asked again under its key, and its effect is done once."""
     assert outcome(name).lookups == [2, 1]

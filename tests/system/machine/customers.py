@@ -46,8 +46,8 @@ class Customers(Play):
         assert not (strategy == "reject" and before["open"] and before["mode"] != "manual"), "a turn was open, and the strategy is reject"
         assert (accepted.turn_id is None) == (before["mode"] == "manual")
         house.said.append(Said(session_id, accepted.offset, text, key, accepted.turn_id, accepted.event_id))
-        if accepted.ring is not None:
-            house.ring(accepted.ring)
+        if accepted.to_dispatch is not None:
+            house.dispatch(accepted.to_dispatch)
 
     @precondition(lambda self: any(said.key for said in self.house.said))
     @rule(which=PLACES, same=st.booleans(), strategy=st.sampled_from((None, *STRATEGIES)))
@@ -63,4 +63,4 @@ class Customers(Play):
             again = None
         assert (again is not None) == same, "a key is good for one text, and for that any number of times"
         if again is not None:
-            assert (again.repeated, again.event_id, again.offset, again.ring) == (True, first.event_id, first.offset, None)
+            assert (again.repeated, again.event_id, again.offset, again.to_dispatch) == (True, first.event_id, first.offset, None)

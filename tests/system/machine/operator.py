@@ -130,5 +130,5 @@ class Operator(Play):
         """Pull a lever of the database, and ring whom it says."""
         told = self.run(self.stage.database.call(statement, self.house.workspace_id, *parameters))
         if told.get("o_ring") is not None:
-            self.house.ring(told["o_ring"])
+            self.house.dispatch(told["o_ring"])
         return told

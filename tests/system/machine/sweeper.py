@@ -17,7 +17,7 @@ class Sweeper(Play):
         mine = {row["id"] for row in self.house.rows("SELECT id FROM turns WHERE session_id = ANY (%(ids)s)")}
         assert {turn_id for turn_id, _ in due} <= mine, "turns of an example that is over are still due"
         for turn_id, _ in sorted(due):
-            self.house.ring(turn_id)
+            self.house.dispatch(turn_id)
 
     @rule()
     def an_hour_passes(self) -> None:

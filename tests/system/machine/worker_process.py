@@ -13,13 +13,13 @@ import psycopg
 
 from engine.errors import LeaseLost
 from engine.events import ModelReply, ToolCall, ToolOutcome
-from engine.turn.commit import Rest
+from engine.turn.commit import Outcome
 from engine.turn.context import Limits, ModelRequest, ToolSpec
 from store.conversations.turns import CLAIM, WRITE
-from tasks.turns import carry
+from tasks.turns import run_turn
 from tests.system.machine.environment import Stage
 from worker.leases import Leases
-from worker.resources import Runtime
+from worker.resources import Resources
 
 LEASE_S = 36_000.0  # of the database's clock, which is not ours to stop
 
@@ -37,7 +37,7 @@ class Wait:
 class World(Protocol):
     """What a worker's process finds around it."""
 
-    def ring(self, turn_id: UUID) -> None:
+    def dispatch(self, turn_id: UUID) -> None:
         """Publish a ring."""
 
     def claimed(self, worker: Worker) -> None:
@@ -70,20 +70,22 @@ class Worker:
         self.claimed_at_offset = -1
         settings = SimpleNamespace(turn_lease_s=LEASE_S, turn_max_attempts=max_attempts, history_events=history, approval_s=86_400.0)
         self.leases = Leases(cast(Any, self), lease_s=LEASE_S, every_s=10.0)
-        runtime = SimpleNamespace(
+        resources = SimpleNamespace(
             settings=settings,
             database=self,
             owner=lambda: name,
             limits=limits,
             secrets=lambda *_: {},
             leases=self.leases,
-            wake=SimpleNamespace(news=lambda *_: None, delta=lambda *_: None),
-            ringer=SimpleNamespace(ring=world.ring),
+            publisher=SimpleNamespace(log_advanced=lambda *_: None, token_delta=lambda *_: None),
+            dispatcher=SimpleNamespace(dispatch=world.dispatch),
             performer=self,
-            hearing=SimpleNamespace(of=lambda *_: lambda *_: None),
+            health_recorder=SimpleNamespace(of=lambda *_: lambda *_: None),
         )
         self.leases.start()
-        self.task: asyncio.Task[Rest | None] = asyncio.get_running_loop().create_task(carry(cast(Runtime, runtime), turn_id), name=name)
+        self.task: asyncio.Task[Outcome | None] = asyncio.get_running_loop().create_task(
+            run_turn(cast(Resources, resources), turn_id), name=name
+        )
 
     # What the task finds as its database
 
@@ -182,7 +184,7 @@ class Worker:
     async def _over(self) -> None:
         await self.leases.stop()
 
-    async def result(self) -> Rest | None:
+    async def result(self) -> Outcome | None:
         """What came of an ended task, its process gone. Raises what no worker should."""
         await self._over()
         try:

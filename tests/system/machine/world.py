@@ -99,7 +99,7 @@ class House:
 
     # What a worker's process finds around it
 
-    def ring(self, turn_id: UUID) -> None:
+    def dispatch(self, turn_id: UUID) -> None:
         self.rings.append(turn_id)
 
     def claimed(self, worker: Worker) -> None:

@@ -10,7 +10,7 @@ from celery import Celery
 
 from settings import Settings
 from store.database import Database
-from tasks.dispatcher import Ringer
+from tasks.dispatcher import Dispatcher
 from tests.support.servers import EmbeddedValkey
 from tests.support.stack import Stack, running
 
@@ -31,12 +31,12 @@ async def database(stack: Stack) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-def ringer(stack: Stack) -> Iterator[Ringer]:
+def dispatcher(stack: Stack) -> Iterator[Dispatcher]:
     """The doorbell, as the API rings it."""
     from tasks.celery_app import make_app
 
     app: Celery = make_app(Settings(_env_file=None, DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))
-    made = Ringer(app, stack.database_url)
+    made = Dispatcher(app, stack.database_url)
     made.start()
     yield made
     made.close()

@@ -14,7 +14,7 @@ import redis
 
 from store.conversations import approvals, intake
 from store.database import Database
-from tasks.dispatcher import Ringer
+from tasks.dispatcher import Dispatcher
 from tests.support.factories import Tenant, tenant
 from tests.support.invariants import violations
 from tests.support.servers import until
@@ -40,27 +40,29 @@ def refund(order: int, **fields: Any) -> str:
     return f"[[call refund {json.dumps({'order': order, 'amount': 5, 'repeats': True} | fields)}]]"
 
 
-async def asked(stack: Stack, database: Database, ringer: Ringer, text: str) -> tuple[Tenant, UUID]:
+async def asked(stack: Stack, database: Database, dispatcher: Dispatcher, text: str) -> tuple[Tenant, UUID]:
     made = await tenant(database, tools=(tool(stack), tool(stack, "orders_lookup", "pure")))
     accepted = await intake.accept(database, made.workspace_id, made.session_id, text)
     assert accepted.turn_id is not None
-    ringer.ring(accepted.turn_id)
+    dispatcher.dispatch(accepted.turn_id)
     return made, accepted.turn_id
 
 
-async def parked(stack: Stack, database: Database, ringer: Ringer, text: str) -> tuple[Tenant, UUID, list[UUID]]:
+async def parked(stack: Stack, database: Database, dispatcher: Dispatcher, text: str) -> tuple[Tenant, UUID, list[UUID]]:
     """A turn that waits, holding nothing, and its approvals by the place of their calls."""
-    made, turn_id = await asked(stack, database, ringer, text)
+    made, turn_id = await asked(stack, database, dispatcher, text)
     until(lambda: stack.status(turn_id) == "waiting", 30)
     assert stack.rows("SELECT lease_owner, lease_until FROM sessions WHERE id = %s", made.session_id) == [(None, None)]
     query = "SELECT p.id FROM approvals p JOIN tool_calls c USING (session_id, tool_call_id) WHERE p.turn_id = %s ORDER BY c.position"
     return made, turn_id, [row[0] for row in stack.rows(query, turn_id)]
 
 
-async def decide(database: Database, ringer: Ringer, made: Tenant, approval_id: UUID, verdict: Any = "approved", **fields: Any) -> None:
+async def decide(
+    database: Database, dispatcher: Dispatcher, made: Tenant, approval_id: UUID, verdict: Any = "approved", **fields: Any
+) -> None:
     decided = await approvals.decide(database, made.workspace_id, approval_id, verdict, **({"by": "Dana"} | fields))
-    if decided.ring is not None:
-        ringer.ring(decided.ring)
+    if decided.to_dispatch is not None:
+        dispatcher.dispatch(decided.to_dispatch)
 
 
 def effects(stack: Stack, turn_id: UUID, name: str = "refund") -> dict[str, int]:
@@ -76,9 +78,9 @@ def results(stack: Stack, made: Tenant) -> list[dict[str, Any]]:
 
 
 async def test_a_refund_waits_through_a_restart_of_everything_and_is_made_once_when_approved(
-    stack: Stack, database: Database, ringer: Ringer, beat: Process, worker: Process
+    stack: Stack, database: Database, dispatcher: Dispatcher, beat: Process, worker: Process
 ):
-    made, turn_id, (approval_id,) = await parked(stack, database, ringer, refund(1))
+    made, turn_id, (approval_id,) = await parked(stack, database, dispatcher, refund(1))
     assert effects(stack, turn_id) == {"requests": 0, "effects": 0}
 
     assert worker.stop() == 0
@@ -87,7 +89,7 @@ async def test_a_refund_waits_through_a_restart_of_everything_and_is_made_once_w
         broker.flushall()
     stack.beat()
     second = stack.worker()
-    await decide(database, ringer, made, approval_id)
+    await decide(database, dispatcher, made, approval_id)
     stack.drained()
 
     assert stack.status(turn_id) == "done"
@@ -104,17 +106,17 @@ async def test_a_refund_waits_through_a_restart_of_everything_and_is_made_once_w
 
 
 async def test_three_refunds_of_one_reply_are_decided_in_any_order_and_the_look_up_waits_for_nobody(
-    stack: Stack, database: Database, ringer: Ringer, worker: Process
+    stack: Stack, database: Database, dispatcher: Dispatcher, worker: Process
 ):
     text = f'{refund(1)}{refund(2)}{refund(3)}[[call orders_lookup {{"order": 41}}]]'
-    made, turn_id, (first, second, third) = await parked(stack, database, ringer, text)
+    made, turn_id, (first, second, third) = await parked(stack, database, dispatcher, text)
     assert [result["tool_name"] for result in results(stack, made)] == ["orders_lookup"]
     late = await intake.accept(database, made.workspace_id, made.session_id, "And be quick.")
 
-    await decide(database, ringer, made, third)
+    await decide(database, dispatcher, made, third)
     until(lambda: len(results(stack, made)) == 2, 20)
-    await decide(database, ringer, made, first, "denied", reason="It was never paid.")
-    await decide(database, ringer, made, second, edited_arguments={"order": 2, "amount": 77, "repeats": True})
+    await decide(database, dispatcher, made, first, "denied", reason="It was never paid.")
+    await decide(database, dispatcher, made, second, edited_arguments={"order": 2, "amount": 77, "repeats": True})
     stack.drained()
 
     assert stack.status(turn_id) == "done"
@@ -135,10 +137,10 @@ async def test_three_refunds_of_one_reply_are_decided_in_any_order_and_the_look_
 
 
 async def test_a_worker_that_is_killed_once_the_approved_call_has_begun_leaves_it_unknown(
-    stack: Stack, database: Database, ringer: Ringer, worker: Process
+    stack: Stack, database: Database, dispatcher: Dispatcher, worker: Process
 ):
-    made, turn_id, (approval_id,) = await parked(stack, database, ringer, refund(1, fault="effect-then-timeout"))
-    await decide(database, ringer, made, approval_id)
+    made, turn_id, (approval_id,) = await parked(stack, database, dispatcher, refund(1, fault="effect-then-timeout"))
+    await decide(database, dispatcher, made, approval_id)
     until(lambda: effects(stack, turn_id)["requests"] == 1, 30)
     worker.kill()
 
@@ -149,15 +151,17 @@ async def test_a_worker_that_is_killed_once_the_approved_call_has_begun_leaves_i
     assert effects(stack, turn_id) == {"requests": 1, "effects": 1}
     assert [result["status"] for result in results(stack, made)] == ["unknown"]
     with pytest.raises(Exception, match="was approved before, by Dana"):
-        await decide(database, ringer, made, approval_id)
+        await decide(database, dispatcher, made, approval_id)
     assert violations(stack.database_url) == {}
     assert rescuer.stop() == 0
 
 
-async def test_what_nobody_decides_expires_and_the_turn_goes_on_without_it(stack: Stack, database: Database, ringer: Ringer, beat: Process):
+async def test_what_nobody_decides_expires_and_the_turn_goes_on_without_it(
+    stack: Stack, database: Database, dispatcher: Dispatcher, beat: Process
+):
     stack.env["TURNLINE_APPROVAL_S"] = "1"
     hasty = stack.worker()
-    made, turn_id = await asked(stack, database, ringer, refund(1))
+    made, turn_id = await asked(stack, database, dispatcher, refund(1))
     stack.drained()
 
     assert stack.status(turn_id) == "done"

@@ -8,7 +8,7 @@ from typing import Any
 from store.conversations import intake
 from store.database import MAINTENANCE_ROLE, Database
 from store.operations import audit
-from tasks.dispatcher import Ringer
+from tasks.dispatcher import Dispatcher
 from tests.support.factories import tenant
 from tests.support.invariants import violations
 from tests.support.stack import TOOL, Stack
@@ -16,7 +16,7 @@ from tests.support.stack import TOOL, Stack
 UNDER_WAY = "SELECT count(*) FROM turns WHERE status = 'running'"
 
 
-async def test_a_busy_database_has_no_violation(stack: Stack, database: Database, ringer: Ringer):
+async def test_a_busy_database_has_no_violation(stack: Stack, database: Database, dispatcher: Dispatcher):
     """Turns with tools, messages that coalesce into them, and a worker that is killed while it carries some."""
     configuration: dict[str, Any] = {"url": f"{stack.sandbox_url}/tools/orders_lookup"}
     made = await tenant(database, sessions=40, tools=({**TOOL, "integration": {"configuration": configuration}},))
@@ -30,8 +30,8 @@ async def test_a_busy_database_has_no_violation(stack: Stack, database: Database
             for session_id in made.session_ids:
                 text = f"Is order {round_number} paid? [[latency 150]]"
                 accepted = await intake.accept(database, made.workspace_id, session_id, text)
-                if accepted.ring and accepted.turn_id is not None:
-                    ringer.ring(accepted.turn_id)
+                if accepted.to_dispatch and accepted.turn_id is not None:
+                    dispatcher.dispatch(accepted.turn_id)
             await asyncio.sleep(0.3)
             if round_number == 1:
                 doomed.kill()

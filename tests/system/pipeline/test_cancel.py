@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from store.database import Database
-from tasks.dispatcher import Ringer
+from tasks.dispatcher import Dispatcher
 from tests.support.conversation import STREAM, soon, talk, tool
 from tests.support.invariants import violations
 from tests.support.stack import Process, Stack
@@ -19,8 +19,8 @@ def worker(stack: Stack) -> Process:
     return stack.worker()
 
 
-async def test_a_reply_that_is_being_streamed(stack: Stack, database: Database, ringer: Ringer):
-    session = await talk(stack, database, ringer)
+async def test_a_reply_that_is_being_streamed(stack: Stack, database: Database, dispatcher: Dispatcher):
+    session = await talk(stack, database, dispatcher)
     turn_id = await session.says(f"{STREAM} at length")
     await session.streams(turn_id)
     before = stack.counts()["model"]
@@ -49,8 +49,8 @@ async def test_a_reply_that_is_being_streamed(stack: Stack, database: Database, 
 
 
 @pytest.mark.parametrize(("effect", "state"), [("pure", "failed"), ("idempotent", "unknown"), ("unsafe", "unknown")])
-async def test_a_tool_call_in_flight(stack: Stack, database: Database, ringer: Ringer, effect: str, state: str):
-    session = await talk(stack, database, ringer, tool(stack, effect))
+async def test_a_tool_call_in_flight(stack: Stack, database: Database, dispatcher: Dispatcher, effect: str, state: str):
+    session = await talk(stack, database, dispatcher, tool(stack, effect))
     before = stack.counts()["tools"].get("orders_lookup", {}).get("requests", 0)
     turn_id = await session.says(f'[[call orders_lookup {{"order": 41, "latency_ms": 60000}}]] {effect} in flight')
     await soon(lambda: stack.counts()["tools"].get("orders_lookup", {}).get("requests", 0) > before)
@@ -70,8 +70,8 @@ async def test_a_tool_call_in_flight(stack: Stack, database: Database, ringer: R
     assert violations(stack.database_url) == {}
 
 
-async def test_a_turn_that_waits_for_an_approval_and_one_that_waits_its_turn(stack: Stack, database: Database, ringer: Ringer):
-    session = await talk(stack, database, ringer, tool(stack, "unsafe", approval="required"), strategy="enqueue")
+async def test_a_turn_that_waits_for_an_approval_and_one_that_waits_its_turn(stack: Stack, database: Database, dispatcher: Dispatcher):
+    session = await talk(stack, database, dispatcher, tool(stack, "unsafe", approval="required"), strategy="enqueue")
     first = await session.says('[[call orders_lookup {"order": 41}]] please')
     await soon(lambda: stack.status(first) == "waiting")
     second, third = await session.says("second"), await session.says("third")
@@ -88,8 +88,8 @@ async def test_a_turn_that_waits_for_an_approval_and_one_that_waits_its_turn(sta
     assert violations(stack.database_url) == {}
 
 
-async def test_a_turn_whose_worker_was_killed(stack: Stack, database: Database, ringer: Ringer, worker: Process):
-    session = await talk(stack, database, ringer)
+async def test_a_turn_whose_worker_was_killed(stack: Stack, database: Database, dispatcher: Dispatcher, worker: Process):
+    session = await talk(stack, database, dispatcher)
     text = f"{STREAM} orphaned"
     turn_id = await session.says(text)
     await session.requests(text, 1)

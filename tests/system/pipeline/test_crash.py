@@ -12,7 +12,7 @@ import pytest
 
 from store.conversations import intake
 from store.database import Database
-from tasks.dispatcher import Ringer
+from tasks.dispatcher import Dispatcher
 from tests.support.factories import tenant
 from tests.support.invariants import violations
 from tests.support.servers import until
@@ -32,7 +32,7 @@ def tool(stack: Stack, effect: str) -> dict[str, Any]:
 
 
 async def killed_while(
-    stack: Stack, database: Database, ringer: Ringer, text: str, *, model: int, tool_requests: int = 0, effect: str = "idempotent"
+    stack: Stack, database: Database, dispatcher: Dispatcher, text: str, *, model: int, tool_requests: int = 0, effect: str = "idempotent"
 ) -> Any:
     """Send `text`, kill the worker once that many requests are with the model and the tool, let another finish; returns the turn's id."""
     made = await tenant(database, tools=(tool(stack, effect),))
@@ -40,7 +40,7 @@ async def killed_while(
     before = tool_asked(stack)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, text)
     assert accepted.turn_id is not None
-    ringer.ring(accepted.turn_id)
+    dispatcher.dispatch(accepted.turn_id)
     until(lambda: asked(stack, text) >= model and tool_asked(stack) >= before + tool_requests, 20)
     doomed.kill()
     assert stack.status(accepted.turn_id) == "running", "the kill came too late to prove anything"
@@ -71,29 +71,29 @@ async def states(stack: Stack, turn_id: Any) -> list[str]:
     return [state for (state,) in stack.rows("SELECT state FROM model_calls WHERE turn_id = %s ORDER BY step, attempt", turn_id)]
 
 
-async def test_after_the_claim(stack: Stack, database: Database, ringer: Ringer):
+async def test_after_the_claim(stack: Stack, database: Database, dispatcher: Dispatcher):
     """The model was asked and nobody heard the answer (C7, C8): asked again, and the first call is in the books as unknown."""
     text = "[[fault hang]] after the claim"
-    turn_id = await killed_while(stack, database, ringer, text, model=1)
+    turn_id = await killed_while(stack, database, dispatcher, text, model=1)
 
     assert asked(stack, text) == 2
     assert await states(stack, turn_id) == ["unknown", "settled"]
 
 
-async def test_after_the_first_model_reply(stack: Stack, database: Database, ringer: Ringer):
+async def test_after_the_first_model_reply(stack: Stack, database: Database, dispatcher: Dispatcher):
     """The reply that asked for the tool is in the log, the tool was not reached (C9, C10): the model is not asked for it again."""
     text = '[[call orders_lookup {"order": 41, "fault": "hang"}]] first reply'
-    turn_id = await killed_while(stack, database, ringer, text, model=1, tool_requests=1)
+    turn_id = await killed_while(stack, database, dispatcher, text, model=1, tool_requests=1)
 
     assert asked(stack, text) == 2, "one request for each of the two steps"
     assert await states(stack, turn_id) == ["settled", "settled"]
 
 
 @pytest.mark.parametrize(("effect", "status", "effects"), [("idempotent", "succeeded", 1), ("unsafe", "unknown", 1)])
-async def test_after_the_tools_effect(stack: Stack, database: Database, ringer: Ringer, effect: str, status: str, effects: int):
+async def test_after_the_tools_effect(stack: Stack, database: Database, dispatcher: Dispatcher, effect: str, status: str, effects: int):
     """The tool ran and nobody heard (C11): a keyed tool is asked again under its key, an unsafe one is not, and the model is told."""
     text = f'[[call orders_lookup {{"order": 41, "fault": "effect-then-timeout"}}]] {effect} effect'
-    turn_id = await killed_while(stack, database, ringer, text, model=1, tool_requests=1, effect=effect)
+    turn_id = await killed_while(stack, database, dispatcher, text, model=1, tool_requests=1, effect=effect)
 
     key = stack.one("SELECT idempotency_key FROM tool_calls WHERE turn_id = %s", turn_id)
     done = stack.counts()["tools"]["orders_lookup"]["by_key"][key]
@@ -103,10 +103,10 @@ async def test_after_the_tools_effect(stack: Stack, database: Database, ringer: 
     assert asked(stack, text) == 2
 
 
-async def test_before_the_settling_commit(stack: Stack, database: Database, ringer: Ringer):
+async def test_before_the_settling_commit(stack: Stack, database: Database, dispatcher: Dispatcher):
     """Everything but the last answer is in the log (C12, C13): only the call in flight is made again."""
     text = '[[call orders_lookup {"order": 41}]] [[fault hang after 1]] before settling'
-    turn_id = await killed_while(stack, database, ringer, text, model=2, tool_requests=1)
+    turn_id = await killed_while(stack, database, dispatcher, text, model=2, tool_requests=1)
 
     assert asked(stack, text) == 3
     assert await states(stack, turn_id) == ["settled", "unknown", "settled"]
@@ -114,14 +114,14 @@ async def test_before_the_settling_commit(stack: Stack, database: Database, ring
     assert stack.counts()["tools"]["orders_lookup"]["by_key"][key] == {"requests": 1, "effects": 1}
 
 
-async def test_a_worker_that_slept_past_its_lease_writes_nothing(stack: Stack, database: Database, ringer: Ringer):
+async def test_a_worker_that_slept_past_its_lease_writes_nothing(stack: Stack, database: Database, dispatcher: Dispatcher):
     """SIGSTOP longer than the lease, then SIGCONT (C18): the sleeper's reply is refused by the fence."""
     made = await tenant(database)
     sleeper = stack.worker(queues="turns")
     text = "[[latency 600]] slept"
     accepted = await intake.accept(database, made.workspace_id, made.session_id, text)
     assert accepted.turn_id is not None
-    ringer.ring(accepted.turn_id)
+    dispatcher.dispatch(accepted.turn_id)
     until(lambda: asked(stack, text) == 1)
     sleeper.popen.send_signal(signal.SIGSTOP)
     other = stack.worker()
@@ -139,13 +139,13 @@ async def test_a_worker_that_slept_past_its_lease_writes_nothing(stack: Stack, d
     other.stop()
 
 
-async def test_a_warm_stop_finishes_what_was_begun(stack: Stack, database: Database, ringer: Ringer):
+async def test_a_warm_stop_finishes_what_was_begun(stack: Stack, database: Database, dispatcher: Dispatcher):
     made = await tenant(database, sessions=20)
     worker = stack.worker()
     for session_id in made.session_ids:
         accepted = await intake.accept(database, made.workspace_id, session_id, f"[[latency 3000]] warm {session_id}")
         assert accepted.turn_id is not None
-        ringer.ring(accepted.turn_id)
+        dispatcher.dispatch(accepted.turn_id)
     until(lambda: stack.one("SELECT count(*) FROM turns WHERE status = 'running'") == 20)
 
     assert worker.stop() == 0

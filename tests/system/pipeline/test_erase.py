@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from store.conversations import intake
 from store.database import Database
-from tasks.dispatcher import Ringer
+from tasks.dispatcher import Dispatcher
 from tests.support.conversation import STREAM, soon, tool
 from tests.support.factories import Tenant, tenant
 from tests.support.invariants import violations
@@ -98,7 +98,7 @@ def post(stack: Stack, session_id: UUID, words: str, key: str, **options: Any) -
         producer.send_task("messages.receive", kwargs=arguments, queue="messages", **options)
 
 
-async def test_nothing_of_a_customer_is_left_and_everything_of_others_is(database: Database, ringer: Ringer, stack: Stack):
+async def test_nothing_of_a_customer_is_left_and_everything_of_others_is(database: Database, dispatcher: Dispatcher, stack: Stack):
     """One session at work, one that waits for an approval, one of long ago; messages that wait in the broker."""
     made = await mary(database, stack, sessions=3)
     at_work, waiting, past, johns = made.session_ids
@@ -106,8 +106,8 @@ async def test_nothing_of_a_customer_is_left_and_everything_of_others_is(databas
     worker = stack.worker(queues="turns")
     for session_id, said in ((at_work, f"{CANARY} {STREAM}"), (waiting, f"{CANARY} [[tool orders_lookup]]"), (johns, "I am john.")):
         accepted = await intake.accept(database, made.workspace_id, session_id, said)
-        assert accepted.ring is not None
-        ringer.ring(accepted.ring)
+        assert accepted.to_dispatch is not None
+        dispatcher.dispatch(accepted.to_dispatch)
     await soon(lambda: stack.one("SELECT count(*) FROM approvals WHERE status = 'pending'") == 1)
     await soon(lambda: stack.one("SELECT status FROM turns WHERE session_id = %s", at_work) == "running")
     await soon(lambda: stack.one("SELECT status FROM turns WHERE session_id = %s", johns) == "done")

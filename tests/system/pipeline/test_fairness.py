@@ -12,7 +12,7 @@ import redis
 import failpoints
 from store.conversations import intake, sweep
 from store.database import MAINTENANCE_ROLE, Database
-from tasks.dispatcher import Ringer
+from tasks.dispatcher import Dispatcher
 from tests.support.factories import Tenant, tenant
 from tests.support.invariants import violations
 from tests.support.servers import EmbeddedValkey, until
@@ -31,14 +31,14 @@ def stack(database_url: str, tmp_path: Path) -> Iterator[Stack]:
         yield made
 
 
-async def flood(database: Database, ringer: Ringer, count: int, *, sessions: int) -> Tenant:
+async def flood(database: Database, dispatcher: Dispatcher, count: int, *, sessions: int) -> Tenant:
     """A workspace that has sent `count` messages, round its sessions, and rung as the front door does."""
     made = await tenant(database, sessions=sessions, strategy="enqueue")
     for number in range(count):
         session_id = made.session_ids[number % sessions]
         accepted = await intake.accept(database, made.workspace_id, session_id, f"Question {number}", window=WINDOW)
-        if accepted.ring is not None:
-            ringer.ring(accepted.ring)
+        if accepted.to_dispatch is not None:
+            dispatcher.dispatch(accepted.to_dispatch)
     return made
 
 
@@ -67,8 +67,8 @@ def within_its_window(stack: Stack, made: Tenant, count: int) -> bool:
     return answered(stack, made) == count
 
 
-async def test_another_workspaces_message_passes_the_flood(stack: Stack, database: Database, ringer: Ringer):
-    loud = await flood(database, ringer, 24, sessions=12)
+async def test_another_workspaces_message_passes_the_flood(stack: Stack, database: Database, dispatcher: Dispatcher):
+    loud = await flood(database, dispatcher, 24, sessions=12)
     until(lambda: rings(stack) == WINDOW)
     assert granted(stack, loud) == WINDOW
     maintenance = Database(stack.database_url, role=MAINTENANCE_ROLE, pool_size=1)
@@ -77,7 +77,7 @@ async def test_another_workspaces_message_passes_the_flood(stack: Stack, databas
         assert len(await sweep.due(maintenance, stale_s=-1.0, window=WINDOW)) == WINDOW, "the sweep keeps to the window"
     finally:
         await maintenance.close()
-    quiet = await flood(database, ringer, 1, sessions=1)
+    quiet = await flood(database, dispatcher, 1, sessions=1)
     until(lambda: rings(stack) == WINDOW + 1)
 
     stack.worker(concurrency=4)
@@ -95,13 +95,13 @@ async def test_another_workspaces_message_passes_the_flood(stack: Stack, databas
     assert violations(stack.database_url) == {}
 
 
-async def test_a_hand_on_that_is_lost_with_its_worker_is_repaired(stack: Stack, database: Database, ringer: Ringer):
-    crash = {failpoints.AT: "C14:2", failpoints.CONSENT: failpoints.CONSENTED}
+async def test_a_hand_on_that_is_lost_with_its_worker_is_repaired(stack: Stack, database: Database, dispatcher: Dispatcher):
+    crash = {failpoints.AT: "turn.final_commit:2", failpoints.CONSENT: failpoints.CONSENTED}
     stack.env |= crash
     doomed = stack.worker(concurrency=4)
     for name in crash:
         del stack.env[name]
-    loud = await flood(database, ringer, 12, sessions=6)
+    loud = await flood(database, dispatcher, 12, sessions=6)
     assert doomed.popen.wait(60) == -signal.SIGKILL
     assert 1 <= answered(stack, loud) < 12
     lost = stack.one(

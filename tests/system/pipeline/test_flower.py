@@ -18,7 +18,7 @@ from cli.standalone.commands import basic_auth_header
 from cli.standalone.process_utils import port_is_free
 from store.conversations import intake
 from store.database import Database
-from tasks.dispatcher import Ringer, task_id
+from tasks.dispatcher import Dispatcher, task_id
 from tests.support.factories import tenant
 from tests.support.servers import free_port, until
 from tests.support.stack import FLOWER_AUTH, Process, Stack
@@ -42,11 +42,11 @@ def get(url: str) -> Any:
         return error.code
 
 
-async def test_a_finished_turns_task_is_found_by_the_turns_id(stack: Stack, flower: str, database: Database, ringer: Ringer):
+async def test_a_finished_turns_task_is_found_by_the_turns_id(stack: Stack, flower: str, database: Database, dispatcher: Dispatcher):
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "flower-canary")
     assert accepted.turn_id is not None
-    ringer.ring(accepted.turn_id)
+    dispatcher.dispatch(accepted.turn_id)
     stack.drained()
     url = f"{flower}/api/task/info/{task_id(accepted.turn_id, 0)}"
 

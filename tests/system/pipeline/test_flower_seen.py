@@ -11,7 +11,7 @@ from celery import Celery
 from cli.standalone.commands import basic_auth_header
 from store.conversations import intake
 from store.database import Database
-from tasks.dispatcher import Ringer, task_id
+from tasks.dispatcher import Dispatcher, task_id
 from tests.support.browser import ABSENT, browsing, chromium
 from tests.support.factories import tenant
 from tests.support.servers import free_port
@@ -20,7 +20,7 @@ from tests.support.stack import FLOWER_AUTH, TOOL, Stack
 pytestmark = pytest.mark.skipif(not chromium(), reason=ABSENT)
 
 
-async def test_an_operator_sees_workers_pools_tasks_turns_and_queues_and_no_words(stack: Stack, database: Database, ringer: Ringer):
+async def test_an_operator_sees_workers_pools_tasks_turns_and_queues_and_no_words(stack: Stack, database: Database, dispatcher: Dispatcher):
     port = free_port()
     stack.flower(port, "--url_prefix=ops/flower", prefix="/ops/flower")
     worker = stack.worker(queues="turns,messages,tools")
@@ -36,7 +36,7 @@ async def test_an_operator_sees_workers_pools_tasks_turns_and_queues_and_no_word
     producer.close()
     for one in accepted:
         assert one.turn_id is not None
-        ringer.ring(one.turn_id)
+        dispatcher.dispatch(one.turn_id)
     stack.drained(60)
     first = accepted[0].turn_id
     assert first is not None

@@ -6,7 +6,7 @@ import pytest
 
 from store.conversations import session_control
 from store.database import Database
-from tasks.dispatcher import Ringer
+from tasks.dispatcher import Dispatcher
 from tests.support.conversation import STREAM, soon, talk, tool
 from tests.support.invariants import violations
 from tests.support.stack import Process, Stack
@@ -18,8 +18,8 @@ def worker(stack: Stack) -> Process:
     return stack.worker()
 
 
-async def test_a_takeover_in_the_middle_of_a_reply_and_the_way_back(stack: Stack, database: Database, ringer: Ringer):
-    session = await talk(stack, database, ringer)
+async def test_a_takeover_in_the_middle_of_a_reply_and_the_way_back(stack: Stack, database: Database, dispatcher: Dispatcher):
+    session = await talk(stack, database, dispatcher)
     turn_id = await session.says(f"{STREAM} taken over")
     await session.streams(turn_id)
 
@@ -47,8 +47,8 @@ async def test_a_takeover_in_the_middle_of_a_reply_and_the_way_back(stack: Stack
     assert violations(stack.database_url) == {}
 
 
-async def test_a_pause_lets_the_turn_rest_and_it_is_answered_afterwards(stack: Stack, database: Database, ringer: Ringer):
-    session = await talk(stack, database, ringer)
+async def test_a_pause_lets_the_turn_rest_and_it_is_answered_afterwards(stack: Stack, database: Database, dispatcher: Dispatcher):
+    session = await talk(stack, database, dispatcher)
     text = "[[latency 1500]] paused"
     turn_id = await session.says(text)
     await session.requests(text, 1)
@@ -67,9 +67,9 @@ async def test_a_pause_lets_the_turn_rest_and_it_is_answered_afterwards(stack: S
     assert violations(stack.database_url) == {}
 
 
-async def test_a_takeover_while_a_tool_runs(stack: Stack, database: Database, ringer: Ringer):
+async def test_a_takeover_while_a_tool_runs(stack: Stack, database: Database, dispatcher: Dispatcher):
     """The call is cut off, its result is said to be unknown, and nothing is said after it."""
-    session = await talk(stack, database, ringer, tool(stack, "unsafe"))
+    session = await talk(stack, database, dispatcher, tool(stack, "unsafe"))
     before = stack.counts()["tools"].get("orders_lookup", {}).get("requests", 0)
     turn_id = await session.says('[[call orders_lookup {"order": 41, "latency_ms": 60000}]] taken')
     await soon(lambda: stack.counts()["tools"].get("orders_lookup", {}).get("requests", 0) > before)

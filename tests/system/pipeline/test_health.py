@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from store.database import Database
-from tasks.dispatcher import Ringer
+from tasks.dispatcher import Dispatcher
 from tests.support.conversation import Talk, talk, tool
 from tests.support.factories import Tenant
 from tests.support.servers import free_port, until
@@ -91,11 +91,11 @@ async def offered(session: Talk, text: str) -> list[str]:
 
 
 async def test_what_does_not_answer_is_not_offered_and_comes_back_by_itself(
-    stack: Stack, database: Database, ringer: Ringer, elsewhere: tuple[str, Any]
+    stack: Stack, database: Database, dispatcher: Dispatcher, elsewhere: tuple[str, Any]
 ):
     url, start = elsewhere
     mine = tool(stack, "pure") | {"integration": {"configuration": {"url": url}}}
-    session = await talk(stack, database, ringer, mine)
+    session = await talk(stack, database, dispatcher, mine)
     worker = stack.worker()
     server = start()
     checked_until(stack, session.made, "healthy")
@@ -116,9 +116,9 @@ async def test_what_does_not_answer_is_not_offered_and_comes_back_by_itself(
     assert worker.stop() == 0
 
 
-async def test_the_next_integration_takes_over_from_one_that_is_unhealthy(stack: Stack, database: Database, ringer: Ringer):
+async def test_the_next_integration_takes_over_from_one_that_is_unhealthy(stack: Stack, database: Database, dispatcher: Dispatcher):
     dead = f"http://127.0.0.1:{free_port()}/tools/orders_lookup"
-    session = await talk(stack, database, ringer, tool(stack, "idempotent"))
+    session = await talk(stack, database, dispatcher, tool(stack, "idempotent"))
     also(stack, session.made, dead, priority=5, target="dead")
     checked_until(stack, session.made, "unhealthy", "dead")
     worker = stack.worker()
@@ -130,10 +130,10 @@ async def test_the_next_integration_takes_over_from_one_that_is_unhealthy(stack:
     assert worker.stop() == 0
 
 
-async def test_calls_that_fail_are_heard_without_any_probe(stack: Stack, database: Database, ringer: Ringer):
+async def test_calls_that_fail_are_heard_without_any_probe(stack: Stack, database: Database, dispatcher: Dispatcher):
     dead = f"http://127.0.0.1:{free_port()}/tools/orders_lookup"
     mine = tool(stack, "pure") | {"integration": {"configuration": {"url": dead, "timeout_s": 2}}}
-    session = await talk(stack, database, ringer, mine)
+    session = await talk(stack, database, dispatcher, mine)
     worker = stack.worker()
 
     assert await session.ended(await session.says('[[call orders_lookup {"order": 41}]] heard')) == ("done", None)
@@ -143,10 +143,10 @@ async def test_calls_that_fail_are_heard_without_any_probe(stack: Stack, databas
 
 
 async def test_calls_that_are_answered_make_up_for_probes_that_were_not(
-    stack: Stack, database: Database, ringer: Ringer, monkeypatch: pytest.MonkeyPatch
+    stack: Stack, database: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(stack, "env", stack.env | {"TURNLINE_HEALTH_EVERY_S": "3600"})
-    session = await talk(stack, database, ringer, tool(stack, "pure"))
+    session = await talk(stack, database, dispatcher, tool(stack, "pure"))
     with psycopg.connect(stack.database_url, autocommit=True) as db:
         ill = "UPDATE tool_integrations SET health_status = 'degraded', error_count = 4 WHERE workspace_id = %s"
         db.execute(ill, [session.made.workspace_id])
@@ -160,8 +160,8 @@ async def test_calls_that_are_answered_make_up_for_probes_that_were_not(
     assert worker.stop() == 0
 
 
-async def test_a_check_that_was_killed_is_made_again_and_two_at_once_ask_once(stack: Stack, database: Database, ringer: Ringer):
-    made = [await talk(stack, database, ringer, tool(stack, "pure")) for _ in range(12)]
+async def test_a_check_that_was_killed_is_made_again_and_two_at_once_ask_once(stack: Stack, database: Database, dispatcher: Dispatcher):
+    made = [await talk(stack, database, dispatcher, tool(stack, "pure")) for _ in range(12)]
     ids = [one.made.workspace_id for one in made]
     hanging = f"{stack.sandbox_url}/tools/orders_lookup?fault=hang"
     with psycopg.connect(stack.database_url, autocommit=True) as db:

@@ -10,7 +10,7 @@ import pytest
 
 from store.conversations import intake
 from store.database import Database
-from tasks.dispatcher import Ringer
+from tasks.dispatcher import Dispatcher
 from tests.support.factories import tenant
 from tests.support.prometheus_text import Samples, scrape, value
 from tests.support.servers import free_port, until
@@ -35,7 +35,7 @@ def port(stack: Stack) -> int:
     return int(stack.env["TURNLINE_METRICS_PORT"])
 
 
-async def test_a_carried_turn_is_counted_with_its_stages_calls_tokens_and_dollars(stack: Stack, database: Database, ringer: Ringer):
+async def test_a_carried_turn_is_counted_with_its_stages_calls_tokens_and_dollars(stack: Stack, database: Database, dispatcher: Dispatcher):
     worker = stack.worker()
     until(lambda: told_at(worker), 20)
     integration = {"configuration": {"url": f"{stack.sandbox_url}/tools/orders_lookup"}}
@@ -43,7 +43,7 @@ async def test_a_carried_turn_is_counted_with_its_stages_calls_tokens_and_dollar
     for session_id, text in zip(made.session_ids, ("Is order 41 paid?", "metrics-canary [[fault 400-context x*]]"), strict=True):
         accepted = await intake.accept(database, made.workspace_id, session_id, text)
         assert accepted.turn_id is not None
-        ringer.ring(accepted.turn_id)
+        dispatcher.dispatch(accepted.turn_id)
     stack.drained()
     until(lambda: value(metrics(worker), "turnline_turn_duration_seconds_count") == 2, 20)
     found = metrics(worker)
@@ -71,7 +71,7 @@ async def test_a_carried_turn_is_counted_with_its_stages_calls_tokens_and_dollar
 
 
 async def test_each_worker_has_a_port_of_its_own_and_only_maintenance_looks_at_queues(
-    stack: Stack, database: Database, ringer: Ringer, tmp_path: Path
+    stack: Stack, database: Database, dispatcher: Dispatcher, tmp_path: Path
 ):
     workers = [stack.worker(queues="tools"), stack.worker(queues="maintenance")]
     until(lambda: all(told_at(worker) for worker in workers), 20)
@@ -79,7 +79,7 @@ async def test_each_worker_has_a_port_of_its_own_and_only_maintenance_looks_at_q
     for session_id in made.session_ids:
         accepted = await intake.accept(database, made.workspace_id, session_id, "queued")
         assert accepted.turn_id is not None
-        ringer.ring(accepted.turn_id)
+        dispatcher.dispatch(accepted.turn_id)
     until(lambda: (value(metrics(workers[1]), "turnline_queue_messages", queue="turns") or 0) >= 3, 20)
     tools, maintenance = (metrics(worker) for worker in workers)
 

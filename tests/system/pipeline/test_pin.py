@@ -10,7 +10,7 @@ import pytest
 
 from store.catalog import agents, tools
 from store.database import Database
-from tasks.dispatcher import Ringer
+from tasks.dispatcher import Dispatcher
 from tests.support.conversation import Talk, soon, talk, tool
 from tests.support.invariants import violations
 from tests.support.stack import Stack
@@ -24,9 +24,9 @@ def beat(stack: Stack) -> None:
     stack.beat()
 
 
-async def session_of(stack: Stack, database: Database, ringer: Ringer) -> Talk:
+async def session_of(stack: Stack, database: Database, dispatcher: Dispatcher) -> Talk:
     slow, notes = tool(stack, "idempotent"), NOTES | {"integration": {"configuration": {"url": f"{stack.sandbox_url}/tools/notes"}}}
-    return await talk(stack, database, ringer, slow, notes, system_prompt="Be brief.", model_name="gpt-4o", temperature=30)
+    return await talk(stack, database, dispatcher, slow, notes, system_prompt="Be brief.", model_name="gpt-4o", temperature=30)
 
 
 async def change_everything(session: Talk) -> None:
@@ -64,8 +64,8 @@ def used(stack: Stack, name: str) -> int:
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["between steps", "after its worker was killed"])
-async def test_changing_the_agent_changes_the_next_turn_only(stack: Stack, database: Database, ringer: Ringer, killed: bool):
-    session = await session_of(stack, database, ringer)
+async def test_changing_the_agent_changes_the_next_turn_only(stack: Stack, database: Database, dispatcher: Dispatcher, killed: bool):
+    session = await session_of(stack, database, dispatcher)
     worker = stack.worker()
     before, notes = used(stack, "orders_lookup"), used(stack, "notes")
     waits = '"fault": "hang"' if killed else '"latency_ms": 2500'
@@ -105,8 +105,8 @@ async def test_changing_the_agent_changes_the_next_turn_only(stack: Stack, datab
 
 
 @pytest.mark.parametrize("how", ["archived", "deleted"])
-async def test_an_agent_that_goes_away_during_a_turn(stack: Stack, database: Database, ringer: Ringer, how: str):
-    session = await session_of(stack, database, ringer)
+async def test_an_agent_that_goes_away_during_a_turn(stack: Stack, database: Database, dispatcher: Dispatcher, how: str):
+    session = await session_of(stack, database, dispatcher)
     doomed = stack.worker()
     text = f"[[fault hang]] {how} meanwhile"
     turn_id = await session.says(text)
@@ -128,8 +128,8 @@ async def test_an_agent_that_goes_away_during_a_turn(stack: Stack, database: Dat
     assert worker.stop() == 0
 
 
-async def test_an_agent_that_stays_the_same_is_kept_once(stack: Stack, database: Database, ringer: Ringer):
-    session = await session_of(stack, database, ringer)
+async def test_an_agent_that_stays_the_same_is_kept_once(stack: Stack, database: Database, dispatcher: Dispatcher):
+    session = await session_of(stack, database, dispatcher)
     worker = stack.worker()
 
     async def kept() -> tuple[int, int]:

@@ -16,7 +16,7 @@ from settings import Settings
 from store.conversations import intake
 from store.database import Database
 from tasks.celery_app import make_app
-from tasks.dispatcher import Ringer
+from tasks.dispatcher import Dispatcher
 from tests.support.factories import tenant
 from tests.support.invariants import violations
 from tests.support.rabbitmq import ABSENT, RabbitMQ
@@ -39,14 +39,14 @@ async def test_a_turn_with_a_tool_and_a_message_through_the_broker(stack: Stack)
     database = Database(stack.database_url, pool_size=4)
     await database.open()
     app = make_app(Settings(DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))
-    ringer = Ringer(app, stack.database_url)
-    ringer.start()
+    dispatcher = Dispatcher(app, stack.database_url)
+    dispatcher.start()
     integration = {"configuration": {"url": f"{stack.sandbox_url}/tools/orders_lookup"}}
     made = await tenant(database, tools=({**TOOL, "integration": integration},))
 
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
     assert accepted.turn_id is not None
-    ringer.ring(accepted.turn_id)
+    dispatcher.dispatch(accepted.turn_id)
     until(lambda: stack.status(accepted.turn_id) == "done", 20)
     assert stack.one("SELECT rings FROM turns WHERE id = %s", accepted.turn_id) == 0, "it came by its ring, not by the sweep"
 
@@ -66,7 +66,7 @@ async def test_a_turn_with_a_tool_and_a_message_through_the_broker(stack: Stack)
     with app.connection_for_read() as connection:
         for name in ("turns.dead", "messages.dead"):
             assert connection.default_channel.queue_declare(name, passive=True).message_count == 0
-    ringer.close()
+    dispatcher.close()
     app.close()
     await database.close()
 

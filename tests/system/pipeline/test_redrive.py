@@ -15,7 +15,7 @@ from engine.errors import Conflict
 from store.conversations import intake
 from store.conversations import redrive as store_redrive
 from store.database import Database
-from tasks.dispatcher import Ringer
+from tasks.dispatcher import Dispatcher
 from tests.support.conversation import Talk, soon, talk, tool
 from tests.support.invariants import violations
 from tests.support.servers import ROOT, EmbeddedValkey
@@ -47,8 +47,8 @@ async def redrive(session: Talk, turn_id: UUID | None, *, from_scratch: bool = F
     done = await store_redrive.redrive(
         session.database, session.made.workspace_id, turn_id, from_scratch=from_scratch, by="ops", window=200
     )
-    assert done.ring is not None
-    session.ringer.ring(done.ring)
+    assert done.to_dispatch is not None
+    session.dispatcher.dispatch(done.to_dispatch)
 
 
 def tool_requests(stack: Stack, turn_id: UUID | None) -> list[dict[str, int]]:
@@ -68,9 +68,9 @@ def model_calls(stack: Stack, turn_id: UUID | None) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.timeout(240)
-async def test_three_dead_turns_in_a_row_and_the_way_out(stack: Stack, database: Database, ringer: Ringer):
+async def test_three_dead_turns_in_a_row_and_the_way_out(stack: Stack, database: Database, dispatcher: Dispatcher):
     """The session is set aside, its messages wait, others go on; a redrive of the last dead turn is answered, then what waited."""
-    session, other = await talk(stack, database, ringer), await talk(stack, database, ringer)
+    session, other = await talk(stack, database, dispatcher), await talk(stack, database, dispatcher)
     dead: list[UUID | None] = []
     for number in range(3):
         doomed = stack.worker()
@@ -111,9 +111,9 @@ async def test_three_dead_turns_in_a_row_and_the_way_out(stack: Stack, database:
 
 
 @pytest.mark.timeout(240)
-async def test_what_a_redriven_turn_does_again_and_what_not(stack: Stack, database: Database, ringer: Ringer):
-    again, scratch = [await talk(stack, database, ringer, tool(stack, "idempotent")) for _ in range(2)]
-    unsafe = await talk(stack, database, ringer, tool(stack, "unsafe"))
+async def test_what_a_redriven_turn_does_again_and_what_not(stack: Stack, database: Database, dispatcher: Dispatcher):
+    again, scratch = [await talk(stack, database, dispatcher, tool(stack, "idempotent")) for _ in range(2)]
+    unsafe = await talk(stack, database, dispatcher, tool(stack, "unsafe"))
     again_text = f"{CALL} [[fault hang x2 after 1]] from its last step, twice"
     scratch_text = f"{CALL} [[fault hang after 1]] from scratch"
     unsafe_text = '[[call orders_lookup {"order": 41, "fault": "effect-then-timeout"}]] unsafe'
@@ -171,9 +171,9 @@ async def seen_by_the_model(session: Talk, text: str) -> list[list[str]]:
     return [[message["role"] for message in one["messages"] if message["role"] != "system"] for one in requests]
 
 
-async def test_a_turn_that_spent_its_limit_gets_it_anew(stack: Stack, database: Database, ringer: Ringer):
+async def test_a_turn_that_spent_its_limit_gets_it_anew(stack: Stack, database: Database, dispatcher: Dispatcher):
     worker = stack.worker()
-    session = await talk(stack, database, ringer, tool(stack, "idempotent"))
+    session = await talk(stack, database, dispatcher, tool(stack, "idempotent"))
     text = f'{CALL} [[then orders_lookup {{"order": 42}}]] [[then orders_lookup {{"order": 43}}]] three steps'
     turn_id = await session.says(text)
     assert await session.ended(turn_id) == ("failed", "BudgetSpent")

@@ -17,7 +17,7 @@ from celery import Celery
 from settings import Settings
 from store.conversations import intake
 from store.database import Database
-from tasks.dispatcher import Ringer
+from tasks.dispatcher import Dispatcher
 from tests.store.test_rollups import same, two_agents
 from tests.support.activity import Activity
 from tests.support.factories import tenant
@@ -27,13 +27,13 @@ from tests.support.stack import Stack
 from tests.system.pipeline.test_turn import tool
 
 
-async def test_real_turns_are_in_the_totals_once_the_tasks_have_run(stack: Stack, database: Database, ringer: Ringer):
+async def test_real_turns_are_in_the_totals_once_the_tasks_have_run(stack: Stack, database: Database, dispatcher: Dispatcher):
     stack.worker()
     made = await tenant(database, sessions=3, tools=(tool(stack),))
     for session_id in made.session_ids:
         accepted = await intake.accept(database, made.workspace_id, session_id, "Is order 41 paid?")
         assert accepted.turn_id is not None
-        ringer.ring(accepted.turn_id)
+        dispatcher.dispatch(accepted.turn_id)
     stack.drained()
 
     from tasks.celery_app import make_app

@@ -8,7 +8,7 @@ from celery import Celery
 from engine.errors import Conflict
 from engine.turn.state import CUT_OFF
 from store.database import Database
-from tasks.dispatcher import Ringer
+from tasks.dispatcher import Dispatcher
 from tests.support.conversation import STREAM, soon, talk, tool
 from tests.support.invariants import violations
 from tests.support.stack import Process, Stack
@@ -20,8 +20,10 @@ def worker(stack: Stack) -> Process:
     return stack.worker()
 
 
-async def test_interrupt_cuts_the_reply_off_and_the_next_turn_sees_what_had_been_said(stack: Stack, database: Database, ringer: Ringer):
-    session = await talk(stack, database, ringer, strategy="interrupt")
+async def test_interrupt_cuts_the_reply_off_and_the_next_turn_sees_what_had_been_said(
+    stack: Stack, database: Database, dispatcher: Dispatcher
+):
+    session = await talk(stack, database, dispatcher, strategy="interrupt")
     first = await session.says(f"{STREAM} tell me all")
     await session.streams(first)
 
@@ -38,8 +40,8 @@ async def test_interrupt_cuts_the_reply_off_and_the_next_turn_sees_what_had_been
     assert violations(stack.database_url) == {}
 
 
-async def test_an_agent_that_is_not_to_be_interrupted_answers_first(stack: Stack, database: Database, ringer: Ringer):
-    session = await talk(stack, database, ringer, strategy="interrupt", allow_interruption=False)
+async def test_an_agent_that_is_not_to_be_interrupted_answers_first(stack: Stack, database: Database, dispatcher: Dispatcher):
+    session = await talk(stack, database, dispatcher, strategy="interrupt", allow_interruption=False)
     slow = "[[latency 1500]] slowly"
     first = await session.says(slow)
     await session.requests(slow, 1)
@@ -53,8 +55,8 @@ async def test_an_agent_that_is_not_to_be_interrupted_answers_first(stack: Stack
     assert violations(stack.database_url) == {}
 
 
-async def test_rollback_keeps_what_was_done_from_the_model(stack: Stack, database: Database, ringer: Ringer):
-    session = await talk(stack, database, ringer, tool(stack, "idempotent"), strategy="rollback")
+async def test_rollback_keeps_what_was_done_from_the_model(stack: Stack, database: Database, dispatcher: Dispatcher):
+    session = await talk(stack, database, dispatcher, tool(stack, "idempotent"), strategy="rollback")
     text = '[[call orders_lookup {"order": 41}]] [[fault hang after 1]] rolled back'
     first = await session.says(text)
     await session.requests(text, 2)
@@ -71,8 +73,8 @@ async def test_rollback_keeps_what_was_done_from_the_model(stack: Stack, databas
     assert violations(stack.database_url) == {}
 
 
-async def test_rollback_is_refused_once_an_unsafe_tool_has_run(stack: Stack, database: Database, ringer: Ringer):
-    session = await talk(stack, database, ringer, tool(stack, "unsafe"), strategy="rollback")
+async def test_rollback_is_refused_once_an_unsafe_tool_has_run(stack: Stack, database: Database, dispatcher: Dispatcher):
+    session = await talk(stack, database, dispatcher, tool(stack, "unsafe"), strategy="rollback")
     text = '[[call orders_lookup {"order": 41}]] [[fault hang after 1]] unsafe'
     first = await session.says(text)
     await session.requests(text, 2)
@@ -90,8 +92,8 @@ async def test_rollback_is_refused_once_an_unsafe_tool_has_run(stack: Stack, dat
     assert violations(stack.database_url) == {}
 
 
-async def test_reject_refuses_at_both_doors_until_the_turn_has_settled(stack: Stack, database: Database, ringer: Ringer):
-    session = await talk(stack, database, ringer, strategy="reject")
+async def test_reject_refuses_at_both_doors_until_the_turn_has_settled(stack: Stack, database: Database, dispatcher: Dispatcher):
+    session = await talk(stack, database, dispatcher, strategy="reject")
     text = f"{STREAM} busy"
     first = await session.says(text)
     await session.requests(text, 1)

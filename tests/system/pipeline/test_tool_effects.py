@@ -14,7 +14,7 @@ from sqlalchemy import insert
 from models import ToolIntegrationRow
 from store.conversations import intake
 from store.database import Database
-from tasks.dispatcher import Ringer
+from tasks.dispatcher import Dispatcher
 from tests.support.factories import Tenant, tenant
 from tests.support.invariants import violations
 from tests.support.servers import free_port, until
@@ -36,11 +36,11 @@ def tool(stack: Stack, effect: str) -> dict[str, Any]:
     return TOOL | {"effect": effect, "parameters": {"type": "object"}, "integration": {"configuration": configuration}}
 
 
-async def asked(database: Database, ringer: Ringer, made: Tenant, fields: str) -> UUID:
+async def asked(database: Database, dispatcher: Dispatcher, made: Tenant, fields: str) -> UUID:
     text = f'[[call orders_lookup {{"order": 41, "repeats": true, {fields}}}]]'
     accepted = await intake.accept(database, made.workspace_id, made.session_id, text)
     assert accepted.turn_id is not None
-    ringer.ring(accepted.turn_id)
+    dispatcher.dispatch(accepted.turn_id)
     return accepted.turn_id
 
 
@@ -65,7 +65,7 @@ def told(stack: Stack, turn_id: UUID) -> dict[str, Any]:
     ],
 )
 async def test_a_killed_workers_queryable_call(
-    stack: Stack, database: Database, ringer: Ringer, fault: str, status_fault: str, state: str, counts: dict[str, int]
+    stack: Stack, database: Database, dispatcher: Dispatcher, fault: str, status_fault: str, state: str, counts: dict[str, int]
 ):
     """The worker dies waiting for the answer. Its successor asks, and repeats the call only where it did not happen."""
     queryable = tool(stack, "queryable")
@@ -74,7 +74,7 @@ async def test_a_killed_workers_queryable_call(
     doomed = stack.worker()
     before = stack.counts()["tools"].get("orders_lookup", {}).get("requests", 0)
     faults = f'"fault": "{fault}"' + (f', "status_fault": "{status_fault}"' if status_fault else "")
-    turn_id = await asked(database, ringer, made, faults)
+    turn_id = await asked(database, dispatcher, made, faults)
     until(lambda: stack.counts()["tools"].get("orders_lookup", {}).get("requests", 0) > before, 10)
     doomed.kill()
     assert stack.status(turn_id) == "running", "the kill came too late to prove anything"
@@ -95,10 +95,10 @@ async def test_a_killed_workers_queryable_call(
     assert rescuer.stop() == 0
 
 
-async def test_within_one_worker_and_when_the_first_integration_is_down(stack: Stack, database: Database, ringer: Ringer):
+async def test_within_one_worker_and_when_the_first_integration_is_down(stack: Stack, database: Database, dispatcher: Dispatcher):
     """A lost answer is asked for; where nobody listens, the next integration of the tool takes over."""
     worker = stack.worker()
-    lost = await asked(database, ringer, await tenant(database, tools=(tool(stack, "queryable"),)), '"fault": "execute-then-drop"')
+    lost = await asked(database, dispatcher, await tenant(database, tools=(tool(stack, "queryable"),)), '"fault": "execute-then-drop"')
 
     unsafe = tool(stack, "unsafe") | {"configuration": {"approval": "never"}}
     made = await tenant(database, tools=(unsafe,))
@@ -107,7 +107,7 @@ async def test_within_one_worker_and_when_the_first_integration_is_down(stack: S
         down = {"workspace_id": made.workspace_id, "tool_id": tool_id, "integration_type": "custom_tool", "target_id": "down"}
         configuration = {"url": f"http://127.0.0.1:{free_port()}/"}
         await db.execute(insert(ToolIntegrationRow).values(**down, priority=9, configuration=configuration))
-    over = await asked(database, ringer, made, '"note": 1')
+    over = await asked(database, dispatcher, made, '"note": 1')
     stack.drained(30)
 
     assert told(stack, lost)["counts"] == {"requests": 1, "effects": 1, "status_requests": 1}

@@ -11,7 +11,7 @@ from typing import Any
 
 from store.conversations import intake
 from store.database import Database
-from tasks.dispatcher import Ringer
+from tasks.dispatcher import Dispatcher
 from tests.support.factories import tenant
 from tests.support.servers import ROOT, free_port, process_env, until
 from tests.support.stack import Stack
@@ -31,7 +31,7 @@ def told(stack: Stack, **env: str) -> dict[str, Any]:
     return found
 
 
-async def test_it_tells_of_turns_queues_workers_tools_and_jobs(stack: Stack, database: Database, ringer: Ringer):
+async def test_it_tells_of_turns_queues_workers_tools_and_jobs(stack: Stack, database: Database, dispatcher: Dispatcher):
     stack.env |= {"TURNLINE_WATCHDOG_S": "3", "TURNLINE_METRICS_PORT": "0"}
     worker = stack.worker()
     stack.beat()
@@ -40,7 +40,7 @@ async def test_it_tells_of_turns_queues_workers_tools_and_jobs(stack: Stack, dat
     for session_id in made.session_ids[:2]:
         accepted = await intake.accept(database, made.workspace_id, session_id, "top-canary")
         assert accepted.turn_id is not None
-        ringer.ring(accepted.turn_id)
+        dispatcher.dispatch(accepted.turn_id)
     stack.drained()
     await intake.accept(database, made.workspace_id, made.session_ids[2], "top-canary")
     worker.stop()

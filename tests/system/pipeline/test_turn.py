@@ -10,7 +10,7 @@ from celery import Celery
 
 from store.conversations import budgets, intake
 from store.database import Database
-from tasks.dispatcher import Ringer
+from tasks.dispatcher import Dispatcher
 from tests.support.factories import tenant
 from tests.support.invariants import violations
 from tests.support.servers import until
@@ -29,11 +29,11 @@ def tool(stack: Stack, **fields: Any) -> dict[str, Any]:
     return {**TOOL, **connected, "configuration": {"approval": "never"}, **fields}
 
 
-async def test_a_message_whose_answer_needs_the_tool(stack: Stack, database: Database, ringer: Ringer):
+async def test_a_message_whose_answer_needs_the_tool(stack: Stack, database: Database, dispatcher: Dispatcher):
     made = await tenant(database, tools=(tool(stack),))
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
     assert accepted.turn_id is not None
-    ringer.ring(accepted.turn_id)
+    dispatcher.dispatch(accepted.turn_id)
 
     stack.drained()
 
@@ -47,14 +47,16 @@ async def test_a_message_whose_answer_needs_the_tool(stack: Stack, database: Dat
     assert violations(stack.database_url) == {}
 
 
-async def test_what_is_held_covers_what_is_used_and_budgets_spend_what_the_ledger_says(stack: Stack, database: Database, ringer: Ringer):
+async def test_what_is_held_covers_what_is_used_and_budgets_spend_what_the_ledger_says(
+    stack: Stack, database: Database, dispatcher: Dispatcher
+):
     made = await tenant(database, tools=(tool(stack),))
     async with database.transaction(made.workspace_id) as db:
         for unit, cap in (("usd", Decimal(1)), ("tokens", Decimal(100_000))):
             await budgets.create(db, made.workspace_id, scope="workspace", scope_id=None, unit=unit, period="day", cap=cap)  # type: ignore[arg-type]
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
     assert accepted.turn_id is not None
-    ringer.ring(accepted.turn_id)
+    dispatcher.dispatch(accepted.turn_id)
 
     stack.drained()
 
@@ -78,12 +80,12 @@ async def test_a_turn_that_was_never_rung_is_swept_up(stack: Stack, database: Da
     assert stack.status(accepted.turn_id) == "done"
 
 
-async def test_a_turn_rung_five_times_is_answered_once(stack: Stack, database: Database, ringer: Ringer):
+async def test_a_turn_rung_five_times_is_answered_once(stack: Stack, database: Database, dispatcher: Dispatcher):
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "Five rings")
     for _ in range(5):
         assert accepted.turn_id is not None
-        ringer.ring(accepted.turn_id)
+        dispatcher.dispatch(accepted.turn_id)
 
     stack.drained()
 
@@ -111,13 +113,13 @@ async def test_a_bare_celery_producer_needs_nothing_of_ours(stack: Stack, databa
     stack.drained()
 
 
-async def test_messages_of_one_session_in_a_row_are_answered_in_order(stack: Stack, database: Database, ringer: Ringer):
+async def test_messages_of_one_session_in_a_row_are_answered_in_order(stack: Stack, database: Database, dispatcher: Dispatcher):
     made = await tenant(database, strategy="enqueue")
     for number in range(8):
         accepted = await intake.accept(database, made.workspace_id, made.session_id, f"[[say reply {number}]]")
-        if accepted.ring:
+        if accepted.to_dispatch:
             assert accepted.turn_id is not None
-            ringer.ring(accepted.turn_id)
+            dispatcher.dispatch(accepted.turn_id)
 
     stack.drained()
 
@@ -146,12 +148,12 @@ async def test_messages_of_one_session_in_a_row_are_answered_in_order(stack: Sta
         ("no-usage", "done", 1),
     ],
 )
-async def test_what_a_provider_may_do(stack: Stack, database: Database, ringer: Ringer, fault: str, ends: str, requests: int):
+async def test_what_a_provider_may_do(stack: Stack, database: Database, dispatcher: Dispatcher, fault: str, ends: str, requests: int):
     made = await tenant(database)
     text = f"[[fault {fault}]] {fault}"
     accepted = await intake.accept(database, made.workspace_id, made.session_id, text)
     assert accepted.turn_id is not None
-    ringer.ring(accepted.turn_id)
+    dispatcher.dispatch(accepted.turn_id)
 
     stack.drained()
 
@@ -175,14 +177,16 @@ async def test_what_a_provider_may_do(stack: Stack, database: Database, ringer: 
         ("redirect-metadata", "unsafe", "unknown", 1),
     ],
 )
-async def test_what_a_tool_may_do(stack: Stack, database: Database, ringer: Ringer, fault: str, effect: str, status: str, requests: int):
+async def test_what_a_tool_may_do(
+    stack: Stack, database: Database, dispatcher: Dispatcher, fault: str, effect: str, status: str, requests: int
+):
     """Whatever it does, the model is told, the turn is answered, and an effect that cannot be repeated safely is not."""
     loose = {"type": "object", "properties": {"order": {"type": "integer"}, "fault": {"type": "string"}}}
     made = await tenant(database, tools=(tool(stack, effect=effect, parameters=loose),))
     text = f'[[call orders_lookup {{"order": 41, "fault": "{fault}"}}]] {fault} {effect}'
     accepted = await intake.accept(database, made.workspace_id, made.session_id, text)
     assert accepted.turn_id is not None
-    ringer.ring(accepted.turn_id)
+    dispatcher.dispatch(accepted.turn_id)
 
     stack.drained()
 
@@ -193,12 +197,12 @@ async def test_what_a_tool_may_do(stack: Stack, database: Database, ringer: Ring
     assert violations(stack.database_url) == {}
 
 
-async def test_bad_arguments_go_back_to_the_model(stack: Stack, database: Database, ringer: Ringer):
+async def test_bad_arguments_go_back_to_the_model(stack: Stack, database: Database, dispatcher: Dispatcher):
     made = await tenant(database, tools=(tool(stack),))
     for text in ("[[bad-arguments orders_lookup]]", "[[unknown-tool]]", '[[call orders_lookup {"order": "forty-one"}]]'):
         accepted = await intake.accept(database, made.workspace_id, made.session_id, text)
         assert accepted.turn_id is not None
-        ringer.ring(accepted.turn_id)
+        dispatcher.dispatch(accepted.turn_id)
         stack.drained()
         assert stack.status(accepted.turn_id) == "done"
 
@@ -210,13 +214,13 @@ async def test_bad_arguments_go_back_to_the_model(stack: Stack, database: Databa
     assert violations(stack.database_url) == {}
 
 
-async def test_a_tool_may_not_reach_into_the_network(stack: Stack, database: Database, ringer: Ringer):
+async def test_a_tool_may_not_reach_into_the_network(stack: Stack, database: Database, dispatcher: Dispatcher):
     """The sandbox is allowed, by its network; the machine's metadata service is not."""
     url = "http://169.254.169.254/latest/meta-data"
     made = await tenant(database, tools=({**TOOL, "integration": {"configuration": {"url": url}}},))
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
     assert accepted.turn_id is not None
-    ringer.ring(accepted.turn_id)
+    dispatcher.dispatch(accepted.turn_id)
 
     stack.drained()
 
@@ -225,12 +229,12 @@ async def test_a_tool_may_not_reach_into_the_network(stack: Stack, database: Dat
     assert "metadata address, which tools may not reach" in error
 
 
-async def test_no_words_and_no_secrets_in_the_logs(stack: Stack, database: Database, ringer: Ringer):
+async def test_no_words_and_no_secrets_in_the_logs(stack: Stack, database: Database, dispatcher: Dispatcher):
     made = await tenant(database, tools=(tool(stack),))
     for text in ("canary-words are these", "[[fault 401]] canary-words", '[[call orders_lookup {"order": "canary-words"}]]'):
         accepted = await intake.accept(database, made.workspace_id, made.session_id, text)
         assert accepted.turn_id is not None
-        ringer.ring(accepted.turn_id)
+        dispatcher.dispatch(accepted.turn_id)
         stack.drained()
     producer = Celery(broker=stack.broker_url)
     producer.send_task(

@@ -13,8 +13,8 @@ from kombu.asynchronous import Hub
 
 from worker import async_task
 from worker.async_task import complete
-from worker.greenlet_bridge import Steps, here
-from worker.mailbox import AT_ONCE, Posts
+from worker.greenlet_bridge import GreenletRun, here
+from worker.mailbox import AT_ONCE, Mailbox
 
 colour: contextvars.ContextVar[str] = contextvars.ContextVar("colour")
 
@@ -36,7 +36,7 @@ async def test_both_sides_of_a_step_share_their_context_variables() -> None:
         colour.set("blue")
         return seen
 
-    assert await Steps(plain, leave_alone) == "red"
+    assert await GreenletRun(plain, leave_alone) == "red"
     assert colour.get() == "blue"
     assert here() is None
 
@@ -53,18 +53,18 @@ async def test_waits_nest_and_pass_on_failures() -> None:
             return complete(shade()) + await shade()
 
     colour.set("red")
-    assert await Steps(lambda: complete(outer()), leave_alone) == "redred"
+    assert await GreenletRun(lambda: complete(outer()), leave_alone) == "redred"
 
 
 async def test_the_edge_decides_how_a_body_ended() -> None:
-    assert await Steps(lambda: complete(shade()) if colour.set("red") else "", leave_alone) == "red"
+    assert await GreenletRun(lambda: complete(shade()) if colour.set("red") else "", leave_alone) == "red"
 
     with pytest.raises(KeyError) as raised:
-        await Steps(lambda: complete(shade()), lambda ended: KeyError(repr(ended)))
+        await GreenletRun(lambda: complete(shade()), lambda ended: KeyError(repr(ended)))
     assert raised.value.args == ("None",)
 
     with pytest.raises(KeyError, match="LookupError"):
-        await Steps(lambda: complete(asyncio.wait_for(_lookup(), 5)), lambda ended: KeyError(repr(ended)))
+        await GreenletRun(lambda: complete(asyncio.wait_for(_lookup(), 5)), lambda ended: KeyError(repr(ended)))
 
 
 async def _lookup() -> None:
@@ -83,7 +83,7 @@ async def test_a_cancelled_step_cancels_what_it_waits_for() -> None:
             ended.append("ended")
 
     async def steps() -> None:
-        await Steps(lambda: complete(body()), leave_alone)
+        await GreenletRun(lambda: complete(body()), leave_alone)
 
     task = asyncio.create_task(steps())
     await begun.wait()
@@ -94,8 +94,8 @@ async def test_a_cancelled_step_cancels_what_it_waits_for() -> None:
 
 
 @pytest.fixture
-def posts() -> Iterator[Posts]:
-    posts = Posts()
+def posts() -> Iterator[Mailbox]:
+    posts = Mailbox()
     hub = Hub()
     posts.attach(hub)
     yield posts
@@ -103,7 +103,7 @@ def posts() -> Iterator[Posts]:
     hub.close()
 
 
-def test_posts_arrive_in_order_and_on_the_hubs_thread(posts: Posts) -> None:
+def test_posts_arrive_in_order_and_on_the_hubs_thread(posts: Mailbox) -> None:
     heard: list[Any] = []
 
     def post() -> None:
@@ -120,7 +120,7 @@ def test_posts_arrive_in_order_and_on_the_hubs_thread(posts: Posts) -> None:
     assert heard == [(n, threading.get_ident()) for n in range(2 * AT_ONCE + 1)]
 
 
-def test_a_failing_post_takes_no_other_with_it(posts: Posts) -> None:
+def test_a_failing_post_takes_no_other_with_it(posts: Mailbox) -> None:
     heard: list[str] = []
 
     def fails() -> None:
@@ -140,7 +140,7 @@ def test_a_failing_post_takes_no_other_with_it(posts: Posts) -> None:
     assert heard == ["after a failure", "after the end"]
 
 
-def test_a_post_made_while_delivering_is_delivered(posts: Posts) -> None:
+def test_a_post_made_while_delivering_is_delivered(posts: Mailbox) -> None:
     heard: list[str] = []
     posts.post(lambda: posts.post(heard.append, "second"))
     assert posts.hub is not None
@@ -150,7 +150,7 @@ def test_a_post_made_while_delivering_is_delivered(posts: Posts) -> None:
     assert heard == ["second"]
 
 
-def test_while_draining_only_acknowledgements_and_events_run(posts: Posts) -> None:
+def test_while_draining_only_acknowledgements_and_events_run(posts: Mailbox) -> None:
     """The transport's reader, which also waits on the hub, would hand new messages to a closed pool."""
     heard: list[str] = []
     assert posts.hub is not None
