@@ -103,6 +103,7 @@ def doctor() -> None:
 @main.command()
 def migrate() -> None:
     """Bring the database's schema up to date (as TURNLINE_OWNER_DATABASE_URL, or DATABASE_URL)."""
+    from alembic.util import CommandError
     from sqlalchemy.exc import DBAPIError
 
     from cli.database import safe_url
@@ -115,6 +116,8 @@ def migrate() -> None:
         schema.upgrade(url)
     except DBAPIError as error:
         raise SetupError(f"The database {safe_url(url)} could not be migrated: {str(error.orig).strip()}") from error
+    except CommandError as error:
+        raise SetupError(str(error)) from error
     after = schema.head()
     say(f"The database {safe_url(url)} is at revision {after}" + ("." if before == after else f"; it was at {before or 'none'}."))
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from alembic import context
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine, text
 
 from models import Base
 from settings import get_settings
 
+BEFORE_0_1_0 = {f"{number:04}" for number in range(1, 16)}  # squashed into 0016, the first revision there is now
 ROLES = ("turnline_owner", "turnline_app", "turnline_maintenance")
 
 
@@ -33,6 +36,22 @@ def ensure_roles(connection: Connection) -> None:
     connection.commit()
 
 
+def refuse_unknown_revision(revision: str | None) -> None:
+    """Say what to do about a database that these migrations do not lead on from.
+
+    Raises:
+        CommandError: the database is at a revision that is not among these.
+    """
+    known = {script.revision for script in ScriptDirectory.from_config(context.config).walk_revisions()}
+    if revision is None or revision in known:
+        return
+    if revision in BEFORE_0_1_0:
+        raise CommandError(f"This database is at revision {revision}, from before 0.1.0, and cannot be upgraded: create a new one.")
+    raise CommandError(
+        f"This database is at revision {revision}, which this version of Turnline does not know: run the version that made it."
+    )
+
+
 def run() -> None:
     """Run the migrations asked for."""
     given = context.config.attributes.get("url") or get_settings().owner_database_url or get_settings().database_url
@@ -53,6 +72,8 @@ def run() -> None:
                 compare_server_default=False,
                 transaction_per_migration=True,
             )
+            refuse_unknown_revision(context.get_context().get_current_revision())
+            connection.rollback()  # what was read above; each migration begins its own transaction
             with context.begin_transaction():
                 context.run_migrations()
     finally:

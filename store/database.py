@@ -1,7 +1,7 @@
 """Connections: one pool of them per role and process, and the two ways to use one.
 
 `Database.transaction(workspace)` opens a SQLAlchemy transaction for the colder questions and changes; `Database.call(sql, …)` sends one
-of the statements that every turn runs (see `migrations/sql/0003_turn_functions.sql`) as one round trip on its own transaction.
+of the statements that every turn runs (see `store/sql`) as one round trip on its own transaction.
 Both act as the role the `Database` was made for, never as the login: row-level security applies.
 """
 

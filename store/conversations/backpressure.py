@@ -15,7 +15,7 @@ LONGEST = 10.0
 
 PRESSURE = "SELECT * FROM pressure($1, $2, $3, $4)"
 
-# As accept_message decides it (migrations/sql/0005_turn_functions.sql), read without a lock: to refuse must be cheap.
+# As accept_message decides it (store/sql/accept_message.sql), read without a lock: to refuse must be cheap.
 # A message that interrupts a turn takes its place.
 OPENS_ONE_MORE = """
 SELECT s.status = 'active' AND s.mode <> 'manual' AND a.status = 'active' AND a.deleted_at IS NULL

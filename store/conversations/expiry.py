@@ -1,6 +1,6 @@
 """What time alone does: sessions in which nothing happens any more are given up, approvals that nobody gives expire.
 
-As turnline_maintenance. See `migrations/sql/0012_idle.sql`.
+As turnline_maintenance. See `store/sql`: abandon_sessions, expire_approvals.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Deleting sessions with everything of theirs: those whose time is over, and those of a customer who is erased.
 
-All of it as turnline_maintenance, which sees ids and counts. See `migrations/sql/0012_retention.sql`.
+All of it as turnline_maintenance, which sees ids and counts. See `store/sql`: mark_expired, delete_marked.
 """
 
 from __future__ import annotations

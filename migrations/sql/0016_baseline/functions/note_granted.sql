@@ -1,0 +1,10 @@
+-- Sets granted_at when a turn gets its place in the workspace's window: from then on it waits for a worker. Returns the new row.
+-- Locks: none.
+-- Callers: trigger turns_granted on turns.
+
+CREATE OR REPLACE FUNCTION note_granted() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.granted_at := now();
+    RETURN NEW;
+END $$;
