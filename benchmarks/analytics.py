@@ -34,7 +34,7 @@ PLANT = (
     """INSERT INTO sessions (id, workspace_id, agent_id, started_at, last_activity_at)
     SELECT md5('s' || n)::uuid, %(w)s, (%(agents)s::uuid[])[1 + n %% 10], at, at FROM generate_series(1, %(turns)s / 10) n,
     LATERAL (SELECT now() - make_interval(secs => %(seconds)s * n::float / (%(turns)s / 10)) AS at) x""",
-    """INSERT INTO turns (id, workspace_id, session_id, status, opened_at_offset, opened_at, started_at, settled_at, carried_s)
+    """INSERT INTO turns (id, workspace_id, session_id, status, opened_at_offset, opened_at, started_at, settled_at, running_s)
     SELECT md5('t' || n)::uuid, %(w)s, s.id, CASE WHEN n %% 50 = 0 THEN 'dead' ELSE 'done' END, n, s.started_at,
         s.started_at + interval '20 ms', s.started_at + make_interval(secs => 1 + n %% 977 / 100.0), 1
     FROM generate_series(0, %(turns)s - 1) n JOIN sessions s ON s.id = md5('s' || (1 + n / 10))::uuid""",

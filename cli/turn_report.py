@@ -58,7 +58,7 @@ def _facts(story: Row) -> Table:
         ("started", _when(story["started_at"])),
         ("ended", _when(story["settled_at"])),
         ("not before", _when(story["not_before"]) if story["not_before"] else None),
-        ("rung", f"{_when(story['rung_at'])}, {story['rings']} times by the sweep; place: {story['place']}"),
+        ("dispatched", f"{_when(story['dispatched_at'])}, {story['dispatch_count']} times by the sweep; admission: {story['admission']}"),
         ("cancelled", f"{_when(story['cancel_requested_at'])} by {story['cancelled_by']}" if story["cancel_requested_at"] else None),
         ("quarantined", f"the session, since {_when(story['quarantined_at'])}" if story["quarantined_at"] else None),
         ("took", stages or None),

@@ -35,7 +35,7 @@ def show_latest(settings: Settings, *, limit: int, as_json: bool) -> None:
     elif not rows:
         _console().print("There are no turns yet.")
     else:
-        cells = [(row["id"], row["status"], row["attempts"], _ago(row["opened_at"]), row["carried_by"] or "") for row in rows]
+        cells = [(row["id"], row["status"], row["attempts"], _ago(row["opened_at"]), row["claimed_by"] or "") for row in rows]
         _console().print(_table(("TURN", "STATUS", "ATTEMPTS", "OPENED", "CARRIED BY"), cells))
 
 

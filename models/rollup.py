@@ -45,7 +45,7 @@ class UsageFactRow(Base):
     rated: Mapped[int] = mapped_column(SmallInteger, server_default=NONE)
     duration_s: Mapped[int | None] = mapped_column(BigInteger)
     waited_ms: Mapped[int | None]
-    carried_ms: Mapped[int | None]
+    running_ms: Mapped[int | None]
     took_ms: Mapped[int | None]
     first_token_ms: Mapped[int | None]
     provider: Mapped[str | None]

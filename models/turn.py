@@ -21,7 +21,7 @@ class TurnRow(Base):
 
     `writes` numbers the commits of a claim, so that one whose reply was lost is recognised when it is sent again.
     `rings` counts how often the sweep has rung it since it was last claimed; `place` is where it stands in being rung at all:
-    behind another turn of its session, waiting for room in its workspace's window, or granted. `carried_s` is the time workers
+    behind another turn of its session, waiting for room in its workspace's window, or granted. `running_s` is the time workers
     have spent on it, waits not counted. `agent_digest` names the snapshot of the agent it runs with. `endings` are its last claims that
     ended badly, each with `claimed_at`, `error_class` and `detail`.
     """
@@ -39,15 +39,15 @@ class TurnRow(Base):
     writes: Mapped[Count]
     fence: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     not_before: Mapped[datetime | None]
-    rung_at: Mapped[datetime | None]
-    rings: Mapped[Count]
-    place: Mapped[str] = mapped_column(server_default=text("'waiting'"))
-    granted_at: Mapped[datetime | None]  # set by a trigger, whoever grants the place
+    dispatched_at: Mapped[datetime | None]
+    dispatch_count: Mapped[Count]
+    admission: Mapped[str] = mapped_column(server_default=text("'pending'"))
+    admitted_at: Mapped[datetime | None]  # set by a trigger, whoever grants the place
     cancel_requested_at: Mapped[datetime | None]
     cancel_reason: Mapped[str | None]
     cancelled_by: Mapped[str | None]
     agent_digest: Mapped[str | None]
-    carried_s: Mapped[float] = mapped_column(Double, server_default=text("0"))
+    running_s: Mapped[float] = mapped_column(Double, server_default=text("0"))
     redrives: Mapped[Count]
     endings: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, server_default=text("'[]'::jsonb"))
     error_class: Mapped[str | None]
@@ -66,8 +66,8 @@ class TurnRow(Base):
         Index("uq_turns_one_live", "session_id", unique=True, postgresql_where=text("status IN ('running', 'waiting')")),
         Index("ix_turns_open", "session_id", "opened_at_offset", postgresql_where=text(OPEN)),
         Index("ix_turns_open_by_workspace", "workspace_id", "opened_at", postgresql_where=text(OPEN)),
-        Index("ix_turns_granted", "workspace_id", postgresql_where=text("place = 'granted' AND status IN ('queued', 'running')")),
-        Index("ix_turns_unrung", "workspace_id", "opened_at", postgresql_where=text("place = 'waiting' AND status = 'queued'")),
+        Index("ix_turns_admitted", "workspace_id", postgresql_where=text("admission = 'admitted' AND status IN ('queued', 'running')")),
+        Index("ix_turns_pending", "workspace_id", "opened_at", postgresql_where=text("admission = 'pending' AND status = 'queued'")),
         Index("ix_turns_cancelling", "session_id", postgresql_where=text("status = 'running' AND cancel_requested_at IS NOT NULL")),
         CheckConstraint(one_of("status", "queued", "running", "waiting", "done", "failed", "dead", "cancelled"), "status"),
         CheckConstraint(one_of("strategy", "coalesce", "enqueue", "reject", "interrupt", "rollback"), "strategy"),

@@ -114,7 +114,7 @@ class Dispatcher:
         try:
             if self._database is None or self._database.closed:
                 self._database = psycopg.connect(self._database_url, autocommit=True, **connect_arguments(APP_ROLE, "turnline-ringer"))
-            self._database.execute("SELECT mark_rung(%s)", (turn_ids,))
+            self._database.execute("SELECT mark_dispatched(%s)", (turn_ids,))
         except psycopg.Error as error:
             log.warning("rung turns could not be marked (%s); some will be rung twice", type(error).__name__)
 

@@ -48,7 +48,7 @@ async def post_message(
         raise Problem(422, "Two different keys were sent.", errors=[("body.message_key", what)])
     message_key = body.message_key if body.message_key is not None else idempotency_key
     if body.source != "customer":
-        said = await session_control.say_as_person(
+        said = await session_control.reply_as_person(
             app_state.database, caller.workspace_id, session_id, body.source, body.text, message_key=message_key, metadata=body.metadata
         )
         if not said.repeated:

@@ -43,12 +43,12 @@ class ResumePoint:
     """Where a claim finds the turn. `reserved`: the model call that the claim itself reserved, where one comes next.
 
     `pending`: the tool calls without a result that have a row, by tool call id. `elapsed_s`: since the turn was first claimed;
-    `carried_s`: of them, those that workers spent on it. `attempts` counts this claim.
+    `running_s`: of them, those that workers spent on it. `attempts` counts this claim.
     """
 
     events: tuple[Event, ...]
     reserved: Reserved | None
     pending: Mapping[str, Pending] = field(default_factory=dict)
     elapsed_s: float = 0.0
-    carried_s: float = 0.0
+    running_s: float = 0.0
     attempts: int = 1

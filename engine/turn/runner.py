@@ -49,7 +49,7 @@ class TurnRunner:
         self.clock = asyncio.get_running_loop().time
         self.ends_at = self.clock() + slice_s
         self.gives_up_at = self.clock() + patience_s - start.elapsed_s
-        self.spent_at = self.clock() + context.limits.wall_clock_s - start.carried_s
+        self.spent_at = self.clock() + context.limits.wall_clock_s - start.running_s
 
     async def run(self) -> Outcome:
         """Commit after commit, until the turn rests."""

@@ -92,7 +92,7 @@ AGENT = Sums(
     histograms={
         "response_times": _times("f.took_ms", "f.kind = 'turn'"),
         "wait_times": _times("f.waited_ms", "f.kind = 'turn'"),
-        "work_times": _times("f.carried_ms", "f.kind = 'turn'"),
+        "work_times": _times("f.running_ms", "f.kind = 'turn'"),
     },
     latest={"last_active_at": "max(f.at) FILTER (WHERE NOT f.cohort AND f.kind <> 'ending')"},
     folded=True,

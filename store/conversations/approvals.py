@@ -129,7 +129,7 @@ async def decide(
         approval = await get(db, approval_id)
     match row["o_outcome"]:
         case "decided":
-            return Decided(approval, row["o_offset"], row["o_ring"])
+            return Decided(approval, row["o_offset"], row["o_dispatch"])
         case "expired":
             raise Conflict(f"it expired at {approval['expires_at']:%Y-%m-%d %H:%M:%S} UTC")
         case "over":

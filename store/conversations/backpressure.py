@@ -13,7 +13,7 @@ from store.database import Database
 # One turn that nobody can carry must not close the door for everybody for long.
 LONGEST = 10.0
 
-PRESSURE = "SELECT * FROM pressure($1, $2, $3, $4)"
+PRESSURE = "SELECT * FROM backpressure($1, $2, $3, $4)"
 
 # As accept_message decides it (store/sql/accept_message.sql), read without a lock: to refuse must be cheap.
 # A message that interrupts a turn takes its place.

@@ -80,7 +80,7 @@ async def accept(
                 turn_id=row["o_turn_id"],
                 turn_status=row["o_turn_status"],
                 repeated=row["o_outcome"] == "repeated",
-                to_dispatch=row["o_ring"],
+                to_dispatch=row["o_dispatch"],
             )
         case "conflict":
             raise Conflict("message_key was used before in this session, with another text")

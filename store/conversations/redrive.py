@@ -53,7 +53,7 @@ async def redrive(database: Database, workspace_id: UUID, turn_id: UUID, *, from
     row = await database.call(REDRIVE, workspace_id, turn_id, from_scratch, by, window)
     outcome = row["o_outcome"]
     if outcome == "redriven":
-        return Redriven(row["o_session"], row["o_offset"], row["o_ring"])
+        return Redriven(row["o_session"], row["o_offset"], row["o_dispatch"])
     if outcome in REFUSED:
         raise Conflict(REFUSED[outcome])
     raise NotFound("no such turn")
@@ -64,4 +64,4 @@ async def release(database: Database, workspace_id: UUID, session_id: UUID, *, b
     row = await database.call(RELEASE, workspace_id, session_id, by, window)
     if row["o_outcome"] == "not_found":
         raise NotFound("no such session")
-    return Released(row["o_offset"], row["o_ring"])
+    return Released(row["o_offset"], row["o_dispatch"])

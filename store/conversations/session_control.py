@@ -14,7 +14,7 @@ from store.database import Database
 
 CANCEL = "SELECT * FROM cancel_turns($1, $2, $3, $4)"
 SET_MODE = "SELECT * FROM set_mode($1, $2, $3, $4, $5)"
-SAY = "SELECT * FROM say_as_person($1, $2, $3, $4, $5, $6)"
+SAY = "SELECT * FROM reply_as_person($1, $2, $3, $4, $5, $6)"
 
 MODES = ("auto", "manual", "paused")
 PEOPLE = ("human_agent", "human_agent_on_behalf_of_ai_agent")
@@ -54,7 +54,7 @@ async def cancel_turn(database: Database, workspace_id: UUID, turn_id: UUID, *, 
 def _cancelled(row: dict[str, Any], missing: str) -> Cancelled:
     if row["o_outcome"] == "not_found":
         raise NotFound(missing)
-    return Cancelled(row["o_outcome"], row["o_session"], row["o_offset"], row["o_ring"])
+    return Cancelled(row["o_outcome"], row["o_session"], row["o_offset"], row["o_dispatch"])
 
 
 async def set_mode(database: Database, workspace_id: UUID, session_id: UUID, mode: str, *, by: str, window: int = 200) -> Switched:
@@ -73,14 +73,14 @@ async def set_mode(database: Database, workspace_id: UUID, session_id: UUID, mod
     row = await database.call(SET_MODE, workspace_id, session_id, mode, by, window)
     match row["o_outcome"]:
         case "switched" | "unchanged":
-            return Switched(row["o_offset"], row["o_ring"])
+            return Switched(row["o_offset"], row["o_dispatch"])
         case "session_ended":
             raise Conflict("the session has ended; its mode stays as it is")
         case _:
             raise NotFound("no such session")
 
 
-async def say_as_person(
+async def reply_as_person(
     database: Database,
     workspace_id: UUID,
     session_id: UUID,

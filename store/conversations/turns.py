@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 CLAIM = "SELECT * FROM claim_turn($1, $2, $3, $4, $5)"
 WRITE = "SELECT * FROM write_turn($1, $2, $3, $4, $5, $6)"
 RENEW = "SELECT * FROM renew_leases($1, $2, $3)"
-STOPS = "SELECT session_id, reason FROM stops_of($1)"
+STOPS = "SELECT session_id, reason FROM cancel_reasons($1)"
 LEASE_LOST = "TL001"
 
 # A connection that breaks in the middle of a call leaves open whether it was committed; both calls may be sent again,
@@ -72,7 +72,7 @@ class Claim:
             reserved=self.outstanding,
             pending={item["tool_call_id"]: _pending(item) for item in row["o_pending"] or ()},
             elapsed_s=row["o_elapsed_s"],
-            carried_s=row["o_carried_s"],
+            running_s=row["o_running_s"],
             attempts=row["o_attempts"],
         )
 
@@ -95,11 +95,16 @@ class Claim:
         self.last_offset = row["o_last_offset"]
         self.next_turn = row["o_next_turn"]
         if change.reserve is not None:
-            begun = change.reserve.again or (row["o_stop"] is None and row["o_refused"] is None)
+            begun = change.reserve.again or (row["o_cancel_reason"] is None and row["o_budget_refusal"] is None)
             self.outstanding = change.reserve.call if begun else None
         elif change.model_call is not None:
             self.outstanding = None
-        return CommitResult(tuple(_event(item) for item in row["o_news"] or ()), row["o_read_through"], row["o_stop"], row["o_refused"])
+        return CommitResult(
+            tuple(_event(item) for item in row["o_new_messages"] or ()),
+            row["o_read_through"],
+            row["o_cancel_reason"],
+            row["o_budget_refusal"],
+        )
 
 
 async def claim(
@@ -269,16 +274,16 @@ def _payload(change: TurnCommit, approval_s: float) -> dict[str, Any]:
             "attempt": change.reserve.call.attempt,
             "provider": change.reserve.provider,
             "model": change.reserve.model,
-            "heard": change.reserve.heard,
+            "last_message_offset": change.reserve.heard,
             "again": change.reserve.again,
             "reserved_tokens": bound.tokens if bound else None,
             "reserved_usd": None if bound is None or bound.usd is None else str(bound.usd),
         }
     match change.rest:
         case Finish(status, error_class, error_detail):
-            payload["rest"] = {"status": status, "error_class": error_class, "error_detail": _bounded(error_detail)}
+            payload["outcome"] = {"status": status, "error_class": error_class, "error_detail": _bounded(error_detail)}
         case Park(wait_s, refund, error_class, error_detail, for_approval):
-            payload["rest"] = {
+            payload["outcome"] = {
                 "status": "waiting" if for_approval else "queued",
                 "wait_s": wait_s,
                 "refund": refund,

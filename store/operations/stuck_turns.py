@@ -10,7 +10,7 @@ from store.database import Database
 
 # Only the first open turn of a session can be carried; those behind it are counted with it.
 OPEN = """
-SELECT t.id, t.workspace_id, t.session_id, t.status, t.attempts, t.opened_at, t.claimed_at, t.not_before, t.rung_at, t.rings, t.place,
+SELECT t.id, t.workspace_id, t.session_id, t.status, t.attempts, t.opened_at, t.claimed_at, t.not_before, t.dispatched_at, t.dispatch_count, t.admission,
     t.error_class, t.cancel_requested_at, s.mode, s.quarantined_at, s.lease_until, coalesce(t.not_before > now(), false) AS early,
     greatest(t.opened_at, t.claimed_at) AS since,
     (SELECT count(*) FROM turns b WHERE b.session_id = t.session_id AND b.status IN ('queued', 'running', 'waiting')) - 1 AS behind
@@ -67,18 +67,18 @@ def why(row: Mapping[str, Any]) -> str:
         return f"not before {_at(row['not_before'])}" + (f", after {row['error_class']}" if row["error_class"] else "")
     if row["status"] == "running":
         return f"its worker was lost: the lease ran out at {_at(row['lease_until'])}" + _rung(row)
-    if row["place"] == "waiting" and row["rung_at"] is None:
+    if row["admission"] == "pending" and row["dispatched_at"] is None:
         return "it waits for room: its workspace has as many turns on their way as it may"
-    if row["rung_at"] is None:
+    if row["dispatched_at"] is None:
         return "it was never rung: does the maintenance worker run?"
     return f"no worker took it{_rung(row)}"
 
 
 def _rung(row: Mapping[str, Any]) -> str:
-    if row["rung_at"] is None:
+    if row["dispatched_at"] is None:
         return "; not rung since"
-    times = "" if row["rings"] < 2 else f" {row['rings']} times"
-    return f"; rung{times}, last at {_at(row['rung_at'])}"
+    times = "" if row["dispatch_count"] < 2 else f" {row['rings']} times"
+    return f"; rung{times}, last at {_at(row['dispatched_at'])}"
 
 
 def _at(moment: datetime | None) -> str:

@@ -66,13 +66,13 @@ def look(db: psycopg.Connection) -> SystemStats:
     """Look on a connection at hand, for `PATIENCE_MS` at most. Raises psycopg.Error."""
     with db.transaction():  # SET LOCAL: a pooler may give the next transaction to somebody else
         db.execute(f"SET LOCAL statement_timeout = {PATIENCE_MS}")
-        row = db.execute("SELECT standing()").fetchone()
+        row = db.execute("SELECT system_stats()").fetchone()
     assert row is not None  # noqa: S101 - a function of SQL returns a row
     return of(row[0])
 
 
 def of(found: Mapping[str, Any]) -> SystemStats:
-    """The value of what `standing()` returned; where there was nothing to count, it says null."""
+    """The value of what `system_stats()` returned; where there was nothing to count, it says null."""
     turns, audit = found["turns"] or {}, found["audit"] or {}
     return SystemStats(
         turns={status: Open(**turns.get(status, {})) for status in OPEN},

@@ -12,8 +12,8 @@ from store.database import Database
 from store.tenancy import workspace_of_turn
 
 _COLUMNS = """
-SELECT t.id, t.workspace_id, t.session_id, t.status, t.attempts, t.rings, t.opened_at, t.claimed_at, t.rung_at, t.not_before,
-    CASE WHEN s.lease_until > now() AND t.status = 'running' THEN s.lease_owner END AS carried_by
+SELECT t.id, t.workspace_id, t.session_id, t.status, t.attempts, t.dispatch_count, t.opened_at, t.claimed_at, t.dispatched_at, t.not_before,
+    CASE WHEN s.lease_until > now() AND t.status = 'running' THEN s.lease_owner END AS claimed_by
 FROM turns t JOIN sessions s ON s.id = t.session_id
 """
 LATEST = _COLUMNS + "ORDER BY t.id DESC LIMIT $1"
@@ -33,7 +33,7 @@ ORDER BY t.opened_at LIMIT $1
 
 # Of a turn's row, what its workspace's programs have no use for.
 OPERATORS = """
-SELECT t.workspace_id, t.rings, t.rung_at, t.place, t.fence, t.claimed_at, t.carried_s, t.cancel_reason, s.mode, s.quarantined_at
+SELECT t.workspace_id, t.dispatch_count, t.dispatched_at, t.admission, t.fence, t.claimed_at, t.running_s, t.cancel_reason, s.mode, s.quarantined_at
 FROM turns t JOIN sessions s ON s.id = t.session_id WHERE t.id = :id
 """
 

@@ -1,7 +1,7 @@
 -- Stores a customer's message: its event, the session's counters and, by the strategy, the turn that will answer it. Reopens an
 -- abandoned session. p_window is how many turns of the workspace may be rung or running, p_max_open how many turns of the session may
 -- be open. o_outcome: accepted, repeated or conflict (the key was used before), no_session, session_ended, agent_inactive, busy,
--- too_many_open, unsafe_ran. o_ring is the turn to ring after the commit.
+-- too_many_open, unsafe_ran. o_dispatch is the turn to ring after the commit.
 -- Locks: the session's row, then its turns.
 -- Callers: store/conversations/intake.py.
 
@@ -9,7 +9,7 @@ CREATE OR REPLACE FUNCTION accept_message(
     p_workspace uuid, p_session uuid, p_content jsonb, p_metadata jsonb, p_key text, p_strategy text,
     p_window integer DEFAULT 200, p_max_open integer DEFAULT NULL,
     OUT o_outcome text, OUT o_event_id uuid, OUT o_offset integer, OUT o_created_at timestamptz,
-    OUT o_turn_id uuid, OUT o_turn_status text, OUT o_ring uuid)
+    OUT o_turn_id uuid, OUT o_turn_status text, OUT o_dispatch uuid)
 LANGUAGE plpgsql AS $$
 DECLARE
     s record;
@@ -75,7 +75,7 @@ BEGIN
                 RETURN;
             ELSIF v_strategy IN ('interrupt', 'rollback') THEN
                 -- Stop them before the message gets its offset, so that their last events stand before it in the log.
-                SELECT coalesce(bool_or(stop_turn(p_workspace, p_session, o.id,
+                SELECT coalesce(bool_or(cancel_turn(p_workspace, p_session, o.id,
                         CASE v_strategy WHEN 'interrupt' THEN 'Interrupted' ELSE 'RolledBack' END, 'customer')), false)
                 INTO v_stopped
                 FROM (SELECT id FROM turns WHERE session_id = p_session AND status IN ('queued', 'running', 'waiting')
@@ -97,11 +97,11 @@ BEGIN
             o_turn_status := t.status;
         ELSE
             o_turn_status := 'queued';
-            INSERT INTO turns (workspace_id, session_id, strategy, opened_at_offset, place)
-            VALUES (p_workspace, p_session, v_strategy, o_offset, 'behind') RETURNING id INTO o_turn_id;
+            INSERT INTO turns (workspace_id, session_id, strategy, opened_at_offset, admission)
+            VALUES (p_workspace, p_session, v_strategy, o_offset, 'blocked') RETURNING id INTO o_turn_id;
         END IF;
         IF NOT v_open OR v_stopped THEN
-            o_ring := ring_first(p_workspace, p_session, p_window);
+            o_dispatch := admit_first(p_workspace, p_session, p_window);
         END IF;
     END IF;
     INSERT INTO events (workspace_id, session_id, "offset", kind, source, content, metadata, turn_id, message_key, fence)

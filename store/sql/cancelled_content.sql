@@ -1,6 +1,6 @@
 -- Returns the content of the status_update that says a turn was cancelled, why and by whom.
 -- Locks: none.
--- Callers: claim_turn, write_turn, stop_turn.
+-- Callers: claim_turn, write_turn, cancel_turn.
 
 CREATE OR REPLACE FUNCTION cancelled_content(p_reason text, p_by text) RETURNS jsonb
 LANGUAGE sql IMMUTABLE AS $$

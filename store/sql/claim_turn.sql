@@ -3,13 +3,13 @@
 -- p_owner names the execution: if its reply was lost, the same call finds its own claim again. o_outcome: claimed, no_turn, settled,
 -- busy, early, paused, quarantined, not_next, dead. Unhealthy integrations are included, with their health_status.
 -- Locks: the session's row, then its turns with their model calls, tool calls and approvals; for a turn that ends here, one waiting
---   turn of another session (see hand_on).
+--   turn of another session (see admit_next).
 -- Callers: store/conversations/turns.py.
 
 CREATE OR REPLACE FUNCTION claim_turn(
     p_turn uuid, p_owner text, p_lease_s double precision, p_max_attempts integer, p_window integer,
     OUT o_outcome text, OUT o_workspace uuid, OUT o_session uuid, OUT o_fence bigint, OUT o_writes integer, OUT o_attempts integer,
-    OUT o_elapsed_s double precision, OUT o_carried_s double precision, OUT o_opened_at_offset integer, OUT o_budgeted boolean,
+    OUT o_elapsed_s double precision, OUT o_running_s double precision, OUT o_opened_at_offset integer, OUT o_budgeted boolean,
     OUT o_agent jsonb, OUT o_integrations json, OUT o_events json, OUT o_pending json,
     OUT o_step integer, OUT o_attempt integer, OUT o_read_through integer, OUT o_next_turn uuid)
 LANGUAGE plpgsql AS $$
@@ -32,7 +32,7 @@ BEGIN
     SELECT mode, agent_id, lease_fence, lease_owner, lease_until, lease_until > now() AS leased, quarantined_at INTO s
     FROM sessions WHERE id = o_session FOR NO KEY UPDATE;
     SELECT status, opened_at_offset, attempts, writes, not_before > now() AS early, started_at, claimed_at, read_through_offset,
-        cancel_requested_at, cancel_reason, cancelled_by, carried_s, agent_version, agent_digest, redrives
+        cancel_requested_at, cancel_reason, cancelled_by, running_s, agent_version, agent_digest, redrives
     INTO t FROM turns WHERE id = p_turn;
     v_mine := coalesce(s.leased AND s.lease_owner = p_owner, false);
     IF t.status NOT IN ('queued', 'running', 'waiting') THEN
@@ -45,13 +45,13 @@ BEGIN
         UPDATE sessions SET lease_fence = lease_fence + 1 WHERE id = o_session RETURNING lease_fence INTO o_fence;
         PERFORM close_turn(o_workspace, o_session, p_turn, o_fence, 'cancelled', t.cancel_reason, NULL,
             cancelled_content(t.cancel_reason, t.cancelled_by));
-        o_next_turn := hand_on(o_workspace, o_session);
+        o_next_turn := admit_next(o_workspace, o_session);
         o_outcome := 'settled';
         RETURN;
     ELSIF t.early OR s.mode <> 'auto' OR s.quarantined_at IS NOT NULL THEN
         o_outcome := CASE WHEN t.early THEN 'early' WHEN s.mode <> 'auto' THEN 'paused' ELSE 'quarantined' END;
         -- The turn gives its place in the workspace's window back and gets one again when it may run.
-        UPDATE turns SET place = 'waiting' WHERE id = p_turn AND status = 'queued' AND place = 'granted';
+        UPDATE turns SET admission = 'pending' WHERE id = p_turn AND status = 'queued' AND admission = 'admitted';
         RETURN;
     ELSIF EXISTS (SELECT 1 FROM turns WHERE session_id = o_session AND status IN ('queued', 'running', 'waiting')
                   AND opened_at_offset < t.opened_at_offset) THEN
@@ -68,7 +68,7 @@ BEGIN
             UPDATE model_calls SET state = 'unknown', settled_at = now(), error_class = 'ReplyLost'
             WHERE turn_id = p_turn AND state = 'reserved';
             GET DIAGNOSTICS v_lost = ROW_COUNT;
-            v_ending := ending_of(p_turn, v_lost > 0);
+            v_ending := last_failure(p_turn, v_lost > 0);
             IF v_ending IS NOT NULL THEN
                 UPDATE turns SET endings = jsonb_path_query_array(endings || v_ending, '$[last - 19 to last]') WHERE id = p_turn;
             END IF;
@@ -82,13 +82,13 @@ BEGIN
                 'claimed ' || t.attempts || ' times without coming to a rest'
                     || coalesce('; last: ' || (v_ending->>'error_class') || coalesce(', ' || (v_ending->>'detail'), ''), ''),
                 jsonb_build_object('text', 'This message could not be answered.'));
-            o_next_turn := hand_on(o_workspace, o_session);
+            o_next_turn := admit_next(o_workspace, o_session);
             o_outcome := 'dead';
             RETURN;
         END IF;
         o_attempts := t.attempts + 1;
         IF t.status = 'running' THEN  -- the time of a claim that was cut short counts until its lease ran out
-            t.carried_s := t.carried_s + greatest(0, extract(epoch FROM least(now(), s.lease_until) - t.claimed_at));
+            t.running_s := t.running_s + greatest(0, extract(epoch FROM least(now(), s.lease_until) - t.claimed_at));
         END IF;
     END IF;
 
@@ -120,12 +120,12 @@ BEGIN
         o_attempt := 0;
     END IF;
 
-    v_upper := turn_upper(o_session, t.opened_at_offset);
+    v_upper := turn_end_offset(o_session, t.opened_at_offset);
     IF v_mine AND o_pending IS NULL THEN
         -- This claim was made before and its reply was lost: the reserved call reads what it was to read then, and the next call the rest.
         v_upper := least(v_upper, t.read_through_offset + 1);
     END IF;
-    o_read_through := turn_heard(o_session, t.opened_at_offset, v_upper);
+    o_read_through := last_read_offset(o_session, t.opened_at_offset, v_upper);
     -- The latest events, without the messages that later turns will answer.
     SELECT json_agg(json_build_object('offset', w."offset", 'kind', w.kind, 'source', w.source, 'content', w.content,
         'metadata', w.metadata, 'turn_id', w.turn_id) ORDER BY w."offset")
@@ -146,15 +146,15 @@ BEGIN
             'reserved');
     END IF;
     IF NOT v_mine THEN
-        UPDATE turns SET status = 'running', attempts = o_attempts, fence = o_fence, rings = 0, place = 'granted', claimed_at = now(),
+        UPDATE turns SET status = 'running', attempts = o_attempts, fence = o_fence, dispatch_count = 0, admission = 'admitted', claimed_at = now(),
             updated_at = now(), started_at = coalesce(started_at, now()), not_before = NULL, read_through_offset = o_read_through,
-            agent_version = t.agent_version, agent_digest = t.agent_digest, carried_s = t.carried_s
+            agent_version = t.agent_version, agent_digest = t.agent_digest, running_s = t.running_s
         WHERE id = p_turn;
     END IF;
     o_budgeted := EXISTS (SELECT 1 FROM budgets_of(o_workspace, s.agent_id, o_session));
     o_opened_at_offset := t.opened_at_offset;
     o_writes := t.writes;
-    o_carried_s := t.carried_s;
+    o_running_s := t.running_s;
     o_elapsed_s := extract(epoch FROM now() - coalesce(t.started_at, now()));
     o_outcome := 'claimed';
 END $$;

@@ -2,7 +2,7 @@
 -- approvals, appends the last status_update and sets status and reason. Quarantines the session after three dead turns in a row. Where
 -- the turn was running, the caller has raised the session's fence.
 -- Locks: the turn's model calls, tool calls and approvals, then the turn; the caller holds the session's row.
--- Callers: claim_turn, write_turn, stop_turn.
+-- Callers: claim_turn, write_turn, cancel_turn.
 
 CREATE OR REPLACE FUNCTION close_turn(
     p_workspace uuid, p_session uuid, p_turn uuid, p_fence bigint, p_status text, p_error_class text, p_error_detail text, p_content jsonb)
@@ -29,7 +29,7 @@ BEGIN
     UPDATE approvals SET status = 'cancelled', decided_at = now() WHERE turn_id = p_turn AND status = 'pending';
     SELECT opened_at_offset INTO v_opened FROM turns WHERE id = p_turn;
     UPDATE turns SET status = p_status, error_class = p_error_class, error_detail = p_error_detail, not_before = NULL, settled_at = now(),
-        updated_at = now(), read_through_offset = turn_heard(p_session, v_opened, turn_upper(p_session, v_opened))
+        updated_at = now(), read_through_offset = last_read_offset(p_session, v_opened, turn_end_offset(p_session, v_opened))
     WHERE id = p_turn;
     UPDATE sessions SET unknown_calls = unknown_calls + v_lost,
         dead_in_row = CASE p_status WHEN 'dead' THEN dead_in_row + 1 ELSE dead_in_row END

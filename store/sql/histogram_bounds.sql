@@ -1,6 +1,6 @@
 -- Returns the lower bounds of a histogram's buckets, in milliseconds. engine/histogram.py has the same list, and a test compares them.
 -- Locks: none.
--- Callers: histogram_put.
+-- Callers: histogram_add.
 
 CREATE OR REPLACE FUNCTION histogram_bounds() RETURNS integer[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$

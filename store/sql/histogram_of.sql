@@ -3,4 +3,4 @@
 -- Callers: store/analytics/rollup_sql.py.
 
 CREATE OR REPLACE AGGREGATE histogram_of(p_ms integer, p_n integer) (
-    SFUNC = histogram_put, STYPE = bigint[], INITCOND = '{}', FINALFUNC = histogram_said, PARALLEL = SAFE);
+    SFUNC = histogram_add, STYPE = bigint[], INITCOND = '{}', FINALFUNC = histogram_to_json, PARALLEL = SAFE);

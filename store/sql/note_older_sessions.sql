@@ -23,10 +23,10 @@ BEGIN
     SELECT workspace_id, agent_id, 'ending', coalesce(ended_at, last_activity_at), id, status,
         floor(extract(epoch FROM ended_at - started_at))
     FROM sessions WHERE id = ANY (v_ids) AND status <> 'active';
-    INSERT INTO usage_facts (workspace_id, agent_id, kind, "at", session_id, state, took_ms, waited_ms, carried_ms)
+    INSERT INTO usage_facts (workspace_id, agent_id, kind, "at", session_id, state, took_ms, waited_ms, running_ms)
     SELECT t.workspace_id, s.agent_id, 'turn', t.settled_at, t.session_id, t.status,
         CASE t.status WHEN 'done' THEN ms_between(t.opened_at, t.settled_at) END, ms_between(t.opened_at, t.started_at),
-        least(2147483647, floor(t.carried_s * 1000))
+        least(2147483647, floor(t.running_s * 1000))
     FROM turns t JOIN sessions s ON s.id = t.session_id WHERE t.session_id = ANY (v_ids) AND t.settled_at IS NOT NULL;
     INSERT INTO usage_facts (workspace_id, agent_id, kind, "at", session_id, state, provider, model, cost_usd, unpriced,
         input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, took_ms, first_token_ms)

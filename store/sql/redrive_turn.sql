@@ -1,12 +1,12 @@
 -- Runs a dead or failed turn again: from its last step, or (p_scratch) from its messages. Lifts the session's quarantine and reopens an
 -- abandoned session. o_outcome: redriven, not_found, not_ended (still open), answered, cancelled, answered_later, unsafe_ran,
--- session_ended, manual. o_ring is the turn to ring after the commit.
+-- session_ended, manual. o_dispatch is the turn to ring after the commit.
 -- Locks: the session's row, then its turns.
 -- Callers: store/conversations/redrive.py.
 
 CREATE OR REPLACE FUNCTION redrive_turn(
     p_workspace uuid, p_turn uuid, p_scratch boolean, p_by text, p_window integer,
-    OUT o_outcome text, OUT o_session uuid, OUT o_offset integer, OUT o_ring uuid)
+    OUT o_outcome text, OUT o_session uuid, OUT o_offset integer, OUT o_dispatch uuid)
 LANGUAGE plpgsql AS $$
 DECLARE
     s record;
@@ -42,12 +42,12 @@ BEGIN
         'kind', 'status_update', 'source', 'system', 'content',
         jsonb_build_object('status', 'redriven', 'from_scratch', p_scratch, 'by', p_by))));
     UPDATE sessions SET quarantined_at = NULL, dead_in_row = 0 WHERE id = o_session RETURNING next_offset - 1 INTO o_offset;
-    UPDATE turns SET status = 'queued', attempts = 0, redrives = redrives + 1, not_before = NULL, rung_at = NULL, rings = 0,
-        place = 'behind', endings = jsonb_path_query_array(endings || coalesce(ending_of(p_turn, false), '[]'),
+    UPDATE turns SET status = 'queued', attempts = 0, redrives = redrives + 1, not_before = NULL, dispatched_at = NULL, dispatch_count = 0,
+        admission = 'blocked', endings = jsonb_path_query_array(endings || coalesce(last_failure(p_turn, false), '[]'),
             '$[last - 19 to last]'),
         error_class = NULL, error_detail = NULL, settled_at = NULL, read_through_offset = NULL, started_at = NULL,
-        carried_s = 0, cancel_requested_at = NULL, cancel_reason = NULL, cancelled_by = NULL, updated_at = now(),
+        running_s = 0, cancel_requested_at = NULL, cancel_reason = NULL, cancelled_by = NULL, updated_at = now(),
         agent_digest = CASE WHEN p_scratch THEN NULL ELSE agent_digest END
     WHERE id = p_turn;
-    o_ring := ring_first(p_workspace, o_session, p_window);
+    o_dispatch := admit_first(p_workspace, o_session, p_window);
 END $$;

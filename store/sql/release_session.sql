@@ -1,10 +1,10 @@
--- Lifts a session's quarantine, so that its turns run again. o_outcome: released, unchanged, not_found. o_ring is the turn to ring
+-- Lifts a session's quarantine, so that its turns run again. o_outcome: released, unchanged, not_found. o_dispatch is the turn to ring
 -- after the commit.
 -- Locks: the session's row, then its first open turn.
 -- Callers: store/conversations/redrive.py.
 
 CREATE OR REPLACE FUNCTION release_session(
-    p_workspace uuid, p_session uuid, p_by text, p_window integer, OUT o_outcome text, OUT o_offset integer, OUT o_ring uuid)
+    p_workspace uuid, p_session uuid, p_by text, p_window integer, OUT o_outcome text, OUT o_offset integer, OUT o_dispatch uuid)
 LANGUAGE plpgsql AS $$
 DECLARE
     s record;
@@ -21,6 +21,6 @@ BEGIN
     UPDATE sessions SET quarantined_at = NULL, dead_in_row = 0 WHERE id = p_session;
     o_offset := append_events(p_workspace, p_session, NULL, s.lease_fence, jsonb_build_array(jsonb_build_object(
         'kind', 'status_update', 'source', 'system', 'content', jsonb_build_object('status', 'released', 'by', p_by))));
-    o_ring := ring_first(p_workspace, p_session, p_window);
+    o_dispatch := admit_first(p_workspace, p_session, p_window);
     o_outcome := 'released';
 END $$;

@@ -1,6 +1,6 @@
 -- Makes an abandoned session active again and appends that to its log.
 -- Locks: none of its own; the caller holds the session's row.
--- Callers: accept_message, say_as_person, redrive_turn.
+-- Callers: accept_message, reply_as_person, redrive_turn.
 
 CREATE OR REPLACE FUNCTION reopen_session(p_workspace uuid, p_session uuid, p_fence bigint) RETURNS void
 LANGUAGE plpgsql AS $$

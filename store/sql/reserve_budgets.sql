@@ -30,8 +30,8 @@ BEGIN
             RETURN 'The ' || b.scope || ' has a budget in dollars, and no price is known for this model.';
         ELSIF b.spent + b.reserved + v_amount > b.cap THEN
             RETURN format('The %s''s %s budget of %s is spent: %s spent, %s reserved, %s more wanted.', b.scope,
-                CASE b.period WHEN 'day' THEN 'daily' ELSE 'total' END, budget_said(b.cap, b.unit), budget_said(b.spent, b.unit),
-                budget_said(b.reserved, b.unit), budget_said(v_amount, b.unit));
+                CASE b.period WHEN 'day' THEN 'daily' ELSE 'total' END, format_amount(b.cap, b.unit), format_amount(b.spent, b.unit),
+                format_amount(b.reserved, b.unit), format_amount(v_amount, b.unit));
         END IF;
     END LOOP;
     UPDATE budgets SET reserved = reserved + CASE unit WHEN 'usd' THEN p_usd ELSE p_tokens END, updated_at = now() WHERE id = ANY (v_ids);

@@ -1,12 +1,12 @@
--- Changes who answers in a session. manual ends every open turn, because a person answers now. auto rings the first open turn. paused
--- lets no turn begin; a running turn rests at its next commit. o_outcome: switched, unchanged, session_ended, not_found. o_ring is the
+-- Changes who answers in a session. manual ends every open turn, because a person answers now. auto dispatch_count the first open turn. paused
+-- lets no turn begin; a running turn rests at its next commit. o_outcome: switched, unchanged, session_ended, not_found. o_dispatch is the
 -- turn to ring after the commit.
 -- Locks: the session's row, then its turns in the order of their offsets.
 -- Callers: store/conversations/session_control.py.
 
 CREATE OR REPLACE FUNCTION set_mode(
     p_workspace uuid, p_session uuid, p_mode text, p_by text, p_window integer,
-    OUT o_outcome text, OUT o_offset integer, OUT o_ring uuid)
+    OUT o_outcome text, OUT o_offset integer, OUT o_dispatch uuid)
 LANGUAGE plpgsql AS $$
 DECLARE
     s record;
@@ -28,13 +28,13 @@ BEGIN
         'kind', 'status_update', 'source', 'system', 'content',
         jsonb_build_object('status', 'mode', 'mode', p_mode, 'previous', s.mode, 'by', p_by))));
     IF p_mode = 'manual' THEN
-        PERFORM stop_turn(p_workspace, p_session, o.id, 'TakenOver', p_by)
+        PERFORM cancel_turn(p_workspace, p_session, o.id, 'TakenOver', p_by)
         FROM (SELECT id FROM turns WHERE session_id = p_session AND status IN ('queued', 'running', 'waiting')
               ORDER BY opened_at_offset) o;
     ELSIF p_mode = 'paused' THEN
-        UPDATE turns SET place = 'waiting' WHERE session_id = p_session AND status = 'queued' AND place = 'granted';
+        UPDATE turns SET admission = 'pending' WHERE session_id = p_session AND status = 'queued' AND admission = 'admitted';
     ELSE
-        o_ring := ring_first(p_workspace, p_session, p_window);
+        o_dispatch := admit_first(p_workspace, p_session, p_window);
     END IF;
     SELECT next_offset - 1 INTO o_offset FROM sessions WHERE id = p_session;
     o_outcome := 'switched';

@@ -1,16 +1,16 @@
 -- Commits what a worker has learned: events, settled model calls, tool results, and either the next intent (tool calls, a reserved
--- model call) or the turn's rest. o_outcome: written, or repeated where this write was committed before and its reply was lost. o_stop
+-- model call) or the turn's rest. o_outcome: written, or repeated where this write was committed before and its reply was lost. o_cancel_reason
 -- says why the turn must not go on (Cancelled, Interrupted, RolledBack, TakenOver, Paused); its tool calls then stay requested and no
--- model call is reserved. o_refused says why no budget allows the model call. Raises TL001 where another claim holds the session or the
+-- model call is reserved. o_budget_refusal says why no budget allows the model call. Raises TL001 where another claim holds the session or the
 -- turn is not running, TL002 where a tool call begins without approval.
 -- Locks: the session's row, then the turn's approvals, tool calls and model calls, then budgets in the order of their ids, then the
---   turn; at a rest, one waiting turn of another session (see hand_on).
+--   turn; at a rest, one waiting turn of another session (see admit_next).
 -- Callers: store/conversations/turns.py.
 
 CREATE OR REPLACE FUNCTION write_turn(
     p_workspace uuid, p_session uuid, p_turn uuid, p_fence bigint, p_write integer, p_change jsonb,
-    OUT o_outcome text, OUT o_last_offset integer, OUT o_news json, OUT o_read_through integer, OUT o_next_turn uuid,
-    OUT o_stop text, OUT o_refused text)
+    OUT o_outcome text, OUT o_last_offset integer, OUT o_new_messages json, OUT o_read_through integer, OUT o_next_turn uuid,
+    OUT o_cancel_reason text, OUT o_budget_refusal text)
 LANGUAGE plpgsql AS $$
 DECLARE
     s record;
@@ -19,8 +19,8 @@ DECLARE
     v_events jsonb := coalesce(p_change->'events', '[]');
     v_call jsonb := p_change->'model_call';
     v_reserve jsonb := p_change->'reserve';
-    v_rest jsonb := p_change->'rest';
-    v_status text := v_rest->>'status';
+    v_outcome jsonb := p_change->'outcome';
+    v_status text := v_outcome->>'status';
     v_count integer;
     v_messages integer := 0;
     v_upper integer;
@@ -35,10 +35,10 @@ BEGIN
     SELECT status, writes, opened_at_offset, read_through_offset, strategy, cancel_requested_at, cancel_reason, cancelled_by,
         claimed_at
     INTO t FROM turns WHERE id = p_turn;
-    v_upper := turn_upper(p_session, t.opened_at_offset);
+    v_upper := turn_end_offset(p_session, t.opened_at_offset);
     o_outcome := 'written';
     o_last_offset := s.next_offset - 1;
-    o_stop := CASE WHEN t.cancel_requested_at IS NOT NULL THEN t.cancel_reason WHEN s.mode = 'manual' THEN 'TakenOver'
+    o_cancel_reason := CASE WHEN t.cancel_requested_at IS NOT NULL THEN t.cancel_reason WHEN s.mode = 'manual' THEN 'TakenOver'
                    WHEN s.mode = 'paused' THEN 'Paused' END;
     IF t.writes > p_write THEN
         o_outcome := 'repeated';  -- this write was committed and its reply was lost: write nothing again
@@ -46,29 +46,29 @@ BEGIN
             IF EXISTS (SELECT 1 FROM model_calls WHERE turn_id = p_turn AND step = (v_reserve->>'step')::integer
                     AND attempt = (v_reserve->>'attempt')::integer AND state = 'reserved'
                     AND reserved_tokens IS NOT DISTINCT FROM (v_reserve->>'reserved_tokens')::bigint) THEN
-                o_stop := NULL;
-            ELSIF o_stop IS NULL AND v_reserve->>'reserved_tokens' IS NOT NULL THEN
-                o_refused := 'A budget is spent.';
+                o_cancel_reason := NULL;
+            ELSIF o_cancel_reason IS NULL AND v_reserve->>'reserved_tokens' IS NOT NULL THEN
+                o_budget_refusal := 'A budget is spent.';
             ELSE
-                o_stop := coalesce(o_stop, 'Paused');
+                o_cancel_reason := coalesce(o_cancel_reason, 'Paused');
             END IF;
         END IF;
     ELSIF t.status IS DISTINCT FROM 'running' THEN
         RAISE EXCEPTION 'the turn is no longer running' USING ERRCODE = 'TL001';
     ELSE
-        IF v_status = 'done' AND o_stop = 'Paused' THEN  -- the reply is paid for but not sent; the turn waits as it was
+        IF v_status = 'done' AND o_cancel_reason = 'Paused' THEN  -- the reply is paid for but not sent; the turn waits as it was
             v_status := 'queued';
-            v_rest := '{"wait_s": 0, "refund": true}';
+            v_outcome := '{"wait_s": 0, "refund": true}';
             v_events := '[]';
-        ELSIF v_status = 'done' AND o_stop IS NOT NULL THEN  -- a person acted before the reply: the person wins
+        ELSIF v_status = 'done' AND o_cancel_reason IS NOT NULL THEN  -- a person acted before the reply: the person wins
             v_status := 'cancelled';
             v_events := jsonb_build_array(jsonb_build_object('kind', 'status_update', 'source', 'system',
                 'metadata', jsonb_strip_nulls(jsonb_build_object('read_through', v_events->-1->'metadata'->'read_through')), 'content',
-                cancelled_content(o_stop, t.cancelled_by) || CASE WHEN o_stop = 'TakenOver' THEN '{}'::jsonb
+                cancelled_content(o_cancel_reason, t.cancelled_by) || CASE WHEN o_cancel_reason = 'TakenOver' THEN '{}'::jsonb
                     ELSE jsonb_build_object('partial_text', v_events->-1->'content'->'text') END));
         END IF;
         IF v_status = 'cancelled' THEN
-            v_rest := jsonb_build_object('error_class', coalesce(o_stop, v_rest->>'error_class'));
+            v_outcome := jsonb_build_object('error_class', coalesce(o_cancel_reason, v_outcome->>'error_class'));
             IF t.cancelled_by IS NOT NULL THEN
                 v_events := jsonb_set(v_events, '{-1,content,by}', to_jsonb(t.cancelled_by));
             END IF;
@@ -78,7 +78,7 @@ BEGIN
             INSERT INTO tool_calls (workspace_id, session_id, turn_id, tool_call_id, step, position, tool_id, tool_name, effect, state,
                 arguments, arguments_hash, idempotency_key)
             SELECT p_workspace, p_session, p_turn, r.tool_call_id, r.step, r.position, r.tool_id, r.tool_name, r.effect,
-                CASE WHEN r.approval_hash IS NOT NULL THEN 'awaiting_approval' WHEN o_stop IS NULL THEN 'running' ELSE 'requested' END,
+                CASE WHEN r.approval_hash IS NOT NULL THEN 'awaiting_approval' WHEN o_cancel_reason IS NULL THEN 'running' ELSE 'requested' END,
                 r.arguments, r.arguments_hash, r.idempotency_key
             FROM jsonb_to_recordset(p_change->'tool_calls')
                 AS r (tool_call_id text, step integer, position integer, tool_id uuid, tool_name text, effect text, arguments jsonb,
@@ -123,11 +123,11 @@ BEGIN
             WHERE p.session_id = p_session AND p.tool_call_id = r.tool_call_id AND p.status = 'approved' AND p.used_at IS NULL
                 AND p.arguments_hash = r.approval_hash;
             UPDATE tool_calls tc SET state = 'running' FROM jsonb_to_recordset(p_change->'starts') AS r (tool_call_id text)
-            WHERE tc.session_id = p_session AND tc.tool_call_id = r.tool_call_id AND o_stop IS NULL
+            WHERE tc.session_id = p_session AND tc.tool_call_id = r.tool_call_id AND o_cancel_reason IS NULL
                 AND (tc.state = 'requested' OR tc.state = 'awaiting_approval' AND EXISTS (SELECT 1 FROM approvals p
                      WHERE p.session_id = p_session AND p.tool_call_id = tc.tool_call_id AND p.used_at = now()));
             GET DIAGNOSTICS v_unread = ROW_COUNT;
-            IF o_stop IS NULL AND v_unread <> jsonb_array_length(p_change->'starts') THEN
+            IF o_cancel_reason IS NULL AND v_unread <> jsonb_array_length(p_change->'starts') THEN
                 RAISE EXCEPTION 'a tool call was begun that nobody approved' USING ERRCODE = 'TL002';
             END IF;
         END IF;
@@ -142,10 +142,10 @@ BEGIN
         IF c.reserved_tokens IS NOT NULL THEN
             PERFORM settle_budgets(p_turn, c.step, c.attempt, c.state, c.cost_usd, (c.input_tokens + c.output_tokens)::bigint);
         END IF;
-        IF v_reserve IS NOT NULL AND o_stop IS NULL THEN
-            o_refused := reserve_budgets(p_workspace, s.agent_id, p_session, p_turn, (v_reserve->>'step')::integer,
+        IF v_reserve IS NOT NULL AND o_cancel_reason IS NULL THEN
+            o_budget_refusal := reserve_budgets(p_workspace, s.agent_id, p_session, p_turn, (v_reserve->>'step')::integer,
                 (v_reserve->>'attempt')::integer, (v_reserve->>'reserved_usd')::numeric, (v_reserve->>'reserved_tokens')::bigint);
-            IF o_refused IS NOT NULL THEN
+            IF o_budget_refusal IS NOT NULL THEN
                 NULL;  -- the worker is told, and ends the turn with this reason
             ELSIF (v_reserve->>'again')::boolean THEN
                 UPDATE model_calls SET reserved_usd = (v_reserve->>'reserved_usd')::numeric,
@@ -175,9 +175,9 @@ BEGIN
                 lease_until = CASE WHEN v_status IS NULL THEN lease_until END
             WHERE id = p_session;
         END IF;
-        IF v_reserve IS NOT NULL AND o_stop IS NULL AND o_refused IS NULL THEN
+        IF v_reserve IS NOT NULL AND o_cancel_reason IS NULL AND o_budget_refusal IS NULL THEN
             -- the model call that this commit reserves reads everything up to now
-            t.read_through_offset := greatest(t.read_through_offset, turn_heard(p_session, t.opened_at_offset, v_upper));
+            t.read_through_offset := greatest(t.read_through_offset, last_read_offset(p_session, t.opened_at_offset, v_upper));
             UPDATE turns SET writes = p_write + 1, read_through_offset = t.read_through_offset WHERE id = p_turn;
         ELSIF v_status IN ('queued', 'waiting') THEN  -- parked: no worker has it until not_before, or until somebody decides
             IF v_status = 'waiting' THEN
@@ -188,10 +188,10 @@ BEGIN
                     v_status := 'queued';
                 END IF;
             END IF;
-            UPDATE turns SET writes = p_write + 1, status = v_status, rung_at = NULL, rings = 0, place = 'waiting',
-                not_before = coalesce(v_until, now() + make_interval(secs => (v_rest->>'wait_s')::double precision)),
-                attempts = attempts - (v_rest->>'refund')::boolean::integer, carried_s = carried_s + extract(epoch FROM now() - claimed_at),
-                error_class = v_rest->>'error_class', error_detail = v_rest->>'error_detail', updated_at = now()
+            UPDATE turns SET writes = p_write + 1, status = v_status, dispatched_at = NULL, dispatch_count = 0, admission = 'pending',
+                not_before = coalesce(v_until, now() + make_interval(secs => (v_outcome->>'wait_s')::double precision)),
+                attempts = attempts - (v_outcome->>'refund')::boolean::integer, running_s = running_s + extract(epoch FROM now() - claimed_at),
+                error_class = v_outcome->>'error_class', error_detail = v_outcome->>'error_detail', updated_at = now()
             WHERE id = p_turn;
         ELSIF v_status IS NOT NULL THEN
             IF v_status = 'done' THEN  -- customer messages that no call has read open the next turn, in this commit
@@ -199,22 +199,22 @@ BEGIN
                 WHERE session_id = p_session AND kind = 'customer_message'
                     AND "offset" > coalesce(t.read_through_offset, t.opened_at_offset - 1) AND "offset" < v_upper;
                 IF v_unread IS NOT NULL THEN
-                    INSERT INTO turns (workspace_id, session_id, strategy, opened_at_offset, place)
-                    VALUES (p_workspace, p_session, t.strategy, v_unread, 'behind');
+                    INSERT INTO turns (workspace_id, session_id, strategy, opened_at_offset, admission)
+                    VALUES (p_workspace, p_session, t.strategy, v_unread, 'blocked');
                 END IF;
             ELSE  -- the turn's reason accounts for its messages
-                t.read_through_offset := turn_heard(p_session, t.opened_at_offset, v_upper);
+                t.read_through_offset := last_read_offset(p_session, t.opened_at_offset, v_upper);
             END IF;
             UPDATE turns SET writes = p_write + 1, status = v_status, read_through_offset = t.read_through_offset, not_before = NULL,
-                carried_s = carried_s + extract(epoch FROM now() - claimed_at),
-                error_class = v_rest->>'error_class', error_detail = v_rest->>'error_detail', settled_at = now(), updated_at = now()
+                running_s = running_s + extract(epoch FROM now() - claimed_at),
+                error_class = v_outcome->>'error_class', error_detail = v_outcome->>'error_detail', settled_at = now(), updated_at = now()
             WHERE id = p_turn;
         ELSE
             UPDATE turns SET writes = p_write + 1 WHERE id = p_turn;
         END IF;
-        IF v_status IN ('queued', 'waiting') AND o_stop <> 'Paused' THEN  -- the turn is to stop, so it does not wait first
-            PERFORM close_turn(p_workspace, p_session, p_turn, p_fence, 'cancelled', o_stop, NULL,
-                cancelled_content(o_stop, t.cancelled_by));
+        IF v_status IN ('queued', 'waiting') AND o_cancel_reason <> 'Paused' THEN  -- the turn is to stop, so it does not wait first
+            PERFORM close_turn(p_workspace, p_session, p_turn, p_fence, 'cancelled', o_cancel_reason, NULL,
+                cancelled_content(o_cancel_reason, t.cancelled_by));
             SELECT next_offset - 1 INTO o_last_offset FROM sessions WHERE id = p_session;
         END IF;
     END IF;
@@ -223,11 +223,11 @@ BEGIN
         -- The customer messages after those the worker has seen, up to what the reserved call reads; the same again after a lost reply.
         SELECT max("offset"), json_agg(json_build_object('offset', "offset", 'kind', kind, 'source', source, 'content', content,
             'metadata', metadata, 'turn_id', turn_id) ORDER BY "offset")
-        INTO o_read_through, o_news
+        INTO o_read_through, o_new_messages
         FROM events
         WHERE session_id = p_session AND kind = 'customer_message' AND "offset" < v_upper AND "offset" <= t.read_through_offset
-            AND "offset" > greatest((v_reserve->>'heard')::integer, t.opened_at_offset - 1);
-    ELSIF v_rest IS NOT NULL THEN
-        o_next_turn := hand_on(p_workspace, p_session);
+            AND "offset" > greatest((v_reserve->>'last_message_offset')::integer, t.opened_at_offset - 1);
+    ELSIF v_outcome IS NOT NULL THEN
+        o_next_turn := admit_next(p_workspace, p_session);
     END IF;
 END $$;

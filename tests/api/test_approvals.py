@@ -31,7 +31,7 @@ def test_what_waits_is_listed_shown_and_approved_once(acme: Tenant):
     decided = acme.call("POST", f"/v1/approvals/{shown['id']}/decision", 200, json={"decision": "approve", "reason": "Checked."})
     assert (decided["status"], decided["reason"], decided["used_at"]) == ("approved", "Checked.", None)
     assert decided["decided_by"].startswith("first key (tl_")
-    until(lambda: acme.service.sql("SELECT rung_at IS NOT NULL FROM turns WHERE id = %s", UUID(turn_id)) == [(True,)], 20)
+    until(lambda: acme.service.sql("SELECT dispatched_at IS NOT NULL FROM turns WHERE id = %s", UUID(turn_id)) == [(True,)], 20)
 
     again = acme.call("POST", f"/v1/approvals/{shown['id']}/decision", 409, json={"decision": "deny"})
     assert again["detail"].startswith("It was approved before, by first key (tl_")

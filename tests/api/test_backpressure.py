@@ -135,7 +135,7 @@ def test_all_together_may_have_so_many_open_turns(address: dict[str, str]):
 
 
 def test_a_gauge_that_cannot_be_read_lets_everybody_in_and_says_so(address: dict[str, str], caplog: pytest.LogCaptureFixture):
-    signature = "pressure(uuid[], integer, integer, double precision)"
+    signature = "backpressure(uuid[], integer, integer, double precision)"
     with limited(address, workspace_max_open=1) as (service, acme), caplog.at_level(logging.INFO, "api.backpressure"):
         assert fresh(acme).status_code == 202
         until(lambda: refused(fresh(acme), "1 open turns"))

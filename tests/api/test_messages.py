@@ -128,7 +128,7 @@ def test_one_key_sent_many_times_at_once_is_accepted_once(acme: Tenant):
 
 def test_an_accepted_turn_is_rung_and_marked(acme: Tenant):
     turn = acme.message(acme.session()["id"])["turn"]
-    until(lambda: acme.service.sql("SELECT 1 FROM turns WHERE id = %s AND rung_at IS NOT NULL", UUID(turn["id"])))
+    until(lambda: acme.service.sql("SELECT 1 FROM turns WHERE id = %s AND dispatched_at IS NOT NULL", UUID(turn["id"])))
 
 
 def test_a_broker_that_is_away_does_not_keep_a_message_out(database_url: str):
@@ -137,4 +137,4 @@ def test_a_broker_that_is_away_does_not_keep_a_message_out(database_url: str):
     with serving(DATABASE_URL=database_url, CELERY_BROKER_URL=url) as service, service.tenant("Acme") as acme:
         turn = acme.message(acme.session()["id"])["turn"]
         assert acme.call("GET", f"/v1/turns/{turn['id']}", 200)["status"] == "queued"
-        assert acme.service.sql("SELECT rung_at FROM turns WHERE id = %s", UUID(turn["id"])) == [(None,)]
+        assert acme.service.sql("SELECT dispatched_at FROM turns WHERE id = %s", UUID(turn["id"])) == [(None,)]

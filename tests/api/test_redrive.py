@@ -40,7 +40,7 @@ def status_updates(acme: Tenant, session_id: str) -> list[dict[str, Any]]:
 
 
 def rung(acme: Tenant, turn_id: str) -> bool:
-    return bool(acme.service.sql("SELECT 1 FROM turns WHERE id = %s AND rung_at IS NOT NULL", UUID(turn_id)))
+    return bool(acme.service.sql("SELECT 1 FROM turns WHERE id = %s AND dispatched_at IS NOT NULL", UUID(turn_id)))
 
 
 @pytest.mark.parametrize("body", [None, {}, {"from_scratch": True}])

@@ -80,7 +80,7 @@ def test_cancelling_one_turn_rings_the_next_and_cancelling_the_session_ends_all(
     turns = [acme.message(session_id, f"m{number}", strategy="enqueue")["turn"]["id"] for number in range(3)]
 
     def rung() -> set[str]:
-        found = acme.service.sql("SELECT id FROM turns WHERE session_id = %s AND rung_at IS NOT NULL", UUID(session_id))
+        found = acme.service.sql("SELECT id FROM turns WHERE session_id = %s AND dispatched_at IS NOT NULL", UUID(session_id))
         return {str(turn_id) for (turn_id,) in found}
 
     until(lambda: rung() == set(turns[:1]))
@@ -128,11 +128,11 @@ def test_a_takeover_ends_what_is_open_and_messages_open_no_turns_until_the_agent
 def test_what_waited_while_the_session_was_paused_is_rung_when_it_goes_on(acme: Tenant):
     session_id = acme.session(mode="paused")["id"]
     turn_id = acme.message(session_id)["turn"]["id"]
-    assert acme.service.sql("SELECT place, rung_at FROM turns WHERE id = %s", UUID(turn_id)) == [("behind", None)]
+    assert acme.service.sql("SELECT admission, dispatched_at FROM turns WHERE id = %s", UUID(turn_id)) == [("blocked", None)]
 
     assert acme.call("PUT", f"/v1/sessions/{session_id}/mode", 200, json={"mode": "auto"})["mode"] == "auto"
 
-    until(lambda: acme.service.sql("SELECT 1 FROM turns WHERE id = %s AND rung_at IS NOT NULL", UUID(turn_id)))
+    until(lambda: acme.service.sql("SELECT 1 FROM turns WHERE id = %s AND dispatched_at IS NOT NULL", UUID(turn_id)))
 
 
 def test_a_mode_that_is_none_a_session_of_others_and_one_that_has_ended(acme: Tenant, other: Tenant):

@@ -214,6 +214,6 @@ def _said(answer: httpx.Response) -> dict[str, Any]:
 def _everything(service: Service, tenant: Tenant) -> list[tuple[Any, ...]]:
     """All rows of the workspace but its keys, whose use is noted."""
     tables = ("agents", "tools", "tool_integrations", "agent_tools", "sessions", "turns", "events")
-    passing = "'{rung_at,rings,updated_at}'::text[]"
+    passing = "'{dispatched_at,dispatch_count,updated_at}'::text[]"
     found = (service.sql(f"SELECT to_jsonb(t) - {passing} FROM {table} t WHERE workspace_id = %s", tenant.workspace_id) for table in tables)
     return sorted((row for rows in found for row in rows), key=str)

@@ -111,7 +111,7 @@ def turn_id(database_url):
         db.execute("INSERT INTO agents (id, workspace_id, name) VALUES (%s, %s, 'a')", (agent, workspace))
         db.execute("INSERT INTO sessions (id, workspace_id, agent_id) VALUES (%s, %s, %s)", (session, workspace, agent))
         db.execute(
-            "INSERT INTO turns (id, workspace_id, session_id, opened_at_offset, opened_at, rung_at)"
+            "INSERT INTO turns (id, workspace_id, session_id, opened_at_offset, opened_at, dispatched_at)"
             " VALUES (%s, %s, %s, 0, now() - interval '1 minute', now() - interval '1 minute')",
             (turn, workspace, session),
         )

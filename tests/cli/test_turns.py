@@ -85,7 +85,7 @@ async def test_each_open_turn_says_why_nobody_carries_it(turnline: Callable[...,
         await die(database, await asked(database, made, quarantined, f"{number}"))
     turns[quarantined] = await asked(database, made, quarantined)
     sql(database_url, "UPDATE turns SET status = 'waiting', not_before = now() + interval '1 hour' WHERE id = %s", turns[waiting])
-    sql(database_url, "UPDATE turns SET place = 'waiting' WHERE id = %s", turns[room])
+    sql(database_url, "UPDATE turns SET admission = 'pending' WHERE id = %s", turns[room])
     sql(database_url, "UPDATE turns SET opened_at = now() - interval '5 minutes', claimed_at = claimed_at - interval '5 minutes'")
     sql(database_url, "UPDATE turns SET opened_at = now() WHERE id = %s", turns[fresh])
 
@@ -145,7 +145,7 @@ async def test_a_turns_whole_story(turnline: Callable[..., str], database: Datab
     await write(database, held, turn_id, 0, model_call=paid, events=[asks], tool_calls=intent)
     said = {"kind": "tool_result", "source": "system", "content": {"tool_call_id": "c1", "tool_name": "refund", "status": "succeeded"}}
     done = {"tool_call_id": "c1", "state": "succeeded", "attempts": 1, "latency_ms": 45, "error": None, "integration_id": None}
-    reserve = {"step": 1, "attempt": 0, "provider": "openai", "model": "gpt-4o", "heard": 0}
+    reserve = {"step": 1, "attempt": 0, "provider": "openai", "model": "gpt-4o", "last_message_offset": 0}
     await write(database, held, turn_id, 1, events=[said], tool_results=[done], reserve=reserve)
     estimated = {"step": 1, "attempt": 0, "state": "settled", "estimated": True, "input_tokens": 77, "output_tokens": 5}
     failed = {"kind": "status_update", "source": "system", "content": {"status": "failed", "error_class": "BudgetSpent"}}

@@ -140,7 +140,7 @@ def said(log: ListLog) -> list[str]:
     [
         (Limits(model_calls=2), {}, "no reply after 2 model calls, the limit of one turn", 2),
         (Limits(steps=4), {}, "no reply after 4 steps (model calls and tool calls), the limit of one turn", 2),
-        (Limits(wall_clock_s=60), {"carried_s": 61.0}, "no reply after 60 s of work, the limit of one turn", 0),
+        (Limits(wall_clock_s=60), {"running_s": 61.0}, "no reply after 60 s of work, the limit of one turn", 0),
     ],
 )
 async def test_each_limit_of_one_turn_ends_it_with_its_sentence(limits: Limits, fields: dict[str, float], sentence: str, asked: int):

@@ -34,7 +34,7 @@ async def due_since(database: Database, database_url: str, seconds: float, made:
     made = made or await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "Hello")
     assert accepted.to_dispatch == accepted.turn_id is not None
-    change(database_url, "UPDATE turns SET granted_at = now() - make_interval(secs => %s) WHERE id = %s", seconds, accepted.turn_id)
+    change(database_url, "UPDATE turns SET admitted_at = now() - make_interval(secs => %s) WHERE id = %s", seconds, accepted.turn_id)
     return made, accepted.turn_id
 
 
@@ -65,15 +65,15 @@ async def test_a_turn_that_no_worker_takes_says_that_the_system_is_behind(databa
     "change_of_it",
     [
         "UPDATE turns SET status = 'running', claimed_at = now() WHERE id = %s",
-        "UPDATE turns SET status = 'waiting', place = 'waiting' WHERE id = %s",
-        "UPDATE turns SET place = 'waiting' WHERE id = %s",
+        "UPDATE turns SET status = 'waiting', admission = 'pending' WHERE id = %s",
+        "UPDATE turns SET admission = 'pending' WHERE id = %s",
         "UPDATE turns SET not_before = now() + interval '1 hour' WHERE id = %s",
         "UPDATE sessions SET mode = 'paused' WHERE id = (SELECT session_id FROM turns WHERE id = %s)",
         "UPDATE sessions SET mode = 'manual' WHERE id = (SELECT session_id FROM turns WHERE id = %s)",
         "UPDATE sessions SET quarantined_at = now() WHERE id = (SELECT session_id FROM turns WHERE id = %s)",
         "UPDATE sessions SET lease_owner = 'w', lease_until = now() + interval '1 minute' WHERE id ="
         " (SELECT session_id FROM turns WHERE id = %s)",
-        "UPDATE turns SET granted_at = now() - interval '11 minutes' WHERE id = %s",
+        "UPDATE turns SET admitted_at = now() - interval '11 minutes' WHERE id = %s",
     ],
     ids=["carried", "for-a-person", "for-its-workspace", "parked", "paused", "manual", "quarantined", "leased", "stuck-for-long"],
 )
@@ -86,7 +86,7 @@ async def test_a_turn_that_waits_for_something_else_does_not(database: Database,
 async def test_a_turn_that_cannot_be_carried_does_not_speak_for_those_that_are(database: Database, database_url: str, nothing_open: None):
     await due_since(database, database_url, 75)
     _, later = await due_since(database, database_url, 40)
-    change(database_url, "UPDATE turns SET status = 'done', claimed_at = granted_at + interval '1 second' WHERE id = %s", later)
+    change(database_url, "UPDATE turns SET status = 'done', claimed_at = admitted_at + interval '1 second' WHERE id = %s", later)
     assert (await backpressure.read(database, LIMITS, [])).behind_s == 0
 
 
@@ -95,15 +95,15 @@ async def test_a_granted_place_is_noted_whoever_grants_it(database: Database, da
     first = await intake.accept(database, made.workspace_id, made.session_id, "one", strategy="enqueue")
     second = await intake.accept(database, made.workspace_id, made.session_id, "two", strategy="enqueue")
     with psycopg.connect(database_url, autocommit=True) as db:
-        places = "SELECT id, place, granted_at IS NULL FROM turns WHERE session_id = %s ORDER BY opened_at_offset"
+        places = "SELECT id, admission, admitted_at IS NULL FROM turns WHERE session_id = %s ORDER BY opened_at_offset"
         assert db.execute(places, (made.session_id,)).fetchall() == [
-            (first.turn_id, "granted", False),
-            (second.turn_id, "behind", True),
+            (first.turn_id, "admitted", False),
+            (second.turn_id, "blocked", True),
         ]
-        db.execute("UPDATE turns SET place = 'granted' WHERE id = %s", (second.turn_id,))
-        noted = db.execute("SELECT granted_at FROM turns WHERE id = %s", (second.turn_id,)).fetchone()
-        db.execute("UPDATE turns SET place = 'granted' WHERE id = %s", (second.turn_id,))
-        assert db.execute("SELECT granted_at FROM turns WHERE id = %s", (second.turn_id,)).fetchone() == noted
+        db.execute("UPDATE turns SET admission = 'admitted' WHERE id = %s", (second.turn_id,))
+        noted = db.execute("SELECT admitted_at FROM turns WHERE id = %s", (second.turn_id,)).fetchone()
+        db.execute("UPDATE turns SET admission = 'admitted' WHERE id = %s", (second.turn_id,))
+        assert db.execute("SELECT admitted_at FROM turns WHERE id = %s", (second.turn_id,)).fetchone() == noted
     assert noted is not None
     assert noted[0] is not None
 

@@ -105,7 +105,7 @@ async def test_people_of_the_workspace_take_it_up_too(
     await run(maintenance)
 
     if who == "a person":
-        await session_control.say_as_person(database, quiet.workspace_id, quiet.session_id, "human_agent", "Hello again.")
+        await session_control.reply_as_person(database, quiet.workspace_id, quiet.session_id, "human_agent", "Hello again.")
     else:
         ((turn,),) = await rows(database, quiet, "SELECT id FROM turns WHERE opened_at_offset = 4")
         await store_redrive.redrive(database, quiet.workspace_id, turn, from_scratch=False, by="Olga", window=10)

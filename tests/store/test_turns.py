@@ -421,8 +421,8 @@ async def test_the_sweep_finds_what_was_never_rung_rung_in_vain_or_left_behind(d
     await claim(database, live, "live worker", lease_s=60.0)
     await asyncio.sleep(0.05)  # longer than the dead worker's lease
     await rows(database, made, "UPDATE turns SET opened_at = now() - interval '10 seconds' RETURNING 1")
-    await rows(database, made, "UPDATE turns SET rung_at = now() - interval '15 seconds' WHERE id = :id RETURNING 1", id=in_vain)
-    await rows(database, made, "UPDATE turns SET rung_at = now() WHERE id = :id RETURNING 1", id=rung)
+    await rows(database, made, "UPDATE turns SET dispatched_at = now() - interval '15 seconds' WHERE id = :id RETURNING 1", id=in_vain)
+    await rows(database, made, "UPDATE turns SET dispatched_at = now() WHERE id = :id RETURNING 1", id=rung)
 
     found = dict(await sweep.due(maintenance, stale_s=10.0))
 

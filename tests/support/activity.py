@@ -82,13 +82,13 @@ class Activity:
             return
         _, _, turn, opened = self.random.choice(self.turns)
         self.db.execute(
-            "UPDATE turns SET status = %s, settled_at = %s, carried_s = %s WHERE id = %s AND settled_at IS NULL",
+            "UPDATE turns SET status = %s, settled_at = %s, running_s = %s WHERE id = %s AND settled_at IS NULL",
             (self.random.choice(["done", "done", "failed", "dead", "cancelled"]), self.moment(opened), self.random.random() * 9, turn),
         )
 
     def redrives(self) -> None:
         self.db.execute(
-            "UPDATE turns SET status = 'queued', settled_at = NULL, started_at = NULL, carried_s = 0"
+            "UPDATE turns SET status = 'queued', settled_at = NULL, started_at = NULL, running_s = 0"
             " WHERE id = (SELECT id FROM turns WHERE status IN ('dead', 'failed') ORDER BY id OFFSET %s LIMIT 1)",
             (self.random.randrange(3),),
         )

@@ -136,7 +136,7 @@ def _turn(sums: Sums, row: Any) -> None:
         sums.times["response_times"].append(took_ms)
     if row.started_at is not None:
         sums.times["wait_times"].append((row.started_at - row.opened_at) // timedelta(milliseconds=1))
-    sums.times["work_times"].append(int(row.carried_s * 1000))
+    sums.times["work_times"].append(int(row.running_s * 1000))
 
 
 def _model_call(sums: Sums, row: Any) -> None:

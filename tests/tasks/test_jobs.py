@@ -58,7 +58,7 @@ async def unrung_turn(database_url: str) -> None:
     await intake.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
     await database.close()
     with psycopg.connect(database_url) as db:
-        db.execute("UPDATE turns SET opened_at = opened_at - interval '1 minute', rung_at = NULL WHERE status = 'queued'")
+        db.execute("UPDATE turns SET opened_at = opened_at - interval '1 minute', dispatched_at = NULL WHERE status = 'queued'")
 
 
 def test_every_scheduled_task_is_a_job_with_a_row_of_its_own():

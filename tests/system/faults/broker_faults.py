@@ -103,7 +103,7 @@ class ApiKilled(_ToBroker, network_faults.Refusing):
 
     @staticmethod
     def _unrung(rig: Rig) -> int:
-        count: int = rig.stack.one("SELECT count(*) FROM turns WHERE status = 'queued' AND rung_at IS NULL AND rings = 0")
+        count: int = rig.stack.one("SELECT count(*) FROM turns WHERE status = 'queued' AND dispatched_at IS NULL AND dispatch_count = 0")
         return count
 
     def happened(self, rig: Rig) -> dict[str, int]:

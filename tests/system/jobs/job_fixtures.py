@@ -72,7 +72,7 @@ async def unrung(place: Place) -> None:
     place.made.append(made)
     for session_id in made.session_ids:
         await intake.accept(place.database, made.workspace_id, session_id, "Is order 41 paid?")
-    place.do("UPDATE turns SET opened_at = opened_at - interval '1 hour', rung_at = rung_at - interval '1 hour'")
+    place.do("UPDATE turns SET opened_at = opened_at - interval '1 hour', dispatched_at = dispatched_at - interval '1 hour'")
 
 
 def open_turns(place: Place) -> object:
@@ -212,7 +212,7 @@ SCENES = [
         *("turns", "UPDATE", lambda place: f"NEW.session_id = '{last(place.made[0].session_ids)}'"),
         begun=False,
         counted=("rung", 60),
-        later="UPDATE turns SET rung_at = rung_at - interval '1 hour'",
+        later="UPDATE turns SET dispatched_at = dispatched_at - interval '1 hour'",
     ),
     Scene(
         "usage.fold_totals",

@@ -41,7 +41,7 @@ class Operator(Play):
         source = "human_agent_on_behalf_of_ai_agent" if as_agent else "human_agent"
         text = {"text": self.house.next("person")}
         session_id = self.pick(self.house.session_ids, place)
-        told = self.pull("SELECT * FROM say_as_person($1, $2, $3, $4, '{}', NULL)", session_id, source, Jsonb(text))
+        told = self.pull("SELECT * FROM reply_as_person($1, $2, $3, $4, '{}', NULL)", session_id, source, Jsonb(text))
         assert told["o_outcome"] == "accepted"
 
     @precondition(lambda self: self.house.rows(PENDING))
@@ -129,6 +129,6 @@ class Operator(Play):
     def pull(self, statement: str, *parameters: object) -> dict[str, Any]:
         """Pull a lever of the database, and ring whom it says."""
         told = self.run(self.stage.database.call(statement, self.house.workspace_id, *parameters))
-        if told.get("o_ring") is not None:
-            self.house.dispatch(told["o_ring"])
+        if told.get("o_dispatch") is not None:
+            self.house.dispatch(told["o_dispatch"])
         return told

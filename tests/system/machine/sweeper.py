@@ -23,7 +23,7 @@ class Sweeper(Play):
     def an_hour_passes(self) -> None:
         """For the database: what was to wait has waited, and what was rung was rung long ago. Leases are not touched."""
         self.house.rows(
-            "UPDATE turns SET not_before = not_before - interval '1 hour', rung_at = rung_at - interval '1 hour',"
+            "UPDATE turns SET not_before = not_before - interval '1 hour', dispatched_at = dispatched_at - interval '1 hour',"
             " opened_at = opened_at - interval '1 hour' WHERE session_id = ANY (%(ids)s) AND status IN ('queued', 'running', 'waiting')"
         )
 

@@ -45,7 +45,8 @@ async def flood(database: Database, dispatcher: Dispatcher, count: int, *, sessi
 def granted(stack: Stack, made: Tenant) -> int:
     """How many turns of the workspace may be rung or running."""
     count: int = stack.one(
-        "SELECT count(*) FROM turns WHERE workspace_id = %s AND place = 'granted' AND status IN ('queued', 'running')", made.workspace_id
+        "SELECT count(*) FROM turns WHERE workspace_id = %s AND admission = 'admitted' AND status IN ('queued', 'running')",
+        made.workspace_id,
     )
     return count
 
@@ -105,7 +106,7 @@ async def test_a_hand_on_that_is_lost_with_its_worker_is_repaired(stack: Stack, 
     assert doomed.popen.wait(60) == -signal.SIGKILL
     assert 1 <= answered(stack, loud) < 12
     lost = stack.one(
-        "SELECT count(*) FROM turns WHERE workspace_id = %s AND status = 'queued' AND place = 'granted' AND rung_at IS NULL",
+        "SELECT count(*) FROM turns WHERE workspace_id = %s AND status = 'queued' AND admission = 'admitted' AND dispatched_at IS NULL",
         loud.workspace_id,
     )
     assert lost, "the worker was killed too late: what it handed on was rung"

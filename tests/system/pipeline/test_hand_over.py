@@ -28,7 +28,7 @@ async def test_a_takeover_in_the_middle_of_a_reply_and_the_way_back(stack: Stack
     assert await session.ended(turn_id) == ("cancelled", "TakenOver")
     assert await session.says("Is anybody there?") is None
     for source, text in (("human_agent", "Grace here, one moment."), ("human_agent_on_behalf_of_ai_agent", "It is paid.")):
-        await session_control.say_as_person(database, session.made.workspace_id, session.made.session_id, source, text)
+        await session_control.reply_as_person(database, session.made.workspace_id, session.made.session_id, source, text)
     assert [source for kind, source, _ in session.log() if kind == "agent_message"] == ["human_agent", "human_agent_on_behalf_of_ai_agent"]
     assert stack.rows("SELECT status FROM turns WHERE session_id = %s", session.made.session_id) == [("cancelled",)]
 

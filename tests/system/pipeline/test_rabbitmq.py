@@ -48,7 +48,7 @@ async def test_a_turn_with_a_tool_and_a_message_through_the_broker(stack: Stack)
     assert accepted.turn_id is not None
     dispatcher.dispatch(accepted.turn_id)
     until(lambda: stack.status(accepted.turn_id) == "done", 20)
-    assert stack.one("SELECT rings FROM turns WHERE id = %s", accepted.turn_id) == 0, "it came by its ring, not by the sweep"
+    assert stack.one("SELECT dispatch_count FROM turns WHERE id = %s", accepted.turn_id) == 0, "it came by its ring, not by the sweep"
 
     # Our queues are declared with arguments that a producer of its own would contradict, so it names the exchange and declares nothing.
     producer = Celery(broker=stack.broker_url)

@@ -91,7 +91,7 @@ async def test_three_dead_turns_in_a_row_and_the_way_out(stack: Stack, database:
     for text in ("Hello?", "And you?"):
         unrung = await intake.accept(database, other.made.workspace_id, other.made.session_id, text)
         assert await other.ended(unrung.turn_id) == ("done", None)
-    assert stack.rows("SELECT status, attempts, rung_at FROM turns WHERE id = %s", waiting) == [("queued", 0, None)]
+    assert stack.rows("SELECT status, attempts, dispatched_at FROM turns WHERE id = %s", waiting) == [("queued", 0, None)]
     assert "its session is quarantined" in " ".join(turnline(stack, "turns", "--dead").split())
 
     said = turnline(stack, "redrive", str(dead[-1]))

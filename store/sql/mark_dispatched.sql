@@ -7,12 +7,12 @@
 GRANT CREATE ON SCHEMA public TO turnline_maintenance;
 SET LOCAL ROLE turnline_maintenance;
 
-CREATE OR REPLACE FUNCTION mark_rung(p_turns uuid[]) RETURNS void
+CREATE OR REPLACE FUNCTION mark_dispatched(p_turns uuid[]) RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = public, pg_temp AS $$
-    UPDATE turns SET rung_at = now() WHERE id = ANY (p_turns) AND status = 'queued' AND rung_at IS NULL
+    UPDATE turns SET dispatched_at = now() WHERE id = ANY (p_turns) AND status = 'queued' AND dispatched_at IS NULL
 $$;
 
-REVOKE ALL ON FUNCTION mark_rung(uuid[]) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION mark_rung(uuid[]) TO turnline_app;
+REVOKE ALL ON FUNCTION mark_dispatched(uuid[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION mark_dispatched(uuid[]) TO turnline_app;
 SET LOCAL ROLE turnline_owner;
 REVOKE CREATE ON SCHEMA public FROM turnline_maintenance;

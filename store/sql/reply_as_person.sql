@@ -3,7 +3,7 @@
 -- Locks: the session's row.
 -- Callers: store/conversations/session_control.py.
 
-CREATE OR REPLACE FUNCTION say_as_person(
+CREATE OR REPLACE FUNCTION reply_as_person(
     p_workspace uuid, p_session uuid, p_source text, p_content jsonb, p_metadata jsonb, p_key text,
     OUT o_outcome text, OUT o_event_id uuid, OUT o_offset integer, OUT o_created_at timestamptz)
 LANGUAGE plpgsql AS $$

@@ -1,6 +1,6 @@
 -- Returns how the work of all workspaces stands, for operators' gauges: counts, ages in seconds and times in seconds since 1970. It
 -- names no tenant. Its cost is bounded: it counts at most 100,000 open turns, reads job runs by their index and reads no settled turn
--- except for pressure.
+-- except for backpressure.
 -- Locks: none.
 -- Callers: store/operations/system_stats.py.
 
@@ -8,7 +8,7 @@
 GRANT CREATE ON SCHEMA public TO turnline_maintenance;
 SET LOCAL ROLE turnline_maintenance;
 
-CREATE OR REPLACE FUNCTION standing() RETURNS jsonb
+CREATE OR REPLACE FUNCTION system_stats() RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
 WITH RECURSIVE open AS (
     SELECT status, session_id, opened_at FROM turns WHERE status IN ('queued', 'running', 'waiting') LIMIT 100000),
@@ -18,7 +18,7 @@ jobs (job) AS (
 SELECT jsonb_build_object(
     'turns', (SELECT jsonb_object_agg(status, jsonb_build_object('count', n, 'oldest_s', oldest_s)) FROM (
         SELECT status, count(*) AS n, extract(epoch FROM now() - min(opened_at)) AS oldest_s FROM open GROUP BY status) by_status),
-    'behind_s', (SELECT o_behind_s FROM pressure(NULL, NULL, NULL, 86400)),
+    'behind_s', (SELECT o_behind_s FROM backpressure(NULL, NULL, NULL, 86400)),
     'leases', (SELECT jsonb_build_object('live', count(*) FILTER (WHERE s.lease_until > now()),
             'run_out', count(*) FILTER (WHERE s.lease_until IS NULL OR s.lease_until <= now()))
         FROM open o JOIN sessions s ON s.id = o.session_id WHERE o.status = 'running'),
@@ -41,7 +41,7 @@ SELECT jsonb_build_object(
             'stalled', count(*) FILTER (WHERE stalled_at > now() - interval '1 day')) FROM workers))
 $$;
 
-REVOKE ALL ON FUNCTION standing() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION standing() TO turnline_app;
+REVOKE ALL ON FUNCTION system_stats() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION system_stats() TO turnline_app;
 SET LOCAL ROLE turnline_owner;
 REVOKE CREATE ON SCHEMA public FROM turnline_maintenance;

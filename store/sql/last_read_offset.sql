@@ -2,7 +2,7 @@
 -- Locks: none.
 -- Callers: claim_turn, write_turn, close_turn.
 
-CREATE OR REPLACE FUNCTION turn_heard(p_session uuid, p_opened integer, p_upper integer) RETURNS integer
+CREATE OR REPLACE FUNCTION last_read_offset(p_session uuid, p_opened integer, p_upper integer) RETURNS integer
 LANGUAGE sql STABLE AS $$
     SELECT max("offset") FROM events
     WHERE session_id = p_session AND kind = 'customer_message' AND "offset" >= p_opened AND "offset" < p_upper

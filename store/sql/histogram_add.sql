@@ -2,7 +2,7 @@
 -- Locks: none.
 -- Callers: histogram_of.
 
-CREATE OR REPLACE FUNCTION histogram_put(p_counts bigint[], p_ms integer, p_n integer) RETURNS bigint[]
+CREATE OR REPLACE FUNCTION histogram_add(p_counts bigint[], p_ms integer, p_n integer) RETURNS bigint[]
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 DECLARE
     v_bucket integer := width_bucket(p_ms, histogram_bounds());

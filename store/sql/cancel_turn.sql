@@ -3,7 +3,7 @@
 -- Locks: the turn's row, then what close_turn locks; the caller holds the session's row.
 -- Callers: accept_message, cancel_turns, set_mode.
 
-CREATE OR REPLACE FUNCTION stop_turn(p_workspace uuid, p_session uuid, p_turn uuid, p_reason text, p_by text) RETURNS boolean
+CREATE OR REPLACE FUNCTION cancel_turn(p_workspace uuid, p_session uuid, p_turn uuid, p_reason text, p_by text) RETURNS boolean
 LANGUAGE plpgsql AS $$
 DECLARE
     v_running boolean;

@@ -3,7 +3,7 @@
 -- Locks: none.
 -- Callers: claim_turn, redrive_turn.
 
-CREATE OR REPLACE FUNCTION ending_of(p_turn uuid, p_asking boolean) RETURNS jsonb
+CREATE OR REPLACE FUNCTION last_failure(p_turn uuid, p_asking boolean) RETURNS jsonb
 LANGUAGE sql STABLE AS $$
     SELECT jsonb_build_object('claimed_at', t.claimed_at) || CASE t.status
         WHEN 'running' THEN jsonb_build_object('error_class', 'WorkerLost', 'detail', 'while it waited for ' || CASE

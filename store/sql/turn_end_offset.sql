@@ -2,7 +2,7 @@
 -- Locks: none.
 -- Callers: claim_turn, write_turn, close_turn.
 
-CREATE OR REPLACE FUNCTION turn_upper(p_session uuid, p_opened integer) RETURNS integer
+CREATE OR REPLACE FUNCTION turn_end_offset(p_session uuid, p_opened integer) RETURNS integer
 LANGUAGE sql STABLE AS $$
     SELECT coalesce(min(opened_at_offset), 2147483647) FROM turns WHERE session_id = p_session AND opened_at_offset > p_opened
 $$;

@@ -1,0 +1,14 @@
+-- Returns how a turn's last claim ended badly: with an error, or without a word after its lease ran out. p_asking says that its model
+-- call was not answered. Returns null where it did not end badly, or was not claimed since it was redriven.
+-- Locks: none.
+-- Callers: claim_turn, redrive_turn.
+
+CREATE OR REPLACE FUNCTION last_failure(p_turn uuid, p_asking boolean) RETURNS jsonb
+LANGUAGE sql STABLE AS $$
+    SELECT jsonb_build_object('claimed_at', t.claimed_at) || CASE t.status
+        WHEN 'running' THEN jsonb_build_object('error_class', 'WorkerLost', 'detail', 'while it waited for ' || CASE
+            WHEN p_asking THEN 'the model'
+            ELSE (SELECT string_agg(tool_name, ', ' ORDER BY position) FROM tool_calls WHERE turn_id = p_turn AND state = 'running') END)
+        ELSE jsonb_build_object('error_class', t.error_class, 'detail', t.error_detail) END
+    FROM turns t WHERE t.id = p_turn AND t.started_at IS NOT NULL AND (t.status = 'running' OR t.error_class IS NOT NULL)
+$$;

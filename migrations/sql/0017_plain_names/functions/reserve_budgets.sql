@@ -1,0 +1,42 @@
+-- Holds the most that a model call may cost against every budget that it counts against, after giving back what the same call held
+-- before. Returns null where all of them have room. Otherwise it holds nothing and returns a sentence that names the budget without
+-- room. p_usd is null where no price is known.
+-- Locks: the budgets, in the order of their ids; the caller holds the session's row.
+-- Callers: write_turn.
+
+CREATE OR REPLACE FUNCTION reserve_budgets(
+    p_workspace uuid, p_agent uuid, p_session uuid, p_turn uuid, p_step integer, p_attempt integer, p_usd numeric, p_tokens bigint)
+RETURNS text
+LANGUAGE plpgsql AS $$
+DECLARE
+    b budgets;
+    v_today date := (now() AT TIME ZONE 'UTC')::date;
+    v_amount numeric;
+    v_ids uuid[];
+BEGIN
+    IF p_tokens IS NULL OR NOT EXISTS (SELECT 1 FROM budgets_of(p_workspace, p_agent, p_session)) THEN
+        RETURN NULL;
+    END IF;
+    -- A budget that is created meanwhile counts from the next call on.
+    SELECT array_agg(id) INTO v_ids
+    FROM (SELECT id FROM budgets WHERE id IN (SELECT id FROM budgets_of(p_workspace, p_agent, p_session)) ORDER BY id FOR UPDATE) locked;
+    UPDATE budgets SET day = v_today, spent = 0, reserved = 0 WHERE id = ANY (v_ids) AND period = 'day' AND day < v_today;
+    WITH back AS (DELETE FROM budget_holds WHERE turn_id = p_turn AND step = p_step AND attempt = p_attempt RETURNING *)
+    UPDATE budgets SET reserved = reserved - back.amount FROM back
+    WHERE budgets.id = back.budget_id AND (period = 'total' OR budgets.day = back.day);
+    FOR b IN SELECT * FROM budgets WHERE id = ANY (v_ids) ORDER BY id LOOP
+        v_amount := CASE b.unit WHEN 'usd' THEN p_usd ELSE p_tokens END;
+        IF v_amount IS NULL THEN
+            RETURN 'The ' || b.scope || ' has a budget in dollars, and no price is known for this model.';
+        ELSIF b.spent + b.reserved + v_amount > b.cap THEN
+            RETURN format('The %s''s %s budget of %s is spent: %s spent, %s reserved, %s more wanted.', b.scope,
+                CASE b.period WHEN 'day' THEN 'daily' ELSE 'total' END, format_amount(b.cap, b.unit), format_amount(b.spent, b.unit),
+                format_amount(b.reserved, b.unit), format_amount(v_amount, b.unit));
+        END IF;
+    END LOOP;
+    UPDATE budgets SET reserved = reserved + CASE unit WHEN 'usd' THEN p_usd ELSE p_tokens END, updated_at = now() WHERE id = ANY (v_ids);
+    INSERT INTO budget_holds (turn_id, step, attempt, budget_id, workspace_id, amount, day)
+    SELECT p_turn, p_step, p_attempt, id, p_workspace, CASE unit WHEN 'usd' THEN p_usd ELSE p_tokens END, v_today
+    FROM budgets WHERE id = ANY (v_ids);
+    RETURN NULL;
+END $$;
