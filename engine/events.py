@@ -3,31 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-
-class EventKind(StrEnum):
-    """The seven kinds of event. The shape of `content`, by kind, is in `docs/glossary.md`."""
-
-    CUSTOMER_MESSAGE = "customer_message"
-    AGENT_MESSAGE = "agent_message"
-    TOOL_CALL = "tool_call"
-    TOOL_RESULT = "tool_result"
-    STATUS_UPDATE = "status_update"
-    JOURNEY_TRANSITION = "journey_transition"
-    VARIABLE_UPDATE = "variable_update"
-
-
-class Source(StrEnum):
-    """Who an event comes from."""
-
-    CUSTOMER = "customer"
-    AI_AGENT = "ai_agent"
-    HUMAN_AGENT = "human_agent"
-    HUMAN_AGENT_ON_BEHALF_OF_AI_AGENT = "human_agent_on_behalf_of_ai_agent"
-    SYSTEM = "system"
+from engine.enums import EventKind, FinishReason, Source, ToolStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +55,6 @@ class ToolCall:
     raw_arguments: str = ""
 
 
-class ToolStatus(StrEnum):
-    """How a tool call ended, as the model and the log see it. `UNKNOWN`: it may or may not have happened."""
-
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    DENIED = "denied"
-    UNKNOWN = "unknown"
-
-
 @dataclass(frozen=True, slots=True)
 class ToolOutcome:
     """What came of a tool call: `result` where it succeeded, else `error`, a sentence the model can act on."""
@@ -95,15 +65,6 @@ class ToolOutcome:
     latency_ms: int = 0
     requests: int = 1
     integration_id: UUID | None = None
-
-
-class FinishReason(StrEnum):
-    """Why the model stopped."""
-
-    STOP = "stop"
-    LENGTH = "length"
-    TOOL_CALLS = "tool_calls"
-    CONTENT_FILTER = "content_filter"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from engine.events import ModelReply, ToolCall, ToolOutcome, ToolStatus
-from engine.turn.context import Effect, ModelRequest, ToolSpec
+from engine.enums import Effect, ToolStatus
+from engine.events import ModelReply, ToolCall, ToolOutcome
+from engine.turn.context import ModelRequest, ToolSpec
 from failpoints import failpoint
 from integrations.http import HttpClients, RequestCounter
 from integrations.providers import provider_for

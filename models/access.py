@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, ForeignKey, Index, LargeBinary, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from engine.enums import AccessRole
 from models.base import Base, CreatedAt, Id, UpdatedAt, one_of
 
 
@@ -56,7 +57,7 @@ class PermissionRow(Base):
 
     __table_args__ = (
         UniqueConstraint("workspace_id", "user_id", "entity_type", "entity_id"),
-        CheckConstraint(one_of("permission_type", "admin", "write", "read"), "permission_type"),
+        CheckConstraint(one_of("permission_type", AccessRole), "permission_type"),
     )
 
 
@@ -82,5 +83,5 @@ class ApiKeyRow(Base):
         # Not led by workspace_id: it is looked up before a workspace is known, and a SHA-256 of 32 random bytes tells nobody anything.
         Index("uq_api_keys_secret_sha256", "secret_sha256", unique=True),
         Index("ix_api_keys_workspace_id", "workspace_id"),
-        CheckConstraint(one_of("role", "admin", "write", "read"), "role"),
+        CheckConstraint(one_of("role", AccessRole), "role"),
     )

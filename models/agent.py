@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from engine.enums import AgentStatus, Strategy
 from models.base import Base, BigCount, Count, CreatedAt, Id, UpdatedAt, one_of
 
 
@@ -51,8 +52,8 @@ class AgentRow(Base):
     __table_args__ = (
         UniqueConstraint("workspace_id", "id"),
         Index("ix_agents_page", "workspace_id", "created_at", "id"),
-        CheckConstraint(one_of("status", "active", "inactive", "archived"), "status"),
-        CheckConstraint(one_of("strategy", "coalesce", "enqueue", "reject", "interrupt", "rollback"), "strategy"),
+        CheckConstraint(one_of("status", AgentStatus), "status"),
+        CheckConstraint(one_of("strategy", Strategy), "strategy"),
         CheckConstraint("temperature BETWEEN 0 AND 100", "temperature"),
         CheckConstraint("max_tokens BETWEEN 1 AND 100000", "max_tokens"),
         CheckConstraint("data_retention_days BETWEEN 1 AND 365", "data_retention_days"),

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from engine.enums import ApprovalStatus
 from models.base import Base, CreatedAt, Id, one_of
 
 
@@ -43,5 +44,5 @@ class ApprovalRow(Base):
         Index("ix_approvals_page", "workspace_id", "requested_at", "id"),
         Index("ix_approvals_turn_id", "turn_id"),
         Index("ix_approvals_pending", "expires_at", postgresql_where=text("status = 'pending'")),
-        CheckConstraint(one_of("status", "pending", "approved", "denied", "expired", "cancelled"), "status"),
+        CheckConstraint(one_of("status", ApprovalStatus), "status"),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -41,6 +42,6 @@ class Base(DeclarativeBase):
     }
 
 
-def one_of(column: str, *values: str) -> str:
-    """The SQL of a check that `column` holds one of `values`."""
-    return f"{column} IN ({', '.join(repr(value) for value in values)})"
+def one_of(column: str, values: type[StrEnum]) -> str:
+    """Return the SQL of a CHECK that `column` holds one of the enum's values."""
+    return f"{column} IN ({', '.join(repr(value.value) for value in values)})"

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from engine.enums import BudgetPeriod, BudgetScope, BudgetUnit
 from models.base import Base, CreatedAt, Id, UpdatedAt, one_of
 
 
@@ -31,9 +32,9 @@ class BudgetRow(Base):
 
     __table_args__ = (
         UniqueConstraint("workspace_id", "scope", "scope_id", "unit", "period"),
-        CheckConstraint(one_of("scope", "workspace", "agent", "session"), "scope"),
-        CheckConstraint(one_of("unit", "usd", "tokens"), "unit"),
-        CheckConstraint(one_of("period", "day", "total"), "period"),
+        CheckConstraint(one_of("scope", BudgetScope), "scope"),
+        CheckConstraint(one_of("unit", BudgetUnit), "unit"),
+        CheckConstraint(one_of("period", BudgetPeriod), "period"),
         CheckConstraint("cap >= 0", "cap"),
     )
 

@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, LargeBinary, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from engine.enums import DeletionReason
 from models.base import Base, Count, CreatedAt, Id, JsonObject, one_of
 
 
@@ -29,7 +30,7 @@ class DeletionRow(Base):
     approvals: Mapped[Count]
 
     __table_args__ = (
-        CheckConstraint(one_of("reason", "retention", "erase"), "reason"),
+        CheckConstraint(one_of("reason", DeletionReason), "reason"),
         ForeignKeyConstraint(["workspace_id", "erasure_id"], ["erasures.workspace_id", "erasures.id"]),
         Index("ix_deletions_begun_at", "begun_at"),
         Index("ix_deletions_erasure_id", "erasure_id", postgresql_where=text("erasure_id IS NOT NULL")),

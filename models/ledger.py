@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKeyConstraint, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from engine.enums import ModelCallState
 from models.base import Base, Count, CreatedAt, one_of
 
 
@@ -51,5 +52,5 @@ class ModelCallRow(Base):
     __table_args__ = (
         ForeignKeyConstraint(["workspace_id", "turn_id"], ["turns.workspace_id", "turns.id"]),
         Index("ix_model_calls_session_id", "session_id"),
-        CheckConstraint(one_of("state", "reserved", "settled", "unknown", "failed"), "state"),
+        CheckConstraint(one_of("state", ModelCallState), "state"),
     )

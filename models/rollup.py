@@ -11,6 +11,7 @@ from sqlalchemy import BigInteger, CheckConstraint, ForeignKeyConstraint, Identi
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 
+from engine.enums import Grain
 from models.base import Base, BigCount, Count, one_of
 
 NONE = text("0")
@@ -78,7 +79,7 @@ class Rollup(Base):
         """An agent's sums, each of a known grain."""
         return (
             ForeignKeyConstraint(["workspace_id", "agent_id"], ["agents.workspace_id", "agents.id"]),
-            CheckConstraint(one_of("grain", "quarter", "day", "total"), "grain"),
+            CheckConstraint(one_of("grain", Grain), "grain"),
         )
 
 

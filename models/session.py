@@ -10,6 +10,7 @@ from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, ForeignKeyConstr
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
+from engine.enums import SessionMode, SessionStatus, SessionType
 from models.base import Base, BigCount, Count, CreatedAt, Id, JsonObject, UpdatedAt, one_of
 
 
@@ -85,9 +86,9 @@ class SessionRow(Base):
         Index("ix_sessions_deleting", "deleting_at", "id", postgresql_where=text("deleting_at IS NOT NULL")),
         Index("ix_sessions_active", "id", postgresql_where=text("status = 'active'")),
         Index("ix_sessions_customer", "workspace_id", "customer_id", postgresql_where=text("customer_id IS NOT NULL")),
-        CheckConstraint(one_of("mode", "auto", "manual", "paused"), "mode"),
-        CheckConstraint(one_of("status", "active", "completed", "abandoned"), "status"),
-        CheckConstraint(one_of("session_type", "conversation", "support", "onboarding", "survey"), "session_type"),
+        CheckConstraint(one_of("mode", SessionMode), "mode"),
+        CheckConstraint(one_of("status", SessionStatus), "status"),
+        CheckConstraint(one_of("session_type", SessionType), "session_type"),
         # Room on each page for the many updates of a busy row to stay on it (no index is touched by them).
         {"postgresql_with": {"fillfactor": "70"}},
     )

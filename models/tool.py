@@ -11,6 +11,7 @@ from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index,
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
+from engine.enums import Effect, HealthStatus, IntegrationType, ToolType
 from models.base import Base, BigCount, Count, CreatedAt, Id, JsonObject, UpdatedAt, one_of
 
 
@@ -41,8 +42,8 @@ class ToolRow(Base):
         UniqueConstraint("workspace_id", "name"),
         UniqueConstraint("workspace_id", "id"),
         Index("ix_tools_page", "workspace_id", "created_at", "id"),
-        CheckConstraint(one_of("tool_type", "native", "custom", "external"), "tool_type"),
-        CheckConstraint(one_of("effect", "pure", "idempotent", "queryable", "unsafe"), "effect"),
+        CheckConstraint(one_of("tool_type", ToolType), "tool_type"),
+        CheckConstraint(one_of("effect", Effect), "effect"),
     )
 
 
@@ -73,8 +74,8 @@ class ToolIntegrationRow(Base):
     __table_args__ = (
         ForeignKeyConstraint(["workspace_id", "tool_id"], ["tools.workspace_id", "tools.id"], ondelete="CASCADE"),
         UniqueConstraint("workspace_id", "tool_id", "integration_type", "target_id"),
-        CheckConstraint(one_of("integration_type", "custom_tool", "workflow_block", "mcp_server"), "integration_type"),
-        CheckConstraint(one_of("health_status", "healthy", "degraded", "unhealthy", "unknown"), "health_status"),
+        CheckConstraint(one_of("integration_type", IntegrationType), "integration_type"),
+        CheckConstraint(one_of("health_status", HealthStatus), "health_status"),
     )
 
 

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
+from engine.enums import ToolCallState
 from models.base import Base, Count, CreatedAt, one_of
 
 
@@ -44,7 +45,7 @@ class ToolCallRow(Base):
         Index("uq_tool_calls_workspace_id_idempotency_key", "workspace_id", "idempotency_key", unique=True),
         Index("ix_tool_calls_turn_id", "turn_id"),
         CheckConstraint(
-            one_of("state", "requested", "awaiting_approval", "running", "succeeded", "failed", "denied", "unknown"),
+            one_of("state", ToolCallState),
             "state",
         ),
     )

@@ -10,6 +10,7 @@ from sqlalchemy import BigInteger, CheckConstraint, Double, ForeignKeyConstraint
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
+from engine.enums import Strategy, TurnStatus
 from models.base import Base, Count, CreatedAt, Id, UpdatedAt, one_of
 
 OPEN = "status IN ('queued', 'running', 'waiting')"
@@ -69,7 +70,7 @@ class TurnRow(Base):
         Index("ix_turns_admitted", "workspace_id", postgresql_where=text("admission = 'admitted' AND status IN ('queued', 'running')")),
         Index("ix_turns_pending", "workspace_id", "opened_at", postgresql_where=text("admission = 'pending' AND status = 'queued'")),
         Index("ix_turns_cancelling", "session_id", postgresql_where=text("status = 'running' AND cancel_requested_at IS NOT NULL")),
-        CheckConstraint(one_of("status", "queued", "running", "waiting", "done", "failed", "dead", "cancelled"), "status"),
-        CheckConstraint(one_of("strategy", "coalesce", "enqueue", "reject", "interrupt", "rollback"), "strategy"),
+        CheckConstraint(one_of("status", TurnStatus), "status"),
+        CheckConstraint(one_of("strategy", Strategy), "strategy"),
         {"postgresql_with": {"fillfactor": "80"}},
     )

@@ -13,11 +13,12 @@ from uuid import UUID
 import psycopg
 from structlog.contextvars import bound_contextvars
 
+from engine.enums import ModelCallState
 from engine.errors import LeaseLost
 from engine.events import ModelReply, ToolCall, ToolOutcome, Usage
 from engine.model.tokens import bound_tokens, estimated_usage
 from engine.turn.cancellation import CancelToken
-from engine.turn.commit import CallState, CommitResult, Outcome, Park, SettledCall, TurnCommit
+from engine.turn.commit import CommitResult, Outcome, Park, SettledCall, TurnCommit
 from engine.turn.context import Bound, Cost, ModelRequest, TurnContext
 from engine.turn.loop import advance
 from failpoints import failpoint
@@ -108,7 +109,7 @@ def _given_up(claim: turns.Claim, rest: Park) -> TurnCommit:
     """A turn given back in the middle: a model call under way may have been answered, and billed."""
     if claim.outstanding is None:
         return TurnCommit(rest=rest)
-    return TurnCommit(model_call=SettledCall(claim.outstanding, CallState.UNKNOWN, error_class="ReplyLost"), rest=rest)
+    return TurnCommit(model_call=SettledCall(claim.outstanding, ModelCallState.UNKNOWN, error_class="ReplyLost"), rest=rest)
 
 
 def _where(error: BaseException) -> str:

@@ -12,8 +12,9 @@ from uuid import UUID
 import psycopg
 from psycopg_pool import PoolTimeout
 
+from engine.enums import CancelReason
 from engine.errors import LeaseLost
-from engine.turn.cancellation import CancelReason, CancelToken
+from engine.turn.cancellation import CancelToken
 from store.conversations import turns
 from store.database import Database
 

@@ -14,7 +14,7 @@ from api.errors import Problem
 from api.responses import Json
 from api.routes.reading import LOOK_EVERY_S, read
 from api.schemas import responses
-from engine.events import EventKind
+from engine.enums import EventKind
 from realtime.messages import Delta
 
 routes = router("sessions")

@@ -12,7 +12,7 @@ from api.errors import Problem
 from api.openapi import CONFLICT, TOO_MUCH
 from api.responses import Json
 from api.schemas import requests, responses
-from engine.events import EventKind
+from engine.enums import EventKind
 from failpoints import failpoint
 from store.conversations import events, intake, session_control
 from store.conversations.intake import KEY_MAX_LENGTH, Accepted

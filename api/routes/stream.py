@@ -18,8 +18,8 @@ from api.errors import AWAY, Problem
 from api.responses import text_of
 from api.routes.events import MAX_OFFSET, After
 from api.routes.reading import LOOK_EVERY_S, read
+from engine.enums import EventKind
 from engine.errors import NotFound
-from engine.events import EventKind
 from realtime.messages import Delta
 from store.catalog.workspaces import Caller
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from engine.events import EventKind, Source
+from engine.enums import EventKind, Source
 
 Money = Annotated[str, Field(pattern=r"^-?\d+(\.\d+)?$", examples=["0.00021"], description="US dollars.")]
 TurnStatus = Literal["queued", "running", "waiting", "done", "failed", "dead", "cancelled"]

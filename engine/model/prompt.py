@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from engine.turn.context import ModelRequest, PromptMessage, Role, TurnContext
+from engine.enums import Role
+from engine.turn.context import ModelRequest, PromptMessage, TurnContext
 from engine.turn.state import TurnState
 
 STYLES = {

@@ -3,21 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from enum import StrEnum
 
-
-class CancelReason(StrEnum):
-    """Why a turn is not to go on; the `error_class` of one that ends for it.
-
-    cancelled: somebody asked for it. interrupted, rolled_back: the customer wrote again, with that strategy. taken_over: a person answers
-    now. paused: the session rests; the turn does not end, it waits.
-    """
-
-    CANCELLED = "Cancelled"
-    INTERRUPTED = "Interrupted"
-    ROLLED_BACK = "RolledBack"
-    TAKEN_OVER = "TakenOver"
-    PAUSED = "Paused"
+from engine.enums import CancelReason
 
 
 class CancelToken:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from engine.enums import ModelCallState
 from engine.events import Event, ModelReply, ToolOutcome
 from engine.turn.context import Bound, Cost
 
@@ -19,20 +19,12 @@ class Reserved:
     attempt: int
 
 
-class CallState(StrEnum):
-    """How a reserved model call came out. `UNKNOWN`: it may have been answered, and billed."""
-
-    SETTLED = "settled"
-    UNKNOWN = "unknown"
-    FAILED = "failed"
-
-
 @dataclass(frozen=True, slots=True)
 class SettledCall:
     """The outcome of a reserved model call, for its ledger row. `estimated`: its tokens are our count, the provider told none."""
 
     call: Reserved
-    state: CallState
+    state: ModelCallState
     reply: ModelReply | None = None
     cost: Cost = field(default_factory=lambda: Cost(None, None))
     error_class: str | None = None

@@ -4,22 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from decimal import Decimal
-from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-
-class Effect(StrEnum):
-    """What repeating a tool call would do; decides what happens when the reply to one is lost.
-
-    pure: nothing, repeat freely. idempotent: nothing, given the same idempotency key. queryable: can be asked
-    whether it happened. unsafe: it would happen twice, so it is sent at most once.
-    """
-
-    PURE = "pure"
-    IDEMPOTENT = "idempotent"
-    QUERYABLE = "queryable"
-    UNSAFE = "unsafe"
+from engine.enums import Effect, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +80,6 @@ class TurnContext:
     def tool(self, name: str) -> ToolSpec | None:
         """The agent's tool of that name, or None."""
         return next((tool for tool in self.tools if tool.name == name), None)
-
-
-class Role(StrEnum):
-    """Who speaks, in the model's input."""
-
-    SYSTEM = "system"
-    USER = "user"
-    ASSISTANT = "assistant"
-    TOOL = "tool"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from engine.events import Event, EventKind, ModelReply, Source, ToolCall, ToolOutcome, ToolStatus
-from engine.turn.cancellation import CancelReason
+from engine.enums import CancelReason, EventKind, Source, ToolStatus
+from engine.events import Event, ModelReply, ToolCall, ToolOutcome
 from engine.turn.commit import Finish
 
 FAILED_TEXT = "This message could not be answered."

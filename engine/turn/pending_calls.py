@@ -4,43 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from json import dumps
 from typing import Any
 
-from engine.events import ToolCall, ToolOutcome, ToolStatus
+from engine.enums import ApprovalStatus, ToolCallState, ToolStatus
+from engine.events import ToolCall, ToolOutcome
 from engine.turn.commit import ToolStart
 from engine.turn.context import TurnContext
 from engine.turn.decide import approval_hash
-
-
-class PendingState(StrEnum):
-    """How far a tool call without a result is.
-
-    running: it was begun, and whether it happened is not known. requested: it was put off, and is still to be begun.
-    awaiting_approval: a person must decide about it first.
-    """
-
-    RUNNING = "running"
-    REQUESTED = "requested"
-    AWAITING_APPROVAL = "awaiting_approval"
-
-
-class Decision(StrEnum):
-    """What became of an approval."""
-
-    PENDING = "pending"
-    APPROVED = "approved"
-    DENIED = "denied"
-    EXPIRED = "expired"
-    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True)
 class Approval:
     """What a person has decided about one tool call, bound to `arguments_hash`. `edited_arguments` take the place of the model's."""
 
-    decision: Decision
+    decision: ApprovalStatus
     arguments_hash: str
     reason: str | None = None
     edited_arguments: dict[str, Any] | None = None
@@ -52,7 +30,7 @@ class Pending:
     """A tool call that has a row and no result."""
 
     idempotency_key: str
-    state: PendingState
+    state: ToolCallState
     approval: Approval | None = None
 
 
@@ -74,22 +52,22 @@ def sort(calls: tuple[ToolCall, ...], rows: Mapping[str, Pending], context: Turn
     answers: dict[str, ToolOutcome] = {}
     for call in calls:
         row = rows.get(call.tool_call_id)
-        state = row.state if row else PendingState.RUNNING
+        state = row.state if row else ToolCallState.RUNNING
         approval = row.approval if row else None
         approved = as_approved(call, row)
-        if approval is None or (state is PendingState.AWAITING_APPROVAL and approval.decision is Decision.PENDING):
+        if approval is None or (state is ToolCallState.AWAITING_APPROVAL and approval.decision is ApprovalStatus.PENDING):
             match state:
-                case PendingState.RUNNING:
+                case ToolCallState.RUNNING:
                     ready.append(call)
-                case PendingState.REQUESTED:
+                case ToolCallState.REQUESTED:
                     starts.append(ToolStart(call.tool_call_id))
-                case PendingState.AWAITING_APPROVAL:
+                case ToolCallState.AWAITING_APPROVAL:
                     waiting.append(call)
-        elif approval.decision is not Decision.APPROVED:
+        elif approval.decision is not ApprovalStatus.APPROVED:
             answers[call.tool_call_id] = _denied(_why(approval))
         elif (hashed := approval_hash(context, approved)) != approval.arguments_hash:
-            answers[call.tool_call_id] = _changed(begun=state is PendingState.RUNNING)
-        elif state is PendingState.RUNNING:
+            answers[call.tool_call_id] = _changed(begun=state is ToolCallState.RUNNING)
+        elif state is ToolCallState.RUNNING:
             ready.append(approved)
         elif approval.used:
             answers[call.tool_call_id] = _denied(_why(approval))
@@ -108,9 +86,9 @@ def as_approved(call: ToolCall, row: Pending | None) -> ToolCall:
 
 def _why(approval: Approval) -> str:
     match approval.decision:
-        case Decision.DENIED:
+        case ApprovalStatus.DENIED:
             return f"A person decided against it{f': {approval.reason}' if approval.reason else '.'}"
-        case Decision.EXPIRED:
+        case ApprovalStatus.EXPIRED:
             return "Nobody approved it in time, so it was not made."
         case _:
             return "Its approval was used or withdrawn before, so it was not made."

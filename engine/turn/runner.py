@@ -8,16 +8,17 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from engine.enums import CancelReason, Effect, FinishReason, ModelCallState, ToolCallState, ToolStatus
 from engine.errors import Ambiguous, Permanent, RateLimited, Transient, TurnlineError, Unreachable
-from engine.events import FinishReason, ModelReply, ToolCall, ToolOutcome, ToolStatus
+from engine.events import ModelReply, ToolCall, ToolOutcome
 from engine.model.prompt import model_request
 from engine.safe_json import clean_text
-from engine.turn.cancellation import CancelReason, CancelToken
-from engine.turn.commit import CallState, CommitResult, Finish, Outcome, Park, Reserve, Reserved, SettledCall, ToolSettled, TurnCommit
-from engine.turn.context import Cost, Effect, TurnContext
+from engine.turn.cancellation import CancelToken
+from engine.turn.commit import CommitResult, Finish, Outcome, Park, Reserve, Reserved, SettledCall, ToolSettled, TurnCommit
+from engine.turn.context import Cost, TurnContext
 from engine.turn.decide import CallModel, CallTools, decide, tool_intents
 from engine.turn.log_events import cancelled_event, failure_event, reply_events, result_event
-from engine.turn.pending_calls import Pending, PendingState, sort
+from engine.turn.pending_calls import Pending, sort
 from engine.turn.ports import Perform, ResumePoint, TurnLog
 from engine.turn.state import TurnState
 
@@ -66,13 +67,13 @@ class TurnRunner:
         if written.stop is not None:
             self.stop.ask(CancelReason(written.stop))
         for intent in change.tool_calls:
-            state = PendingState.REQUESTED if stopped else PendingState.RUNNING
+            state = ToolCallState.REQUESTED if stopped else ToolCallState.RUNNING
             if intent.approval_hash is not None:
-                state = PendingState.AWAITING_APPROVAL
+                state = ToolCallState.AWAITING_APPROVAL
             self._row(intent.tool_call_id, Pending(intent.idempotency_key, state))
         if not stopped:
             for begun in change.starts:
-                self._row(begun.tool_call_id, replace(self.rows[begun.tool_call_id], state=PendingState.RUNNING))
+                self._row(begun.tool_call_id, replace(self.rows[begun.tool_call_id], state=ToolCallState.RUNNING))
         if change.reserve is not None:
             self.refused = written.refused
             if (stopped or written.refused) and not change.reserve.again:
@@ -82,7 +83,7 @@ class TurnRunner:
 
     def _row(self, tool_call_id: str, row: Pending) -> None:
         self.rows[tool_call_id] = row
-        if row.state is PendingState.RUNNING:
+        if row.state is ToolCallState.RUNNING:
             self.fresh.add(tool_call_id)
 
     async def _next(self) -> TurnCommit:
@@ -139,7 +140,7 @@ class TurnRunner:
             partial = clean_text("".join(heard))
             usage, cost = self.perform.estimate(request, partial)
             cut = ModelReply(partial, (), FinishReason.STOP, self.context.model_name, usage)
-            settled = replace(self._outcome(CallState.SETTLED, self.stop.reason, begun_at, cut, cost), estimated=True)
+            settled = replace(self._outcome(ModelCallState.SETTLED, self.stop.reason, begun_at, cut, cost), estimated=True)
             return self._stopping(TurnCommit(model_call=settled), self.stop.reason, partial)
         except (Transient, Ambiguous) as error:
             return await self._try_again(error, begun_at)
@@ -147,7 +148,7 @@ class TurnRunner:
             settled = self._outcome(_state_of(error), error.error_class, begun_at)
             return self._ending(TurnCommit(model_call=settled), Finish("failed", error.error_class, str(error)))
         self.tries = 0
-        settled = self._outcome(CallState.SETTLED, None, begun_at, reply, cost)
+        settled = self._outcome(ModelCallState.SETTLED, None, begun_at, reply, cost)
         if not reply.tool_calls and not reply.text:
             detail = f"the model answered with nothing (finish reason: {reply.finish_reason})"
             return self._ending(TurnCommit(model_call=settled), Finish("failed", "EmptyReply", detail))
@@ -156,7 +157,7 @@ class TurnRunner:
 
     def _outcome(
         self,
-        state: CallState,
+        state: ModelCallState,
         error_class: str | None,
         begun_at: float | None = None,
         reply: ModelReply | None = None,
@@ -169,7 +170,7 @@ class TurnRunner:
 
     def _unsent(self) -> TurnCommit:
         """A reserved call that will not be made after all is settled as such."""
-        return TurnCommit(model_call=self._outcome(CallState.FAILED, "NotSent") if self.reserved else None)
+        return TurnCommit(model_call=self._outcome(ModelCallState.FAILED, "NotSent") if self.reserved else None)
 
     async def _try_again(self, error: Transient | Ambiguous, begun_at: float) -> TurnCommit:
         """After a failed request: try again here if that is soon, park if it is not, give up when patience has run out."""
@@ -291,10 +292,10 @@ class TurnRunner:
 
     def _left(self, call: ToolCall) -> ToolOutcome:
         row = self.rows.get(call.tool_call_id)
-        if row is not None and row.state is PendingState.RUNNING and call.tool_call_id not in self.fresh:
+        if row is not None and row.state is ToolCallState.RUNNING and call.tool_call_id not in self.fresh:
             return replace(self._cut_off(call), requests=0)
         return ToolOutcome(ToolStatus.DENIED, error="It was not made: the reply was cancelled before.", requests=0)
 
 
-def _state_of(error: TurnlineError) -> CallState:
-    return CallState.UNKNOWN if error.maybe_done else CallState.FAILED
+def _state_of(error: TurnlineError) -> ModelCallState:
+    return ModelCallState.UNKNOWN if error.maybe_done else ModelCallState.FAILED

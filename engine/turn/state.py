@@ -8,8 +8,9 @@ from json import dumps
 from typing import Any
 from uuid import UUID
 
-from engine.events import Event, EventKind, Source, ToolCall
-from engine.turn.context import PromptMessage, PromptToolCall, Role
+from engine.enums import EventKind, Role, Source
+from engine.events import Event, ToolCall
+from engine.turn.context import PromptMessage, PromptToolCall
 
 NOWHERE = 2**31 - 1  # beyond every offset
 CUT_OFF = "[The reply was cut off here.]"

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
+from engine.enums import Effect, ToolStatus
 from engine.errors import Ambiguous, Malformed, ProviderDown, RateLimited, Rejected, TimedOut, Transient, TurnlineError
-from engine.events import ToolOutcome, ToolStatus
-from engine.turn.context import Effect, IntegrationSpec, ToolSpec
+from engine.events import ToolOutcome
+from engine.turn.context import IntegrationSpec, ToolSpec
 from integrations.http import RequestCounter
 from integrations.tools import Integration
 from integrations.tools.http.request import Refused

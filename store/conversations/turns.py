@@ -14,12 +14,13 @@ import psycopg
 from psycopg.types.json import Jsonb
 from psycopg_pool import PoolTimeout
 
+from engine.enums import ApprovalStatus, Effect, EventKind, Source, ToolCallState
 from engine.errors import LeaseLost, Rejected
-from engine.events import Event, EventKind, Source
+from engine.events import Event
 from engine.model.prompt import instructions
 from engine.turn.commit import CommitResult, Finish, Park, Reserved, SettledCall, TurnCommit
-from engine.turn.context import Effect, IntegrationSpec, Limits, ToolSpec, TurnContext
-from engine.turn.pending_calls import Approval, Decision, Pending, PendingState
+from engine.turn.context import IntegrationSpec, Limits, ToolSpec, TurnContext
+from engine.turn.pending_calls import Approval, Pending
 from engine.turn.ports import ResumePoint
 from failpoints import failpoint
 from store.database import Database
@@ -223,9 +224,9 @@ def _integration(item: Mapping[str, Any], workspace_id: UUID, secrets: Secrets) 
 def _pending(item: Mapping[str, Any]) -> Pending:
     approval = None
     if item["approval"] is not None:
-        decision = Decision(item["approval"])
+        decision = ApprovalStatus(item["approval"])
         approval = Approval(decision, item["arguments_hash"], item["reason"], item["edited_arguments"], item["used"])
-    return Pending(item["idempotency_key"], PendingState(item["state"]), approval)
+    return Pending(item["idempotency_key"], ToolCallState(item["state"]), approval)
 
 
 def _event(item: Mapping[str, Any]) -> Event:

@@ -10,7 +10,8 @@ from store.database import Database
 
 # Only the first open turn of a session can be carried; those behind it are counted with it.
 OPEN = """
-SELECT t.id, t.workspace_id, t.session_id, t.status, t.attempts, t.opened_at, t.claimed_at, t.not_before, t.dispatched_at, t.dispatch_count, t.admission,
+SELECT t.id, t.workspace_id, t.session_id, t.status, t.attempts, t.opened_at, t.claimed_at, t.not_before, t.dispatched_at, t.dispatch_count,
+    t.admission,
     t.error_class, t.cancel_requested_at, s.mode, s.quarantined_at, s.lease_until, coalesce(t.not_before > now(), false) AS early,
     greatest(t.opened_at, t.claimed_at) AS since,
     (SELECT count(*) FROM turns b WHERE b.session_id = t.session_id AND b.status IN ('queued', 'running', 'waiting')) - 1 AS behind

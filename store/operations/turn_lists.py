@@ -33,7 +33,8 @@ ORDER BY t.opened_at LIMIT $1
 
 # Of a turn's row, what its workspace's programs have no use for.
 OPERATORS = """
-SELECT t.workspace_id, t.dispatch_count, t.dispatched_at, t.admission, t.fence, t.claimed_at, t.running_s, t.cancel_reason, s.mode, s.quarantined_at
+SELECT t.workspace_id, t.dispatch_count, t.dispatched_at, t.admission, t.fence, t.claimed_at, t.running_s,
+    t.cancel_reason, s.mode, s.quarantined_at
 FROM turns t JOIN sessions s ON s.id = t.session_id WHERE t.id = :id
 """
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from engine.events import Event, EventKind, Source
+from engine.enums import EventKind, Source
+from engine.events import Event
 from engine.turn.commit import Finish, TurnCommit
 from store import migrate
 from store.conversations import intake

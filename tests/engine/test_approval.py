@@ -7,12 +7,13 @@ from uuid import UUID
 
 import pytest
 
-from engine.events import Event, EventKind, Source, ToolCall, ToolOutcome, ToolStatus
+from engine.enums import ApprovalStatus, Effect, EventKind, Source, ToolCallState, ToolStatus
+from engine.events import Event, ToolCall, ToolOutcome
 from engine.turn.commit import Finish, Park, Reserved
-from engine.turn.context import Effect, ToolSpec, TurnContext
+from engine.turn.context import ToolSpec, TurnContext
 from engine.turn.decide import approval_hash
 from engine.turn.loop import advance
-from engine.turn.pending_calls import Approval, Decision, Pending, PendingState
+from engine.turn.pending_calls import Approval, Pending
 from engine.turn.ports import ResumePoint
 from tests.support.fakes import TURN, ListLog, Script, calls, context, customer, says
 
@@ -45,9 +46,9 @@ def asked(*some: ToolCall) -> list[Event]:
     ]
 
 
-def waiting(call: ToolCall, given: TurnContext, decision: Decision = Decision.PENDING, **fields: object) -> Pending:
+def waiting(call: ToolCall, given: TurnContext, decision: ApprovalStatus = ApprovalStatus.PENDING, **fields: object) -> Pending:
     approval = Approval(decision, approval_hash(given, call), **fields)  # type: ignore[arg-type]
-    return Pending(f"key of {call.tool_call_id}", PendingState.AWAITING_APPROVAL, approval)
+    return Pending(f"key of {call.tool_call_id}", ToolCallState.AWAITING_APPROVAL, approval)
 
 
 async def test_a_call_that_needs_approval_parks_the_turn_in_the_commit_that_asks_for_it():
@@ -83,7 +84,7 @@ async def test_an_approved_call_is_begun_by_a_commit_and_then_made():
     given = context(REFUND)
     log, world = ListLog(*asked(refund())), Script(says("Done."), tools={"c0": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
 
-    rest = await advance(log, world, given, ResumePoint(tuple(log.events), None, {"c0": waiting(refund(), given, Decision.APPROVED)}))
+    rest = await advance(log, world, given, ResumePoint(tuple(log.events), None, {"c0": waiting(refund(), given, ApprovalStatus.APPROVED)}))
 
     assert rest == Finish("done")
     (start,) = log.changes[0].starts
@@ -94,7 +95,7 @@ async def test_an_approved_call_is_begun_by_a_commit_and_then_made():
 async def test_a_call_is_made_with_the_arguments_that_a_person_put_in_place_and_the_model_is_told():
     given = context(REFUND)
     log, world = ListLog(*asked(refund())), Script(says("Done."), tools={"c0": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
-    row = waiting(refund(cents=100), given, Decision.APPROVED, edited_arguments={"cents": 100})
+    row = waiting(refund(cents=100), given, ApprovalStatus.APPROVED, edited_arguments={"cents": 100})
 
     await advance(log, world, given, ResumePoint(tuple(log.events), None, {"c0": row}))
 
@@ -105,11 +106,11 @@ async def test_a_call_is_made_with_the_arguments_that_a_person_put_in_place_and_
 @pytest.mark.parametrize(
     ("row", "says_"),
     [
-        ({"decision": Decision.DENIED, "reason": "too much"}, "too much"),
-        ({"decision": Decision.EXPIRED}, "in time"),
-        ({"decision": Decision.APPROVED, "used": True}, "used or withdrawn"),
-        ({"decision": Decision.CANCELLED}, "used or withdrawn"),
-        ({"decision": Decision.APPROVED, "edited_arguments": {"cents": 999_999}}, "not what would be run"),
+        ({"decision": ApprovalStatus.DENIED, "reason": "too much"}, "too much"),
+        ({"decision": ApprovalStatus.EXPIRED}, "in time"),
+        ({"decision": ApprovalStatus.APPROVED, "used": True}, "used or withdrawn"),
+        ({"decision": ApprovalStatus.CANCELLED}, "used or withdrawn"),
+        ({"decision": ApprovalStatus.APPROVED, "edited_arguments": {"cents": 999_999}}, "not what would be run"),
     ],
 )
 async def test_what_was_not_approved_is_not_made_and_the_model_is_told_why(row: dict[str, object], says_: str):
@@ -140,7 +141,7 @@ async def test_of_several_the_decided_ones_go_on_and_the_others_wait():
     some = [refund(f"c{n}") for n in range(3)]
     log, world = ListLog(*asked(*some)), Script(tools={"c1": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
     rows = {call.tool_call_id: waiting(call, given) for call in some}
-    rows["c1"] = waiting(some[1], given, Decision.APPROVED)
+    rows["c1"] = waiting(some[1], given, ApprovalStatus.APPROVED)
 
     assert await advance(log, world, given, ResumePoint(tuple(log.events), None, rows)) == WAITS
 

@@ -9,10 +9,11 @@ from uuid import UUID
 
 import pytest
 
+from engine.enums import Effect, EventKind, ModelCallState, ToolStatus
 from engine.errors import TimedOut
-from engine.events import Event, EventKind, ModelReply, ToolCall, ToolOutcome, ToolStatus
-from engine.turn.commit import CallState, CommitResult, Finish, Reserved, TurnCommit
-from engine.turn.context import Effect, Limits, ToolSpec
+from engine.events import Event, ModelReply, ToolCall, ToolOutcome
+from engine.turn.commit import CommitResult, Finish, Reserved, TurnCommit
+from engine.turn.context import Limits, ToolSpec
 from engine.turn.loop import advance
 from engine.turn.ports import ResumePoint
 from tests.support.fakes import Hanging, ListLog, Script, calls, context, customer, says
@@ -120,7 +121,7 @@ async def test_where_no_budget_has_room_the_turn_fails_with_its_sentence_and_not
     settled = log.changes[-1].model_call
     if nth == 0:  # the claim had reserved it
         assert settled is not None
-        assert (settled.state, settled.error_class) == (CallState.FAILED, "NotSent")
+        assert (settled.state, settled.error_class) == (ModelCallState.FAILED, "NotSent")
     else:
         assert settled is None, "its row was never written"
     assert said(log) == ["failed", "BudgetSpent", "a limit on what may be spent"]

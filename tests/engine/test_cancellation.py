@@ -8,12 +8,13 @@ from uuid import UUID
 
 import pytest
 
-from engine.events import Event, ToolCall, ToolOutcome, ToolStatus
-from engine.turn.cancellation import CancelReason, CancelToken
-from engine.turn.commit import CallState, CommitResult, Finish, Park, Reserved, TurnCommit
-from engine.turn.context import Effect, ToolSpec
+from engine.enums import CancelReason, Effect, ModelCallState, ToolCallState, ToolStatus
+from engine.events import Event, ToolCall, ToolOutcome
+from engine.turn.cancellation import CancelToken
+from engine.turn.commit import CommitResult, Finish, Park, Reserved, TurnCommit
+from engine.turn.context import ToolSpec
 from engine.turn.loop import advance
-from engine.turn.pending_calls import Pending, PendingState
+from engine.turn.pending_calls import Pending
 from engine.turn.ports import ResumePoint
 from tests.support.fakes import Hanging, ListLog, Script, calls, context, customer, says
 
@@ -55,7 +56,7 @@ async def test_a_model_call_is_cut_off_its_text_kept_and_its_tokens_estimated():
     assert status.content["partial_text"] == "The order is"
     assert status.metadata == {"read_through": 0}
     assert last.model_call is not None
-    assert (last.model_call.state, last.model_call.estimated, last.model_call.error_class) == (CallState.SETTLED, True, "Cancelled")
+    assert (last.model_call.state, last.model_call.estimated, last.model_call.error_class) == (ModelCallState.SETTLED, True, "Cancelled")
     assert last.model_call.reply is not None
     assert last.model_call.reply.usage is not None
     assert last.model_call.reply.usage.output_tokens == 3
@@ -114,7 +115,7 @@ async def test_a_call_that_was_put_off_is_begun_by_a_commit_of_its_own():
     log = ListLog(*(await _asked(tool)).events)
     world = Script(says("Done."), tools={"c0": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
 
-    rest = await advance(log, world, context(tool), ResumePoint(tuple(log.events), None, {"c0": Pending("key", PendingState.REQUESTED)}))
+    rest = await advance(log, world, context(tool), ResumePoint(tuple(log.events), None, {"c0": Pending("key", ToolCallState.REQUESTED)}))
 
     assert rest == Finish("done")
     assert [start.tool_call_id for start in log.changes[0].starts] == ["c0"]

@@ -7,12 +7,13 @@ from uuid import UUID
 
 import pytest
 
+from engine.enums import Effect, EventKind, FinishReason, ModelCallState, Role, Source, ToolCallState, ToolStatus
 from engine.errors import LeaseLost, ProviderDown, RateLimited, Rejected, ReplyLost, TimedOut, Unreachable
-from engine.events import Event, EventKind, FinishReason, ModelReply, Source, ToolCall, ToolOutcome, ToolStatus
-from engine.turn.commit import CallState, Finish, Park, Reserved
-from engine.turn.context import Effect, Limits, Role, ToolSpec
+from engine.events import Event, ModelReply, ToolCall, ToolOutcome
+from engine.turn.commit import Finish, Park, Reserved
+from engine.turn.context import Limits, ToolSpec
 from engine.turn.loop import advance
-from engine.turn.pending_calls import Pending, PendingState
+from engine.turn.pending_calls import Pending
 from engine.turn.ports import ResumePoint
 from tests.support.fakes import TURN, ListLog, Script, calls, context, customer, says
 
@@ -40,7 +41,7 @@ async def test_a_message_is_answered_in_one_commit():
     (change,) = log.changes
     assert change.rest == Finish("done")
     assert change.model_call is not None
-    assert change.model_call.state is CallState.SETTLED
+    assert change.model_call.state is ModelCallState.SETTLED
     assert [(m.role, m.text) for m in world.requests[0].messages] == [(Role.SYSTEM, "Be brief."), (Role.USER, "Is order 41 paid?")]
 
 
@@ -98,7 +99,7 @@ async def test_a_resumed_turn_repeats_a_keyed_tool_with_the_same_key_and_asks_th
     world = Script(says("Yes."), tools={"c1": ToolOutcome(ToolStatus.SUCCEEDED, {})})
 
     await advance(
-        log, world, context(LOOKUP), start(*log.events, reserved=None, pending={"c1": Pending("the key of its row", PendingState.RUNNING)})
+        log, world, context(LOOKUP), start(*log.events, reserved=None, pending={"c1": Pending("the key of its row", ToolCallState.RUNNING)})
     )
 
     assert world.tool_keys == [("c1", "the key of its row")]
@@ -111,7 +112,7 @@ async def test_a_resumed_unsafe_call_is_unknown_and_not_made_again():
                    {"step": 0, "read_through": 0, "position": 0, "raw_arguments": "{}"}, TURN, 1)  # fmt: skip
     log, world = ListLog(customer("Refund me", 0), called), Script(says("I am not sure."))
 
-    await advance(log, world, context(REFUND), start(*log.events, reserved=None, pending={"c1": Pending("key", PendingState.RUNNING)}))
+    await advance(log, world, context(REFUND), start(*log.events, reserved=None, pending={"c1": Pending("key", ToolCallState.RUNNING)}))
 
     assert world.tool_keys == []
     assert log.events[2].content["status"] == "unknown"
@@ -121,13 +122,13 @@ async def test_a_resumed_unsafe_call_is_unknown_and_not_made_again():
 @pytest.mark.parametrize(
     ("error", "state"),
     [
-        (ProviderDown("HTTP 500"), CallState.FAILED),
-        (RateLimited("HTTP 429", retry_after_s=0.0), CallState.FAILED),
-        (ReplyLost("reset"), CallState.UNKNOWN),
-        (TimedOut("120 s"), CallState.UNKNOWN),
+        (ProviderDown("HTTP 500"), ModelCallState.FAILED),
+        (RateLimited("HTTP 429", retry_after_s=0.0), ModelCallState.FAILED),
+        (ReplyLost("reset"), ModelCallState.UNKNOWN),
+        (TimedOut("120 s"), ModelCallState.UNKNOWN),
     ],
 )
-async def test_a_request_that_fails_in_passing_is_made_again_with_a_ledger_row_each(error: Exception, state: CallState):
+async def test_a_request_that_fails_in_passing_is_made_again_with_a_ledger_row_each(error: Exception, state: ModelCallState):
     log, world = ListLog(), Script(error, says("Yes."))
 
     assert await advance(log, world, context(), start(customer("Hello", 0))) == Finish("done")
@@ -181,7 +182,7 @@ async def test_a_refusal_fails_the_turn_and_settles_its_call():
     assert log.kinds() == ["status_update"]
     assert "401" not in str(log.events[0].content), "the customer is told that it failed, the operator why"
     assert log.changes[0].model_call is not None
-    assert log.changes[0].model_call.state is CallState.FAILED
+    assert log.changes[0].model_call.state is ModelCallState.FAILED
 
 
 async def test_an_empty_reply_fails_the_turn_and_is_paid_for():
@@ -191,7 +192,7 @@ async def test_an_empty_reply_fails_the_turn_and_is_paid_for():
     assert isinstance(rest, Finish)
     assert rest.error_class == "EmptyReply"
     assert log.changes[0].model_call is not None
-    assert log.changes[0].model_call.state is CallState.SETTLED
+    assert log.changes[0].model_call.state is ModelCallState.SETTLED
 
 
 async def test_a_model_that_calls_for_ever_is_stopped():
@@ -238,4 +239,4 @@ async def test_a_call_reserved_for_a_turn_that_needs_none_is_settled_as_never_se
     assert await advance(log, world, context(), start(customer("Hello", 0), answered)) == Finish("done")
 
     assert log.changes[0].model_call is not None
-    assert (log.changes[0].model_call.state, log.changes[0].model_call.error_class) == (CallState.FAILED, "NotSent")
+    assert (log.changes[0].model_call.state, log.changes[0].model_call.error_class) == (ModelCallState.FAILED, "NotSent")

@@ -7,9 +7,9 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.events import Event, EventKind, Source
+from engine.enums import EventKind, Role, Source
+from engine.events import Event
 from engine.model.prompt import model_request
-from engine.turn.context import Role
 from engine.turn.state import BEGINNING, YOUR_TURN, TurnState
 from tests.support.fakes import OTHER_TURN, TURN, context, customer
 from tests.support.valid_prompt import provider_valid

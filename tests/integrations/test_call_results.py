@@ -7,8 +7,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from engine.enums import Effect
 from engine.events import ToolCall
-from engine.turn.context import Effect, IntegrationSpec, ToolSpec
+from engine.turn.context import IntegrationSpec, ToolSpec
 from integrations.executor import Performer
 from tests.integrations.conftest import MakeOutside
 from tests.support.http_servers import Handler, answering, free_port, never, reset, response, serve

@@ -9,8 +9,8 @@ from uuid import uuid4
 
 import pytest
 
-from engine.events import ToolStatus
-from engine.turn.context import Effect, IntegrationSpec, ToolSpec
+from engine.enums import Effect, ToolStatus
+from engine.turn.context import IntegrationSpec, ToolSpec
 from integrations.executor import Performer
 from integrations.tools import retries
 from tests.integrations.conftest import MakeOutside

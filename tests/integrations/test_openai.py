@@ -8,9 +8,10 @@ from uuid import uuid4
 
 import pytest
 
+from engine.enums import FinishReason, Role
 from engine.errors import Malformed, Rejected
-from engine.events import FinishReason, Usage
-from engine.turn.context import PromptMessage, PromptToolCall, Role, ToolSpec
+from engine.events import Usage
+from engine.turn.context import PromptMessage, PromptToolCall, ToolSpec
 from integrations.providers import provider_for
 from tests.integrations.conftest import MakeOutside
 from tests.support.http_servers import Handler, Request, answering, chunked, response, serve

@@ -9,8 +9,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from engine.events import ToolOutcome, ToolStatus
-from engine.turn.context import Effect
+from engine.enums import Effect, ToolStatus
+from engine.events import ToolOutcome
 from integrations.executor import Performer
 from integrations.tools import retries
 from sandbox.server import Sandbox

@@ -11,8 +11,9 @@ from uuid import uuid4
 
 import pytest
 
-from engine.events import ToolCall, ToolOutcome, ToolStatus
-from engine.turn.context import Effect, IntegrationSpec, ToolSpec
+from engine.enums import Effect, ToolStatus
+from engine.events import ToolCall, ToolOutcome
+from engine.turn.context import IntegrationSpec, ToolSpec
 from integrations.executor import Performer
 from tests.integrations.conftest import MakeOutside
 from tests.support.http_servers import Handler, Request, Server, answering, free_port, never, reset, response, serve

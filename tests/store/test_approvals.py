@@ -10,8 +10,9 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
+from engine.enums import ToolStatus
 from engine.errors import Conflict, NotFound, Rejected
-from engine.events import ToolOutcome, ToolStatus
+from engine.events import ToolOutcome
 from engine.turn.commit import Finish, Park, ToolStart, TurnCommit
 from engine.turn.loop import advance
 from store.conversations import approvals, intake, sweep, turns

@@ -13,9 +13,10 @@ from uuid import UUID
 import psycopg
 import pytest
 
+from engine.enums import FinishReason, ModelCallState
 from engine.errors import ReplyLost
-from engine.events import FinishReason, ModelReply, ToolCall, ToolOutcome, Usage
-from engine.turn.commit import CallState, Finish, Park, Reserve, Reserved, SettledCall, TurnCommit
+from engine.events import ModelReply, ToolCall, ToolOutcome, Usage
+from engine.turn.commit import Finish, Park, Reserve, Reserved, SettledCall, TurnCommit
 from engine.turn.context import Bound, Cost, ModelRequest, TurnContext
 from engine.turn.loop import advance
 from store.conversations import budgets, intake
@@ -218,7 +219,7 @@ def held(step: int, *, again: bool | None = None, bound: Bound = MOST) -> Reserv
 
 def settled_at(step: int) -> SettledCall:
     reply = ModelReply("", (), FinishReason.STOP, "gpt-4o", USED)
-    return SettledCall(Reserved(step, 0), CallState.SETTLED, reply, Cost(COST, "test"))
+    return SettledCall(Reserved(step, 0), ModelCallState.SETTLED, reply, Cost(COST, "test"))
 
 
 async def twice(claim: Any, change: TurnCommit) -> Any:
@@ -247,7 +248,7 @@ async def test_a_refusal_that_is_sent_twice_is_a_refusal_twice(database: Databas
     claim = await claimed(database, await opened(database, made))
 
     assert (await twice(claim, TurnCommit(reserve=held(0)))).refused
-    await claim.write(TurnCommit(model_call=SettledCall(Reserved(0, 0), CallState.FAILED, error_class="NotSent"), rest=Park(0.0)))
+    await claim.write(TurnCommit(model_call=SettledCall(Reserved(0, 0), ModelCallState.FAILED, error_class="NotSent"), rest=Park(0.0)))
     assert await shown(database, made, budget_id) == (0, 0)
 
 
@@ -360,7 +361,7 @@ async def test_a_call_whose_usage_was_not_told_spends_all_that_was_held(database
     await claim.write(TurnCommit(reserve=held(0)))
     untold = ModelReply("Yes.", (), FinishReason.STOP, "gpt-4o", None)
 
-    await claim.write(TurnCommit(model_call=SettledCall(Reserved(0, 0), CallState.SETTLED, untold), rest=Finish("done")))
+    await claim.write(TurnCommit(model_call=SettledCall(Reserved(0, 0), ModelCallState.SETTLED, untold), rest=Finish("done")))
 
     assert await shown(database, made, dollars) == (MOST_USD, 0)
     assert await shown(database, made, tokens) == (MOST.tokens, 0)

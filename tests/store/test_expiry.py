@@ -9,8 +9,8 @@ from uuid import UUID
 import psycopg
 import pytest
 
+from engine.enums import ApprovalStatus
 from engine.errors import Conflict
-from engine.turn.pending_calls import Decision
 from store.conversations import expiry, intake, session_control, sessions, turns
 from store.conversations import redrive as store_redrive
 from store.database import Database
@@ -168,4 +168,4 @@ async def test_an_approval_expires_whoever_looks(
         assert isinstance(claim, turns.Claim)
         (pending,) = claim.start.pending.values()
         assert pending.approval is not None
-        assert pending.approval.decision is Decision.EXPIRED
+        assert pending.approval.decision is ApprovalStatus.EXPIRED

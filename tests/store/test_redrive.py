@@ -10,8 +10,9 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text as sql
 
+from engine.enums import EventKind, Source
 from engine.errors import Conflict
-from engine.events import Event, EventKind, Source
+from engine.events import Event
 from engine.turn.commit import Finish, TurnCommit
 from engine.turn.context import Limits
 from store.conversations import intake, turns

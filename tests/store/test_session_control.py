@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from engine.events import Event, EventKind, Source
-from engine.turn.commit import CallState, Park, SettledCall, ToolIntent, TurnCommit
+from engine.enums import EventKind, ModelCallState, Source
+from engine.events import Event
+from engine.turn.commit import Park, SettledCall, ToolIntent, TurnCommit
 from engine.turn.context import Cost
 from store.conversations import intake, session_control, turns
 from store.database import Database
@@ -18,12 +19,14 @@ CALLED = Event(EventKind.TOOL_CALL, Source.AI_AGENT, {"tool_call_id": "c1", "too
 INTENT = ToolIntent("c1", 0, 0, None, "refund", {}, "hash", "key-1", "unsafe", approval_hash="hash")
 FOR_APPROVAL = TurnCommit(
     events=(CALLED,),
-    model_call=SettledCall(FIRST, CallState.SETTLED, REPLY, Cost(None, None)),
+    model_call=SettledCall(FIRST, ModelCallState.SETTLED, REPLY, Cost(None, None)),
     tool_calls=(INTENT,),
     rest=Park(0.0, refund=True, for_approval=True),
 )
-FOR_A_WHILE = TurnCommit(model_call=SettledCall(FIRST, CallState.FAILED, error_class="RateLimited"), rest=Park(60.0, True, "RateLimited"))
-AT_ONCE = TurnCommit(model_call=SettledCall(FIRST, CallState.UNKNOWN, error_class="ReplyLost"), rest=Park(0.0, refund=True))
+FOR_A_WHILE = TurnCommit(
+    model_call=SettledCall(FIRST, ModelCallState.FAILED, error_class="RateLimited"), rest=Park(60.0, True, "RateLimited")
+)
+AT_ONCE = TurnCommit(model_call=SettledCall(FIRST, ModelCallState.UNKNOWN, error_class="ReplyLost"), rest=Park(0.0, refund=True))
 
 
 async def carried(database: Database) -> tuple[Tenant, turns.Claim]:
@@ -95,7 +98,9 @@ async def test_a_takeover_drops_the_reply_and_a_pause_puts_it_off(database: Data
     reserved = again.start.reserved
     assert reserved is not None
 
-    await again.write(TurnCommit(events=ANSWERED.events, model_call=SettledCall(reserved, CallState.SETTLED, REPLY), rest=ANSWERED.rest))
+    await again.write(
+        TurnCommit(events=ANSWERED.events, model_call=SettledCall(reserved, ModelCallState.SETTLED, REPLY), rest=ANSWERED.rest)
+    )
 
     event = await last(database, made)
     assert "partial_text" not in event.content, "what a person says from now on is not preceded by what the agent wanted to say"

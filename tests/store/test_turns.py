@@ -11,11 +11,12 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import text as sql
 
+from engine.enums import EventKind, FinishReason, ModelCallState, Source, ToolCallState, ToolStatus
 from engine.errors import Conflict, LeaseLost, NotFound, Rejected
-from engine.events import Event, EventKind, FinishReason, ModelReply, Source, ToolOutcome, ToolStatus, Usage
-from engine.turn.commit import CallState, Finish, Park, Reserve, Reserved, SettledCall, ToolIntent, ToolSettled, TurnCommit
+from engine.events import Event, ModelReply, ToolOutcome, Usage
+from engine.turn.commit import Finish, Park, Reserve, Reserved, SettledCall, ToolIntent, ToolSettled, TurnCommit
 from engine.turn.context import Cost, Limits
-from engine.turn.pending_calls import Pending, PendingState
+from engine.turn.pending_calls import Pending
 from store.conversations import intake, sweep, turns
 from store.database import Database
 from tests.support.factories import Tenant, tenant
@@ -24,7 +25,7 @@ FIRST = Reserved(0, 0)
 REPLY = ModelReply("Yes.", (), FinishReason.STOP, "gpt-4o-2024", Usage(100, 20, 0, 30, 10), "req-1", 12, 34)
 ANSWERED = TurnCommit(
     events=(Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "Yes."}, {"read_through": 0}),),
-    model_call=SettledCall(FIRST, CallState.SETTLED, REPLY, Cost(Decimal("0.0004500000"), "test")),
+    model_call=SettledCall(FIRST, ModelCallState.SETTLED, REPLY, Cost(Decimal("0.0004500000"), "test")),
     rest=Finish("done"),
 )
 
@@ -205,7 +206,7 @@ async def test_a_write_sent_twice_tells_what_its_call_was_to_read_and_nothing_th
     held = await claim(database, accepted.turn_id)
     await intake.accept(database, made.workspace_id, made.session_id, "two")
     again = TurnCommit(
-        model_call=SettledCall(FIRST, CallState.FAILED, error_class="Overloaded"),
+        model_call=SettledCall(FIRST, ModelCallState.FAILED, error_class="Overloaded"),
         reserve=Reserve(Reserved(0, 1), "openai", "gpt-4o", heard=0),
     )
     first = await held.write(again)
@@ -278,7 +279,7 @@ async def test_a_stale_fence_writes_nothing(database: Database):
     assert fresh.fence == stale.fence + 1
     assert len(await rows(database, made, "SELECT 1 FROM events")) == 1
     await fresh.write(TurnCommit(**{**{f: getattr(ANSWERED, f) for f in ("events", "rest")}, "model_call": SettledCall(
-        fresh.start.reserved, CallState.SETTLED, REPLY, Cost(None, None))}))  # fmt: skip
+        fresh.start.reserved, ModelCallState.SETTLED, REPLY, Cost(None, None))}))  # fmt: skip
     with pytest.raises(LeaseLost):
         await stale.write(ANSWERED)
     calls = await rows(database, made, "SELECT attempt, state FROM model_calls ORDER BY attempt")
@@ -310,7 +311,7 @@ async def test_a_message_that_arrives_during_a_step_is_news_for_the_next_model_c
     await held.write(
         TurnCommit(
             events=(called,),
-            model_call=SettledCall(FIRST, CallState.SETTLED, REPLY, Cost(None, None)),
+            model_call=SettledCall(FIRST, ModelCallState.SETTLED, REPLY, Cost(None, None)),
             tool_calls=(ToolIntent("c1", 0, 0, tool.id, tool.name, {"order": 41}, "hash", "key-1"),),
         )
     )
@@ -339,7 +340,7 @@ async def test_a_turn_taken_up_in_the_middle_knows_which_calls_were_begun(databa
     await held.write(
         TurnCommit(
             events=(called,),
-            model_call=SettledCall(FIRST, CallState.SETTLED, REPLY, Cost(None, None)),
+            model_call=SettledCall(FIRST, ModelCallState.SETTLED, REPLY, Cost(None, None)),
             tool_calls=(ToolIntent("c1", 0, 0, None, "orders_lookup", {}, "hash", "key-1"),),
         )
     )
@@ -348,7 +349,7 @@ async def test_a_turn_taken_up_in_the_middle_knows_which_calls_were_begun(databa
     again = await claim(database, accepted.turn_id, "other")
 
     assert (again.start.reserved, again.attempts) == (None, 2)
-    assert again.start.pending == {"c1": Pending("key-1", PendingState.RUNNING)}
+    assert again.start.pending == {"c1": Pending("key-1", ToolCallState.RUNNING)}
     assert [event.kind for event in again.start.events] == [EventKind.CUSTOMER_MESSAGE, EventKind.TOOL_CALL]
 
 
@@ -376,7 +377,7 @@ async def test_a_parked_turn_is_early_until_its_time_and_a_refund_gives_the_atte
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     held = await claim(database, accepted.turn_id)
-    failed = SettledCall(FIRST, CallState.FAILED, error_class="RateLimited")
+    failed = SettledCall(FIRST, ModelCallState.FAILED, error_class="RateLimited")
 
     await held.write(TurnCommit(model_call=failed, rest=Park(60.0, True, "RateLimited", "HTTP 429")))
 

@@ -9,8 +9,9 @@ from uuid import UUID
 
 from sqlalchemy import text as sql
 
-from engine.events import Event, EventKind, FinishReason, ModelReply, Source, Usage
-from engine.turn.commit import CallState, Finish, Reserved, SettledCall, TurnCommit
+from engine.enums import EventKind, FinishReason, ModelCallState, Source
+from engine.events import Event, ModelReply, Usage
+from engine.turn.commit import Finish, Reserved, SettledCall, TurnCommit
 from engine.turn.context import Cost, Limits
 from store.conversations import turns
 from store.database import Database
@@ -18,7 +19,7 @@ from tests.support.factories import Tenant
 
 FIRST = Reserved(0, 0)
 REPLY = ModelReply("Yes.", (), FinishReason.STOP, "gpt-4o", Usage(100, 0, 0, 30, 0))
-ASKED = SettledCall(FIRST, CallState.SETTLED, REPLY, Cost(Decimal("0.0005"), "test"))
+ASKED = SettledCall(FIRST, ModelCallState.SETTLED, REPLY, Cost(Decimal("0.0005"), "test"))
 ANSWERED = TurnCommit(
     events=(Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "Yes."}, {"read_through": 0}),), model_call=ASKED, rest=Finish("done")
 )

@@ -8,17 +8,9 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from uuid import UUID
 
+from engine.enums import EventKind, FinishReason, Source
 from engine.errors import LeaseLost
-from engine.events import (
-    Event,
-    EventKind,
-    FinishReason,
-    ModelReply,
-    Source,
-    ToolCall,
-    ToolOutcome,
-    Usage,
-)
+from engine.events import Event, ModelReply, ToolCall, ToolOutcome, Usage
 from engine.model.tokens import bound_tokens, estimated_usage
 from engine.turn.commit import CommitResult, TurnCommit
 from engine.turn.context import Bound, Cost, ModelRequest, ToolSpec, TurnContext

@@ -9,9 +9,10 @@ from uuid import uuid4
 
 import pytest
 
+from engine.enums import Role
 from engine.errors import TurnlineError
 from engine.events import ModelReply
-from engine.turn.context import ModelRequest, PromptMessage, Role, ToolSpec
+from engine.turn.context import ModelRequest, PromptMessage, ToolSpec
 from integrations.providers import provider_for
 from tests.integrations.conftest import MakeOutside
 from tests.support.http_servers import Handler, Server, answering, chunked, serve

@@ -10,8 +10,9 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
-from engine.events import FinishReason, ModelReply, ToolCall, ToolOutcome, ToolStatus, Usage
-from engine.turn.cancellation import CancelReason, CancelToken
+from engine.enums import CancelReason, FinishReason, ToolStatus
+from engine.events import ModelReply, ToolCall, ToolOutcome, Usage
+from engine.turn.cancellation import CancelToken
 from engine.turn.commit import CommitResult, TurnCommit
 from engine.turn.context import Bound, Cost, Limits, ModelRequest, TurnContext
 from engine.turn.loop import advance

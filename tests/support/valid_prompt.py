@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from engine.turn.context import ModelRequest, PromptMessage, Role
+from engine.enums import Role
+from engine.turn.context import ModelRequest, PromptMessage
 
 
 def provider_valid(request: ModelRequest) -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from engine.events import ToolOutcome, ToolStatus
+from engine.enums import ToolStatus
+from engine.events import ToolOutcome
 from store.conversations import turns
 from tests.support.api_server import Tenant, apart, opened
 from tests.support.engine_runs import asked, claimed, run_turn

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
+from engine.enums import ToolStatus
 from engine.errors import Malformed, ProviderDown, Rejected
-from engine.events import ToolOutcome, ToolStatus
+from engine.events import ToolOutcome
 from engine.safe_json import clean_text, parse_foreign
 from engine.tools.json_schema import apply_mapping, validate
 from engine.turn.context import IntegrationSpec, ToolSpec

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
+from engine.enums import Effect
 from engine.errors import Rejected
 from engine.tools.http_config import (
     DEFAULT_METHOD,
@@ -20,7 +21,7 @@ from engine.tools.http_config import (
     fill_secret,
 )
 from engine.tools.json_schema import apply_mapping, validate
-from engine.turn.context import Effect, IntegrationSpec, ToolSpec
+from engine.turn.context import IntegrationSpec, ToolSpec
 
 _IN_QUERY = frozenset({"GET", "DELETE"})
 _MAX_ADDRESS = 16_000

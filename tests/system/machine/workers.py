@@ -7,8 +7,9 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
+from engine.enums import FinishReason, ToolStatus
 from engine.errors import Malformed, ProviderDown, RateLimited, Rejected, ReplyLost, TimedOut, Unreachable
-from engine.events import FinishReason, ModelReply, ToolCall, ToolOutcome, ToolStatus, Usage
+from engine.events import ModelReply, ToolCall, ToolOutcome, Usage
 from tests.system.machine.base_machine import OPEN, PLACES, Play
 from tests.system.machine.worker_process import Wait, Worker
 from tests.system.machine.world import TOOLS

@@ -10,9 +10,10 @@ from uuid import UUID
 
 import psycopg
 
-from engine.events import ToolCall, ToolOutcome, ToolStatus
+from engine.enums import Effect, Role, ToolStatus
+from engine.events import ToolCall, ToolOutcome
 from engine.tools.json_schema import validate
-from engine.turn.context import Effect, Limits, ModelRequest, Role, ToolSpec
+from engine.turn.context import Limits, ModelRequest, ToolSpec
 from engine.turn.decide import hash_to_approve
 from store.conversations.turns import LEASE_LOST
 from tests.support.factories import Tenant, tenant
