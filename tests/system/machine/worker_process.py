@@ -136,7 +136,7 @@ class Worker:
         return cast(ModelReply, answer)
 
     async def call_tool(
-        self, tool: ToolSpec | None, call: ToolCall, key: str, *, tool_names: tuple[str, ...], begun: bool, hear: object
+        self, tool: ToolSpec | None, call: ToolCall, key: str, *, tool_names: tuple[str, ...], begun: bool, on_result: object
     ) -> ToolOutcome:
         known = self.world.called(self, tool, call, key, begun)
         return known if known is not None else cast(ToolOutcome, await self._wait(Wait("tool", call)))
