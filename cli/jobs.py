@@ -87,8 +87,10 @@ def run_job(settings: Settings, name: str, *, dry_run: bool, as_json: bool) -> N
         with _bar(name, shown=sys.stderr.isatty() and not as_json) as on_progress:
             return await jobs.run(wanted, settings=settings, celery=celery, asked_by=operator(), dry_run=dry_run, on_progress=on_progress)
 
-    if wanted.rings and not settings.broker_url:
-        raise SetupError(f"CELERY_BROKER_URL is not set, and {name} rings. Set it in the environment, or start `turnline up` here once.")
+    if wanted.needs_broker and not settings.broker_url:
+        raise SetupError(
+            f"CELERY_BROKER_URL is not set, and {name} needs a broker. Set it in the environment, or start `turnline up` here once."
+        )
     celery = make_app(settings)
     try:
         run_id, counts = asyncio.run(carry_out())

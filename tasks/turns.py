@@ -1,4 +1,4 @@
-"""Carrying turns."""
+"""Running turns, and the sweep that finds turns which should be running and are not."""
 
 from __future__ import annotations
 
@@ -24,8 +24,13 @@ from engine.turn.loop import advance
 from failpoints import failpoint
 from integrations.price_list import cost_of, max_cost_of
 from observability import metrics
-from store.conversations import turns
+from settings import get_settings
+from store.conversations import sweep, turns
+from store.database import MAINTENANCE_ROLE, Database
 from tasks.celery_app import app
+from tasks.dispatcher import publish
+from tasks.jobs import JobRun, scheduled_job
+from worker.lifespan import on_loop_start
 from worker.resources import Resources, acquire
 
 log = logging.getLogger(__name__)
@@ -35,11 +40,11 @@ CANCELLED_RELEASE_S = 1.0
 
 @app.task(name="turns.advance", queue="turns")
 async def advance_turn(turn_id: str) -> None:
-    """Carry one turn to its next rest. Harmless to run twice, late, or with an id of nothing."""
+    """Run one turn to its next outcome. Safe to run twice, late, or with an unknown id."""
     try:
         wanted = UUID(turn_id)
     except (ValueError, AttributeError, TypeError):
-        log.warning("a ring for something that is no turn id was dropped")
+        log.warning("Ignoring dispatch message: invalid turn id")
         return
     async with acquire() as resources:
         with bound_contextvars(turn_id=turn_id):
@@ -162,3 +167,37 @@ class _Performing:
     def estimate(self, request: ModelRequest, heard: str) -> tuple[Usage, Cost]:
         usage = estimated_usage(request, heard)
         return usage, cost_of(request.model_provider, request.model_name, usage, datetime.now(UTC))
+
+
+@scheduled_job(
+    "turns.sweep",
+    "Dispatches the turns that should be running and are not: a dispatch was lost, a worker died, a wait is over.",
+    needs_broker=True,
+    alone=False,
+)
+async def sweep_turns(run: JobRun) -> None:
+    """Dispatch the turns that are due; with `dry_run`, count them. Any number of runs at a time dispatch each once."""
+    stale_s, in_flight_limit = run.settings.ring_stale_s, run.settings.workspace_in_flight
+    if run.dry_run:
+        run.count(turns_dispatched=await sweep.how_many_are_due(run.database, stale_s=stale_s, window=in_flight_limit))
+        return
+    due = await sweep.due(run.database, stale_s=stale_s, window=in_flight_limit)
+    if due:
+        await asyncio.to_thread(publish, run.celery or app, due)
+        run.count(turns_dispatched=len(due))
+
+
+@on_loop_start
+async def sweep_at_start() -> None:
+    """Sweep once when a worker starts. If the database or the broker is down, the scheduled sweep dispatches the turns later."""
+    settings = get_settings()
+    maintenance = Database(
+        settings.maintenance_database_url or settings.database_url, role=MAINTENANCE_ROLE, pool_size=1, application_name="turnline-sweep"
+    )
+    await maintenance.open()
+    try:
+        await sweep_turns.body(JobRun(maintenance, settings))
+    except Exception as error:  # noqa: BLE001 - the scheduled sweep, or another worker, dispatches the turns
+        log.warning("The sweep at start failed: %s", type(error).__name__)
+    finally:
+        await maintenance.close()

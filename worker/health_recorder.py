@@ -83,7 +83,7 @@ class HealthRecorder:
             if heard.error is None:
                 self._failed.discard(heard.integration_id)
                 self._known_until[heard.integration_id] = time.monotonic() + self._settings.health_every_s / WRITTEN_IN_AN_INTERVAL
-            tell(heard, changed)
+            log_change(heard, changed)
 
     async def _keep_writing(self) -> None:
         while True:
@@ -91,7 +91,7 @@ class HealthRecorder:
             await self.write()
 
 
-def tell(heard: tool_health.Observation, changed: tool_health.Changed | None) -> None:
+def log_change(heard: tool_health.Observation, changed: tool_health.Changed | None) -> None:
     """Log a change for operators."""
     if changed is not None:
         worse = changed.now in ("degraded", "unhealthy")
