@@ -76,7 +76,7 @@ async def run_turn(resources: Resources, turn_id: UUID) -> Outcome | None:
     metrics.claimed(claim.turn_id, claim.attempts)
     rest: Outcome | None = None
     try:
-        async with resources.leases.hold(claim.session_id, claim.fence) as lease:
+        async with resources.leases.keep(claim.session_id, claim.fence) as lease:
             rest = await _advance(resources, claim, lease.stop)
     except LeaseLost:
         metrics.lost()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, group
 from redis import Redis
 from redis.exceptions import BusyLoadingError
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -25,14 +25,14 @@ from tests.support.rabbitmq import ABSENT, RabbitMQ
 from tests.worker.pool import app as app_module
 
 ROOT = Path(__file__).parents[3]
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 
 
-def until(true: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
-    """Return the first truthy answer of `true`, asked again and again."""
-    deadline = time.monotonic() + patience_s
-    while not (answer := true()):
-        assert time.monotonic() < deadline, f"waited {patience_s:g} s in vain: {what}"
+def until(condition: Callable[[], Any], what: str, timeout_s: float = TIMEOUT_S) -> Any:
+    """Return the first truthy result of `condition`, which is called again and again."""
+    deadline = time.monotonic() + timeout_s
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, f"waited {timeout_s:g} s in vain for: {what}"
         time.sleep(0.02)
     return answer
 
@@ -49,7 +49,7 @@ class Worker:
         assert self.process.poll() is None, self.log.read_text()
 
     def ask(self, command: str, **arguments: Any) -> Any:
-        """Return the worker's answer to a remote-control command, as soon as it is there."""
+        """Send a remote-control command and return the worker's reply."""
         control = self.site.app.control
         replies = control.broadcast(command, arguments=arguments, destination=[self.hostname], reply=True, limit=1, timeout=10)
         assert replies, f"no answer to {command}"
@@ -62,7 +62,7 @@ class Worker:
         self.process.send_signal(number)
 
     def exit_status(self) -> int:
-        return self.process.wait(PATIENCE_S)
+        return self.process.wait(TIMEOUT_S)
 
 
 class Site:
@@ -86,7 +86,7 @@ class Site:
         return int(self.notes.llen(key))
 
     def waiting(self, queue: str) -> int:
-        """Return how many messages wait in `queue`, those with a worker not counted."""
+        """Return how many messages are in `queue`, not counting those that a worker has."""
         with self.app.connection_for_read() as connection:
             if self.kind == "valkey":
                 return int(connection.default_channel.client.llen(queue))
@@ -117,6 +117,13 @@ class Site:
             if process.poll() is None:
                 process.kill()
             process.wait()
+
+
+def hold(site: Site, worker: Worker, gate: str, count: int) -> Any:
+    """Send `count` tasks that wait at `gate`; return when all of them do, and Celery lists them as active."""
+    results = group(site.signature("holds", gate, queue=worker.queue) for _ in range(count)).apply_async()
+    until(lambda: len(worker.ask("active")) == count and site.count(f"begun:{gate}") == count, f"{count} starts")
+    return results
 
 
 @pytest.fixture(scope="session")
