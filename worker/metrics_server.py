@@ -67,7 +67,7 @@ class QueueCollector(Collector):
         except (OperationalError, OSError) as error:
             log.warning("Queue depths could not be read: %s", type(error).__name__)
             found = {}
-        yield GaugeMetricFamily("turnline_broker_up", "Whether the broker answered, so that the queues below are known.", value=bool(found))
+        yield GaugeMetricFamily("turnline_broker_up", "Whether the broker answered.", value=bool(found))
         messages = GaugeMetricFamily("turnline_queue_messages", "Messages in a queue of the broker.", labels=["queue"])
         oldest = GaugeMetricFamily("turnline_queue_oldest_age_seconds", "Age of its oldest message (Redis, Valkey).", labels=["queue"])
         for name, depth in found.items():
