@@ -1,4 +1,4 @@
-"""Rollups: what happened, added up by quarter of an hour, by day and in total."""
+"""Rollups: facts added up by quarter of an hour, by day and in total."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from store.analytics import rollups
 from tasks.jobs import JobRun, scheduled_job
 
 
-@scheduled_job("analytics.roll_up", "Adds what happened to the rollups: every fact once, whenever it was committed.")
+@scheduled_job("analytics.roll_up", "Adds queued facts to the rollups: each once, whenever it was committed.")
 async def roll_up(run: JobRun) -> None:
     """Add the queued facts, note sessions older than the rollups, and rebuild days whose time zone has changed.
 

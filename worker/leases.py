@@ -33,7 +33,7 @@ class Lease:
 
 
 class Leases:
-    """Renews this process's leases for `lease_s`, every `renew_every_s`; looks every `cancel_poll_s` which turns were cancelled.
+    """Renews this process's leases for `lease_s`, every `renew_every_s`; checks every `cancel_poll_s` which turns were cancelled.
 
     Renewing runs on the loop that runs the turns: a blocked loop loses its leases, as it must.
     """
@@ -50,7 +50,7 @@ class Leases:
         return len(self._leases)
 
     def start(self) -> None:
-        """Start renewing leases and looking for cancelled turns, on the running loop."""
+        """Start renewing leases and checking for cancelled turns, on the running loop."""
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self._renew_periodically(), name="renew leases"),
@@ -114,7 +114,7 @@ class Leases:
                     _lose(lease)
 
     async def _watch_for_cancellations(self) -> None:
-        """Tell turns that they were cancelled. A query that fails is repeated; the commit that ends a turn looks as well."""
+        """Tell turns that they were cancelled. A query that fails is repeated; the commit that ends a turn checks as well."""
         while True:
             await asyncio.sleep(self._cancel_poll_s)
             leases = dict(self._leases)
