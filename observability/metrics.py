@@ -13,7 +13,8 @@ from uuid import UUID
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
-from engine.turn.commit import Finish, Outcome, Park, SettledCall, TurnCommit
+from engine.enums import CancelReason
+from engine.turn.commit import CommitResult, Finish, Outcome, Park, SettledCall, TurnCommit
 from integrations.providers import known
 
 disable_created_metrics()  # they would double the number of series
@@ -68,26 +69,24 @@ def not_claimed(why: str) -> None:
         TURNS.labels("dead").inc()
 
 
-def committed(turn_id: UUID, provider: str, commit: TurnCommit, stop: str | None, seconds: float) -> None:
-    """Count the results in a commit, which took `seconds`. `stop` is the database's answer (`CommitResult.stop`)."""
+def committed(turn_id: UUID, provider: str, commit: TurnCommit, result: CommitResult, seconds: float) -> None:
+    """Count the results of a commit, which took `seconds`."""
     _COMMIT.observe(seconds)
     if commit.model_call is not None:
         _model_call(provider if known(provider) else "other", commit.model_call)
     for settled in commit.tool_results:
         TOOL_CALLS.labels(settled.outcome.status.value).inc()
         TOOL_CALL_S.observe(settled.outcome.latency_ms / 1000)
-    if commit.rest is not None:
-        _outcome(turn_id, commit.rest, stop)
+    if result.outcome is not None:
+        _outcome(turn_id, result.outcome, paused=result.cancel_reason == CancelReason.PAUSED)
 
 
-def _outcome(turn_id: UUID, outcome: Outcome, stop: str | None) -> None:
+def _outcome(turn_id: UUID, outcome: Outcome, *, paused: bool) -> None:
     match outcome:
-        case Finish(status="done") if stop == "Paused":  # write_turn may override the engine's outcome
-            TURNS_PARKED.labels("paused").inc()
         case Finish(status=status):
-            _ended(turn_id, "cancelled" if status == "done" and stop is not None else status)
-        case Park() if stop not in (None, "Paused"):
-            _ended(turn_id, "cancelled")
+            _ended(turn_id, status)
+        case Park() if paused:
+            TURNS_PARKED.labels("paused").inc()
         case Park(for_approval=True):
             TURNS_PARKED.labels("approval").inc()
         case Park(error_class=None):

@@ -22,14 +22,14 @@ log = logging.getLogger(__name__)
 
 
 class Lease:
-    """The lease of one session. `lost`: another worker may have claimed the session. `stop`: requested when the turn was cancelled."""
+    """The lease of one session. `lost`: another worker may have claimed the session. `cancel`: requested when the turn was cancelled."""
 
     def __init__(self, fence: int, task: asyncio.Task[object], renewed_at: float) -> None:
         self.fence = fence
         self.task = task
         self.renewed_at = renewed_at
         self.lost = False
-        self.stop = CancelToken()
+        self.cancel = CancelToken()
 
 
 class Leases:
@@ -127,7 +127,7 @@ class Leases:
                 log.warning("Cancelled turns could not be looked up: %s", type(error).__name__)
                 continue
             for session_id, reason in cancelled.items():
-                leases[session_id].stop.ask(CancelReason(reason))
+                leases[session_id].cancel.request(CancelReason(reason))
 
 
 def _lose(lease: Lease) -> None:

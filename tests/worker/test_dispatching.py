@@ -11,7 +11,7 @@ from worker import dispatching
 def test_resources_need_a_dispatcher_factory(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(dispatching, "_factory", None)
 
-    with pytest.raises(RuntimeError, match="import tasks.celery_app first"):
+    with pytest.raises(RuntimeError, match="import tasks"):
         dispatching.create(Settings(_env_file=None))
 
 
