@@ -13,8 +13,8 @@ import psycopg
 import pytest
 
 from api.routes import stream
-from tests.api.test_stream import Frame, Stream, streaming
 from tests.support.api_server import SECRET_KEY, Service, serving
+from tests.support.event_stream import Frame, Stream, streaming
 from tests.support.proxy import Proxy
 from tests.support.servers import EmbeddedValkey, until
 

@@ -11,9 +11,8 @@ from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.messaging import Consumer
 
+from tests.support.pool_site import PATIENCE_S, Site, hold, until
 from tests.support.proxy import Proxy
-from tests.worker.pool.conftest import PATIENCE_S, Site, until
-from tests.worker.pool.test_shutdown import hold
 
 
 def test_turns_outlive_a_broken_connection(site: Site) -> None:
