@@ -11,8 +11,8 @@ from engine.enums import Effect
 from engine.events import ToolCall
 from engine.turn.context import IntegrationSpec, ToolSpec
 from integrations.executor import Performer
-from tests.integrations.conftest import MakeOutside
 from tests.support.http_servers import Handler, answering, free_port, never, reset, response, serve
+from tests.support.tool_calls import MakeOutside
 
 PARAMETERS = {"type": "object", "properties": {"order": {"type": "integer"}}, "required": ["order"]}
 

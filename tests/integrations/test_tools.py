@@ -12,41 +12,11 @@ from uuid import uuid4
 import pytest
 
 from engine.enums import Effect, ToolStatus
-from engine.events import ToolCall, ToolOutcome
+from engine.events import ToolCall
 from engine.turn.context import IntegrationSpec, ToolSpec
 from integrations.executor import Performer
-from tests.integrations.conftest import MakeOutside
-from tests.support.http_servers import Handler, Request, Server, answering, free_port, never, reset, response, serve
-
-PARAMETERS = {"type": "object", "properties": {"order": {"type": ["integer", "string"]}}, "required": ["order"]}
-SECRET = "s3cr3t-canary"
-OK = response({"paid": True})
-
-
-def tool(
-    server: Server | str,
-    effect: Effect = Effect.UNSAFE,
-    *,
-    path: str = "/orders",
-    parameters: Any = PARAMETERS,
-    return_schema: Any = None,
-    parameter_mapping: Any = None,
-    response_mapping: Any = None,
-    secrets: dict[str, str] | None = None,
-    **configuration: Any,
-) -> ToolSpec:
-    url = (server if isinstance(server, str) else server.url) + path
-    spec = IntegrationSpec(uuid4(), "custom_tool", {"url": url, **configuration}, parameter_mapping, response_mapping, secrets or {})
-    return ToolSpec(uuid4(), "orders.lookup", "Look an order up.", parameters, return_schema, effect=effect, integrations=(spec,))
-
-
-async def call(
-    performer: Performer, what: ToolSpec, arguments: Any = None, *, deadline_s: float = 20.0, begun: bool = False
-) -> ToolOutcome:
-    asked = ToolCall("call_1", what.name, {"order": 41} if arguments is None else arguments)
-    outcome = await performer.use_tool(what, asked, "key-1", deadline_s, begun=begun)
-    assert SECRET not in repr(outcome)
-    return outcome
+from tests.support.http_servers import Handler, Request, answering, free_port, never, reset, response, serve
+from tests.support.tool_calls import OK, SECRET, MakeOutside, call, tool
 
 
 @pytest.fixture

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,32 +18,20 @@ from cli.doctor import examine
 from cli.standalone import commands
 from settings import Settings
 from store.conversations import intake
-from store.database import MAINTENANCE_ROLE, Database
+from store.database import Database
 from store.operations import job_runs
 from tasks import jobs
 from tasks.celery_app import app
+from tests.support.cli import Turnline
+from tests.support.cli import turnline as run_cli
 from tests.support.factories import tenant
 from tests.support.servers import Databases, EmbeddedValkey, process_env, until
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
 
 @pytest.fixture
-def turnline(tmp_path: Path, database_url: str, valkey: EmbeddedValkey) -> Run:
-    def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        given = {"TURNLINE_HOME": str(tmp_path / "home"), "DATABASE_URL": database_url, "CELERY_BROKER_URL": valkey.url} | env
-        command = [sys.executable, "-m", "cli.main", "jobs", *arguments]
-        return subprocess.run(command, env=process_env(**given), cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
-
-    return run
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    made = Database(database_url, role=MAINTENANCE_ROLE, pool_size=2)
-    await made.open()
-    yield made
-    await made.close()
+def turnline(tmp_path: Path, database_url: str, valkey: EmbeddedValkey) -> Turnline:
+    """Runs `turnline jobs` on the module's servers."""
+    return partial(run_cli, "jobs", directory=tmp_path, DATABASE_URL=database_url, CELERY_BROKER_URL=valkey.url)
 
 
 @pytest.fixture
@@ -70,7 +57,7 @@ def test_every_scheduled_task_is_a_job():
     assert all(one.summary.endswith(".") for one in known.values())
 
 
-async def test_job_run_by_hand_prints_its_counts_and_leaves_a_row(turnline: Run, database_url: str):
+async def test_job_run_by_hand_prints_its_counts_and_leaves_a_row(turnline: Turnline, database_url: str):
     await undispatched_turn(database_url)
 
     would = turnline("run", "turns.sweep", "--dry-run")
@@ -89,7 +76,7 @@ async def test_job_run_by_hand_prints_its_counts_and_leaves_a_row(turnline: Run,
     assert all(run["asked_by"].startswith("operator") for run in runs)
 
 
-def test_list_shows_last_run_and_cadence(turnline: Run):
+def test_list_shows_last_run_and_cadence(turnline: Turnline):
     assert turnline("run", "usage.audit").returncode == 0
 
     listed = turnline("list")
@@ -109,7 +96,7 @@ def test_list_shows_last_run_and_cadence(turnline: Run):
         (["run", "turns.sweep"], {"CELERY_BROKER_URL": ""}, "CELERY_BROKER_URL is not set"),
     ],
 )
-def test_mistake_is_reported_without_a_traceback(turnline: Run, arguments: list[str], env: dict[str, str], words: str):
+def test_mistake_is_reported_without_a_traceback(turnline: Turnline, arguments: list[str], env: dict[str, str], words: str):
     done = turnline(*arguments, **env)
 
     assert done.returncode == 1
@@ -117,7 +104,7 @@ def test_mistake_is_reported_without_a_traceback(turnline: Run, arguments: list[
     assert "Traceback" not in done.stderr
 
 
-async def test_failed_run_keeps_its_counts_and_says_where_it_failed(database: Database, settings: Settings):
+async def test_failed_run_keeps_its_counts_and_says_where_it_failed(maintenance: Database, settings: Settings):
     async def fails(run: jobs.JobRun) -> None:
         run.count(rows_deleted=3)
         raise ValueError("the words of a customer")
@@ -125,12 +112,12 @@ async def test_failed_run_keeps_its_counts_and_says_where_it_failed(database: Da
     with pytest.raises(jobs.JobFailed, match=r"ValueError at test_jobs\.py"):
         await jobs.run(jobs.Job("tests.fails", "Fails.", fails), settings=settings)
 
-    (row,) = await job_runs.latest(database, "tests.fails", only_bad=True)
+    (row,) = await job_runs.latest(maintenance, "tests.fails", only_bad=True)
     assert (row["state"], row["counts"]) == ("failed", {"rows_deleted": 3})
     assert "customer" not in row["error"]
 
 
-async def test_killed_run_is_shown_as_cut_off_with_its_counts(database: Database, database_url: str):
+async def test_killed_run_is_shown_as_cut_off_with_its_counts(maintenance: Database, database_url: str):
     program = f"""
 import asyncio
 from settings import Settings
@@ -151,22 +138,22 @@ asyncio.run(jobs.run(jobs.Job("tests.long", "Is long.", long), settings=Settings
     process.kill()
     await process.wait()
 
-    assert [row["state"] for row in await job_runs.latest(database, "tests.long")] == ["running"]
+    assert [row["state"] for row in await job_runs.latest(maintenance, "tests.long")] == ["running"]
     with psycopg.connect(database_url) as db:
         db.execute("UPDATE job_runs SET seen_at = seen_at - interval '5 minutes' WHERE job = 'tests.long'")
-    assert [row["state"] for row in await job_runs.latest(database, "tests.long", only_bad=True)] == ["cut off"]
+    assert [row["state"] for row in await job_runs.latest(maintenance, "tests.long", only_bad=True)] == ["cut off"]
 
 
-async def test_old_runs_are_deleted_and_failed_ones_later(database: Database, database_url: str):
+async def test_old_runs_are_deleted_and_failed_ones_later(maintenance: Database, database_url: str):
     with psycopg.connect(database_url) as db:
         db.execute(
             "INSERT INTO job_runs (job, asked_by, finished_at, error) SELECT 'tests.often', 'schedule',"
             " CASE WHEN n <> 2 THEN now() END, CASE WHEN n = 1 THEN 'it broke' END FROM generate_series(1, %s) n",
             [job_runs.KEPT + 20],
         )
-    await job_runs.begin(database, "tests.often", asked_by="schedule", dry_run=False)
+    await job_runs.begin(maintenance, "tests.often", asked_by="schedule", dry_run=False)
 
-    rows = await job_runs.latest(database, "tests.often", limit=1000)
+    rows = await job_runs.latest(maintenance, "tests.often", limit=1000)
     assert len(rows) == job_runs.KEPT + 3, "one failed, one was killed"
     assert [row["error"] for row in rows if row["error"]] == ["it broke"]
 
@@ -196,10 +183,10 @@ async def test_doctor_names_jobs_without_a_recent_success(databases: Databases, 
     databases.drop(database_url)
 
 
-async def test_scheduled_job_runs_once_at_a_time(database: Database, database_url: str, settings: Settings):
+async def test_scheduled_job_runs_once_at_a_time(maintenance: Database, database_url: str, settings: Settings):
     """Copies of a long job must not fill the maintenance worker. A killed run blocks the next one for 20 s only."""
     begun = await asyncio.gather(
-        *(job_runs.begin(database, "tests.alone", asked_by="schedule", dry_run=False, alone=True) for _ in range(8))
+        *(job_runs.begin(maintenance, "tests.alone", asked_by="schedule", dry_run=False, alone=True) for _ in range(8))
     )
     assert sum(run_id is not None for run_id in begun) == 1
 

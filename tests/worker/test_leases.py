@@ -11,17 +11,10 @@ import pytest
 from engine.errors import LeaseLost
 from store.conversations import intake
 from store.database import Database
-from tests.support.claims import claimed, rows
+from tests.support.claims import claimed
+from tests.support.db import rows
 from tests.support.factories import tenant
 from worker.leases import Leases
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    made = Database(database_url, pool_size=4)
-    await made.open()
-    yield made
-    await made.close()
 
 
 @pytest.fixture

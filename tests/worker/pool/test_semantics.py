@@ -13,11 +13,11 @@ from billiard.exceptions import WorkerLostError
 from celery import chain, chord, group
 from celery.exceptions import Reject, SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 
-from tests.worker.pool.conftest import TIMEOUT_S, Site, Worker, until
+from tests.support.pool_site import PATIENCE_S, Site, Worker, until
 
 
 def get(result: Any) -> Any:
-    return result.get(timeout=TIMEOUT_S)
+    return result.get(timeout=PATIENCE_S)
 
 
 def notes(site: Site, result: Any) -> list[str]:

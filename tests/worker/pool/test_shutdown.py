@@ -8,7 +8,7 @@ import uuid
 import pytest
 from celery import group
 
-from tests.worker.pool.conftest import TIMEOUT_S, Site, Worker, hold, until
+from tests.support.pool_site import PATIENCE_S, Site, Worker, hold, until
 
 
 def unacknowledged(site: Site) -> int:
@@ -26,14 +26,14 @@ def test_warm_shutdown_waits_for_running_tasks_and_acknowledges_each_at_once(sit
         worker.kill(signal.SIGTERM)
         until(lambda: "Warm shutdown" in worker.log.read_text(), "the signal's arrival")
         site.open(worker.queue)
-        assert first.get(timeout=TIMEOUT_S) == ["held"] * 60
+        assert first.get(timeout=PATIENCE_S) == ["held"] * 60
         if site.kind == "valkey":  # while 40 tasks still run
             until(lambda: unacknowledged(site) - others == 40, "60 acknowledgements")
         late = site.send("plain", 1, queue=worker.queue)
         site.open(rest)
 
         assert worker.exit_status() == 0, worker.log.read_text()[-3000:]
-    assert results.get(timeout=TIMEOUT_S) == ["held"] * 40
+    assert results.get(timeout=PATIENCE_S) == ["held"] * 40
     assert (late.state, site.waiting(worker.queue)) == ("PENDING", 1)
     hooks = site.notes.lrange(f"hooks:{worker.queue}", 0, -1)
     assert hooks == ["first opened", "second opened", "second closed", "first closed after 60"]
@@ -51,7 +51,7 @@ def test_cold_shutdown_returns_unfinished_messages(site: Site) -> None:
 
     site.open(gate)
     with site.worker(queue=worker.queue):
-        assert held.get(timeout=TIMEOUT_S) == ["held"] * 100
+        assert held.get(timeout=PATIENCE_S) == ["held"] * 100
 
 
 def test_cold_shutdown_during_a_warm_one(site: Site) -> None:
@@ -77,7 +77,7 @@ def test_soft_shutdown_acknowledges_tasks_that_end_in_time_and_returns_the_other
         site.open(quick)
         worker.exit_status()
     assert site.count(f"ended:{quick}") == 20
-    assert ends.get(timeout=TIMEOUT_S) == ["held"] * 20
+    assert ends.get(timeout=PATIENCE_S) == ["held"] * 20
     until(lambda: site.waiting(worker.queue) == 10, "10 messages back in the queue")
 
 
@@ -109,7 +109,7 @@ def test_heartbeats_continue_during_a_long_warm_shutdown(site: Site) -> None:
             until(lambda: site.waiting(worker.queue), "redelivered messages", 4.5)
         site.open(gate)
         assert worker.exit_status() == 0
-    assert held.get(timeout=TIMEOUT_S) == ["held"] * 3
+    assert held.get(timeout=PATIENCE_S) == ["held"] * 3
     assert (site.waiting(worker.queue), site.count(f"begun:{gate}")) == (0, 3)
 
 
@@ -127,7 +127,7 @@ def test_queued_task_can_be_terminated_and_pool_can_grow(site: Site) -> None:
         pool = worker.pool()
         assert (pool["max-concurrency"], pool["running"], site.count(f"begun:{gate}")) == (1, 2, 2)
         site.open(gate)
-        assert [result.get(timeout=TIMEOUT_S) for result in queued[1:]] == ["held", "held"]
+        assert [result.get(timeout=PATIENCE_S) for result in queued[1:]] == ["held", "held"]
     assert queued[0].id not in site.notes.lrange(f"begun:{gate}", 0, -1)
 
 
@@ -180,4 +180,4 @@ def test_failing_start_hook_keeps_the_worker_from_starting(site: Site) -> None:
 def test_invalid_setting_is_named(site: Site) -> None:
     with site.worker(ready=False, TURNLINE_POOL_STUCK_EXIT_S="soon") as worker:
         assert worker.exit_status() != 0
-    assert "TURNLINE_POOL_STUCK_EXIT_S\n  Input should be a valid number" in worker.log.read_text()
+    assert "TURNLINE_POOL_STUCK_EXIT_S must be a number of seconds" in worker.log.read_text()
