@@ -14,7 +14,7 @@ from uuid import UUID
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
 from engine.turn.commit import Finish, Outcome, Park, SettledCall, TurnCommit
-from integrations.providers import known
+from integrations.providers.registry import is_known
 
 disable_created_metrics()  # a second series for each, which nobody asks for
 
@@ -70,7 +70,7 @@ def committed(turn_id: UUID, provider: str, change: TurnCommit, stop: str | None
     """Count what a commit made true; `seconds` is how long it took. `stop`: what the database answered (`CommitResult.stop`)."""
     _COMMIT.observe(seconds)
     if change.model_call is not None:
-        _model_call(provider if known(provider) else "other", change.model_call)
+        _model_call(provider if is_known(provider) else "other", change.model_call)
     for settled in change.tool_results:
         TOOL_CALLS.labels(settled.outcome.status.value).inc()
         TOOL_S.observe(settled.outcome.latency_ms / 1000)

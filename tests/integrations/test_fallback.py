@@ -13,17 +13,17 @@ from engine.enums import Effect, ToolStatus
 from engine.turn.context import IntegrationSpec, ToolSpec
 from integrations.executor import Performer
 from integrations.tools import retries
-from tests.integrations.conftest import MakeOutside
-from tests.integrations.test_tools import OK, call, tool
+from tests.support.http_clients import MakeHttpClients
 from tests.support.http_servers import Request, answering, free_port, reset, response, serve
+from tests.support.http_tools import OK, call_tool, make_tool
 
 HERE = response({"from": "the second"})
 
 
 @pytest.fixture
-def performer(outside: MakeOutside, monkeypatch: pytest.MonkeyPatch) -> Performer:
-    monkeypatch.setattr(retries, "BELIEVED_AFTER_S", 0.05)
-    made = outside()
+def performer(make_clients: MakeHttpClients, monkeypatch: pytest.MonkeyPatch) -> Performer:
+    monkeypatch.setattr(retries, "CONFIRM_NOT_DONE_AFTER_S", 0.05)
+    made = make_clients()
     return Performer(made.settings, made)
 
 
@@ -36,10 +36,10 @@ def nowhere() -> str:
 
 
 @pytest.mark.parametrize("effect", list(Effect))
-async def test_the_next_one_takes_over_from_one_that_cannot_be_reached(performer: Performer, effect: Effect):
+async def test_falls_back_if_the_first_integration_is_unreachable(performer: Performer, effect: Effect):
     async with serve(answering(HERE)) as second:
-        what = both(tool(nowhere(), effect), tool(second, effect))
-        outcome = await call(performer, what)
+        what = both(make_tool(nowhere(), effect), make_tool(second, effect))
+        outcome = await call_tool(performer, what)
     assert (outcome.status, outcome.result, outcome.requests) == (ToolStatus.SUCCEEDED, {"from": "the second"}, 1)
     assert outcome.integration_id == what.integrations[1].id
     assert [request.headers["idempotency-key"] for request in second.requests] == ["key-1"]
@@ -60,9 +60,11 @@ async def test_the_next_one_takes_over_from_one_that_cannot_be_reached(performer
         (OK, Effect.UNSAFE, ToolStatus.SUCCEEDED, (1, 0)),
     ],
 )
-async def test_who_is_asked_after_what(performer: Performer, answer: bytes, effect: Effect, status: ToolStatus, asked: tuple[int, int]):
+async def test_fallback_depends_on_answer_and_effect(
+    performer: Performer, answer: bytes, effect: Effect, status: ToolStatus, asked: tuple[int, int]
+):
     async with serve(answering(answer)) as first, serve(answering(HERE)) as second:
-        outcome = await call(performer, both(tool(first, effect), tool(second, effect)))
+        outcome = await call_tool(performer, both(make_tool(first, effect), make_tool(second, effect)))
     assert (outcome.status, (len(first.requests), len(second.requests))) == (status, asked)
     assert outcome.requests == sum(asked)
 
@@ -72,14 +74,14 @@ async def broken(_request: Request, writer: asyncio.StreamWriter) -> None:
 
 
 @pytest.mark.parametrize("effect", list(Effect))
-async def test_after_a_lost_reply_only_a_pure_call_goes_elsewhere(performer: Performer, effect: Effect):
+async def test_after_a_lost_reply_only_pure_calls_fall_back(performer: Performer, effect: Effect):
     async with serve(broken) as first, serve(answering(HERE)) as second:
-        outcome = await call(performer, both(tool(first, effect), tool(second, effect)))
+        outcome = await call_tool(performer, both(make_tool(first, effect), make_tool(second, effect)))
     assert outcome.status is (ToolStatus.SUCCEEDED if effect is Effect.PURE else ToolStatus.UNKNOWN)
     assert len(second.requests) == (1 if effect is Effect.PURE else 0)
 
 
-async def test_a_call_whose_status_says_no_stays_where_it_was(performer: Performer):
+async def test_a_call_denied_by_its_status_does_not_fall_back(performer: Performer):
     """Its status may be wrong by a moment; there, at least, the key is known."""
     answers = [b"", response("{}", 429), response("{}", 429)]
 
@@ -88,28 +90,28 @@ async def test_a_call_whose_status_says_no_stays_where_it_was(performer: Perform
         writer.write(answer) if answer else reset(writer)
 
     async with serve(handle) as first, serve(answering(response("{}", 404))) as ledger, serve(answering(HERE)) as second:
-        what = both(tool(first, Effect.QUERYABLE, status={"url": ledger.url}), tool(second, Effect.QUERYABLE))
-        outcome = await call(performer, what)
+        what = both(make_tool(first, Effect.QUERYABLE, status={"url": ledger.url}), make_tool(second, Effect.QUERYABLE))
+        outcome = await call_tool(performer, what)
     assert (outcome.status, len(first.requests), len(second.requests)) == (ToolStatus.FAILED, 3, 0)
 
 
-async def test_where_nobody_can_be_reached_the_last_one_is_tried_again(performer: Performer):
-    what = both(tool(nowhere()), tool(nowhere()))
-    outcome = await call(performer, what)
+async def test_the_last_integration_is_retried_if_none_is_reachable(performer: Performer):
+    what = both(make_tool(nowhere()), make_tool(nowhere()))
+    outcome = await call_tool(performer, what)
     assert (outcome.status, outcome.requests, outcome.integration_id) == (ToolStatus.FAILED, 0, what.integrations[1].id)
 
 
-async def test_an_integration_of_an_unknown_kind_is_passed_over(performer: Performer):
+async def test_integrations_of_unknown_type_are_skipped(performer: Performer):
     async with serve(answering(HERE)) as second:
-        what = tool(second)
+        what = make_tool(second)
         what = replace(what, integrations=(IntegrationSpec(uuid4(), "carrier_pigeon", {}), *what.integrations))
-        assert (await call(performer, what)).status is ToolStatus.SUCCEEDED
+        assert (await call_tool(performer, what)).status is ToolStatus.SUCCEEDED
 
 
-async def test_a_begun_idempotent_call_is_unknown_where_several_could_have_made_it(performer: Performer):
+async def test_a_begun_idempotent_call_with_several_integrations_is_unknown(performer: Performer):
     """The former attempt may have gone to the second one; the first would do it again."""
     async with serve(answering(OK)) as first, serve(answering(HERE)) as second:
-        outcome = await call(performer, both(tool(first, Effect.IDEMPOTENT), tool(second, Effect.IDEMPOTENT)), begun=True)
+        outcome = await call_tool(performer, both(make_tool(first, Effect.IDEMPOTENT), make_tool(second, Effect.IDEMPOTENT)), begun=True)
         assert (outcome.status, outcome.requests) == (ToolStatus.UNKNOWN, 0)
         assert first.connections == second.connections == 0
 
@@ -124,11 +126,11 @@ async def test_a_begun_idempotent_call_is_unknown_where_several_could_have_made_
         ((401, 200), ToolStatus.SUCCEEDED, 0, {"happened": True}),
     ],
 )
-async def test_a_begun_queryable_call_is_asked_for_everywhere(
+async def test_the_status_of_a_begun_call_is_queried_at_every_integration(
     performer: Performer, statuses: tuple[int, int], status: ToolStatus, asked: int, result: Any
 ):
     told = [response({"happened": True}, code) for code in statuses]
     async with serve(answering(OK)) as server, serve(answering(told[0])) as one, serve(answering(told[1])) as two:
-        first, second = (tool(server, Effect.QUERYABLE, status={"url": ledger.url}) for ledger in (one, two))
-        outcome = await call(performer, both(first, second), begun=True)
+        first, second = (make_tool(server, Effect.QUERYABLE, status={"url": ledger.url}) for ledger in (one, two))
+        outcome = await call_tool(performer, both(first, second), begun=True)
     assert (outcome.status, len(server.requests), outcome.result) == (status, asked, result)

@@ -25,18 +25,18 @@ def test_key_like_words_are_hidden(secret: str):
     assert redact(f"Incorrect key: {secret}, try again") == "Incorrect key: […], try again"
 
 
-def test_known_secrets_are_hidden_and_short_ones_left():
+def test_secrets_are_hidden_unless_very_short():
     assert without_secrets("a password and a longer password2", ["password", "password2", "a", " "]) == "a […] and a longer […]"
     assert value_without_secrets({"my password": [1, "password", {"x": "no"}]}, ["password"]) == {"my […]": [1, "[…]", {"x": "no"}]}
 
 
-def test_quotes_are_one_short_line():
+def test_quotes_are_a_single_short_line():
     assert redact("a\n\n  b\x00") == "a b\ufffd"
     assert redact("x" * 301) == "x" * 300 + "…"
     assert redact("") == ""
 
 
-def test_what_a_customer_wrote_is_not_quoted_back():
+def test_prompts_are_not_quoted():
     said = "My name is Ann and my card is 4444."
     assert redact(f"Invalid content: '{said}' is not allowed", echoes=[said]) == "Invalid content: '[…]' is not allowed"
     assert (
@@ -50,7 +50,7 @@ def test_what_a_customer_wrote_is_not_quoted_back():
 
 
 @given(st.text(min_size=16, max_size=200), st.text(max_size=50), st.text(max_size=50))
-def test_no_long_piece_of_an_echo_is_left(said: str, before: str, after: str):
+def test_no_16_characters_of_an_echo_remain(said: str, before: str, after: str):
     shown = redact(before + said + after, echoes=[said], limit=1000)
     plain = " ".join(said.split())
     assert not any(

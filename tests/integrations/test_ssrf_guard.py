@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import ProviderDown, Rejected
-from integrations.http import Http, RequestCounter
+from integrations.http import HttpClient, RequestCounter
 from integrations.ssrf_guard import AddressGuard, AddressRefused, denied_kind
 from tests.support.http_servers import Server, answering, response, serve
 
@@ -77,12 +77,12 @@ def test_public_addresses(address: str):
 
 
 @given(st.ip_addresses())
-def test_whatever_python_calls_not_global_is_forbidden(address):
+def test_addresses_that_python_calls_not_global_are_forbidden(address):
     if not address.is_global or address.is_multicast:
         assert denied_kind(address) is not None
 
 
-def test_an_allowed_network_may_be_reached_at_every_port():
+def test_allowed_networks_may_be_reached_at_any_port():
     guard = AddressGuard([ip_network("127.0.0.0/8"), ip_network("fd00::/8")])
     for address in ("127.0.0.1", "::ffff:127.0.0.1", "fd00:ec2::254"):
         guard.check(address, 5432)
@@ -105,7 +105,7 @@ def test_an_allowed_network_may_be_reached_at_every_port():
         "http://8.8.8.8:22/",
     ],
 )
-def test_addresses_refused_before_anything_is_resolved(url: str):
+def test_urls_refused_without_resolving(url: str):
     with pytest.raises(AddressRefused):
         AddressGuard().check_url(httpx.URL(url))
 
@@ -117,10 +117,10 @@ async def listener() -> AsyncIterator[Server]:
 
 
 async def attempt(guard: AddressGuard, url: str) -> Exception | None:
-    http, counter = Http(guard), RequestCounter()
+    http, counter = HttpClient(guard), RequestCounter()
     try:
-        async with http.request("GET", url, whom="The tool", deadline_s=20, max_bytes=1000, counter=counter) as reply:
-            await reply.body()
+        async with http.request("GET", url, peer="The tool", deadline_s=20, max_bytes=1000, counter=counter) as answer:
+            await answer.body()
     except Exception as error:
         assert counter.requests == 0
         return error
@@ -144,7 +144,7 @@ async def test_no_spelling_of_loopback_reaches_a_listener(listener: Server, host
     assert listener.connections == 0
 
 
-async def test_the_listener_would_have_answered(listener: Server):
+async def test_an_allowed_network_reaches_the_listener(listener: Server):
     assert await attempt(AddressGuard([ip_network("127.0.0.0/8"), ip_network("::1/128")]), f"http://localhost:{listener.port}/") is None
     assert listener.connections >= 1
 
@@ -179,10 +179,10 @@ async def test_a_rebinding_name_never_reaches_loopback(listener: Server, monkeyp
 
     monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", record)
     asked, guard = answers(["93.184.216.34"], ["127.0.0.1"])
-    http = Http(guard)
+    http = HttpClient(guard)
     for _ in range(3):
         with pytest.raises(Exception):  # noqa: B017
-            async with http.request("GET", f"http://rebind.example:{listener.port}/", whom="The tool", deadline_s=5, max_bytes=10):
+            async with http.request("GET", f"http://rebind.example:{listener.port}/", peer="The tool", deadline_s=5, max_bytes=10):
                 pass
     await http.aclose()
     assert set(connected) == {"93.184.216.34"}
@@ -190,7 +190,7 @@ async def test_a_rebinding_name_never_reaches_loopback(listener: Server, monkeyp
     assert listener.connections == 0
 
 
-async def test_the_socket_itself_refuses_a_forbidden_address():
+async def test_socket_creation_refuses_forbidden_addresses():
     guard = AddressGuard()
     with pytest.raises(AddressRefused):
         guard.socket_for((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 80)))

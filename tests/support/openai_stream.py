@@ -13,8 +13,8 @@ from engine.enums import Role
 from engine.errors import TurnlineError
 from engine.events import ModelReply
 from engine.turn.context import ModelRequest, PromptMessage, ToolSpec
-from integrations.providers import provider_for
-from tests.integrations.conftest import MakeOutside
+from integrations.providers.registry import provider_for
+from tests.support.http_clients import MakeHttpClients
 from tests.support.http_servers import Handler, Server, answering, chunked, serve
 
 KEY = "sk-test-0123456789abcdef"
@@ -64,7 +64,7 @@ def streaming(*events: Any, end: bool = True, **headers: str) -> Handler:
 
 
 async def ask(
-    outside: MakeOutside,
+    make_clients: MakeHttpClients,
     handler: Handler,
     asked: ModelRequest | None = None,
     *,
@@ -73,14 +73,14 @@ async def ask(
     **settings: Any,
 ) -> tuple[ModelReply, Server]:
     async with serve(handler) as server:
-        provider = provider_for("openai", outside(OPENAI_API_KEY=KEY, OPENAI_BASE_URL=server.url + "/v1", **settings))
+        provider = provider_for("openai", make_clients(OPENAI_API_KEY=KEY, OPENAI_BASE_URL=server.url + "/v1", **settings))
         reply = await provider.complete(asked or request(), on_delta=None if deltas is None else deltas.append, deadline_s=deadline_s)
         return reply, server
 
 
-async def fail(outside: MakeOutside, handler: Handler, asked: ModelRequest | None = None, **more: Any) -> TurnlineError:
+async def fail(make_clients: MakeHttpClients, handler: Handler, asked: ModelRequest | None = None, **more: Any) -> TurnlineError:
     async with serve(handler) as server:
-        provider = provider_for("openai", outside(OPENAI_API_KEY=KEY, OPENAI_BASE_URL=server.url + "/v1"))
+        provider = provider_for("openai", make_clients(OPENAI_API_KEY=KEY, OPENAI_BASE_URL=server.url + "/v1"))
         with pytest.raises(TurnlineError) as caught:
             await provider.complete(asked or request(), **({"deadline_s": 20.0} | more))
         assert len(server.requests) == 1, "the fault is the server's answer to a request it really got"
