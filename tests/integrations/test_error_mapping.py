@@ -1,4 +1,4 @@
-"""How answers become errors, and how `Retry-After` is read."""
+"""Mapping of failed answers to errors, and parsing of `Retry-After`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asking whether a tool's server is there: what counts as an answer, and what does not."""
+"""Health probes of HTTP tools: the request sent, and the answers that count as healthy."""
 
 from __future__ import annotations
 
@@ -16,37 +16,39 @@ from tests.support.http_clients import MakeHttpClients
 from tests.support.http_servers import Request, Server, reset, serve
 from tests.support.servers import free_port
 
-NO_NAMES = ["a..b", ".example.com", "a" * 64 + ".example", "xn--", "xn--zz--"]
+INVALID_HOSTS = ["a..b", ".example.com", "a" * 64 + ".example", "xn--", "xn--zz--"]
 
 
 def spec(configuration: dict[str, Any], kind: str = "custom_tool", **secrets: str) -> IntegrationSpec:
     return IntegrationSpec(uuid7(), kind, configuration, secrets=secrets)
 
 
-async def said(writer: asyncio.StreamWriter, status: int, extra: str = "") -> None:
+async def send_status(writer: asyncio.StreamWriter, status: int, extra: str = "") -> None:
     writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: 2\r\n{extra}\r\nok".encode())
     await writer.drain()
 
 
 @pytest.mark.parametrize("status", [200, 302, 401, 404, 405, 429, 501, 500, 502, 503, 504])
-@pytest.mark.parametrize("declared", [False, True])
-async def test_statuses_that_count_as_healthy(make_clients: MakeHttpClients, status: int, declared: bool):
-    """500 is one where nobody has said that it can be asked this."""
+@pytest.mark.parametrize("configured", [False, True])
+async def test_statuses_that_count_as_healthy(make_clients: MakeHttpClients, status: int, configured: bool):
+    """A 500 counts as healthy unless a health page is configured."""
 
     async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
-        await said(writer, status)
+        await send_status(writer, status)
         writer.close()
 
     async with serve(handler) as server:
-        health = {"health": {"url": f"{server.url}/health"}} if declared else {}
+        health = {"health": {"url": f"{server.url}/health"}} if configured else {}
         error = await probe(spec({"url": f"{server.url}/orders"} | health), make_clients(), 5)
 
-    assert (error is None) == (status < (500 if declared else 501) or status == 501), error
+    assert (error is None) == (status < (500 if configured else 501) or status == 501), error
 
 
-async def asked(make_clients: MakeHttpClients, configure: Any, **secrets: str) -> Request:
+async def probe_request(make_clients: MakeHttpClients, configure: Any, **secrets: str) -> Request:
+    """Probe a server that answers 200; return the request that it got."""
+
     async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
-        await said(writer, 200)
+        await send_status(writer, 200)
 
     async with serve(handler) as server:
         assert await probe(spec(configure(server), **secrets), make_clients(), 5) is None
@@ -58,7 +60,7 @@ async def test_default_probe_is_options_without_secrets(make_clients: MakeHttpCl
     def configure(server: Server) -> dict[str, Any]:
         return {"url": f"{server.url}/orders/{{order}}?all=1", "secret_headers": {"Authorization": "Bearer {{key}}"}}
 
-    request = await asked(make_clients, configure, key="s3cret")
+    request = await probe_request(make_clients, configure, key="s3cret")
 
     assert (request.method, request.target) == ("OPTIONS", "/orders/0")
     assert "s3cret" not in str(request.headers)
@@ -69,7 +71,7 @@ async def test_configured_probe_is_sent(make_clients: MakeHttpClients):
         health = {"url": f"{server.url}/health", "method": "GET", "query": {"deep": "1"}, "secret_headers": {"X-Key": "key"}}
         return {"url": f"{server.url}/orders", "health": health}
 
-    request = await asked(make_clients, configure, key="s3cret")
+    request = await probe_request(make_clients, configure, key="s3cret")
 
     assert (request.method, request.target, request.headers["x-key"]) == ("GET", "/health?deep=1", "s3cret")
 
@@ -78,15 +80,15 @@ async def test_silence_refused_connections_and_garbage_are_failures(make_clients
     async def silent(_: Request, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(60)
 
-    async def babbling(_: Request, writer: asyncio.StreamWriter) -> None:
+    async def smtp_banner(_: Request, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 mail.example ESMTP\r\n")
         writer.close()
 
-    async with serve(silent) as quiet, serve(babbling) as mail:
-        made = make_clients()
-        assert "did not answer within 0.3 s" in str(await probe(spec({"url": quiet.url}), made, 0.3))
-        assert await probe(spec({"url": mail.url}), made, 5)
-    assert await probe(spec({"url": f"http://127.0.0.1:{free_port()}/"}), made, 5)
+    async with serve(silent) as quiet, serve(smtp_banner) as mail:
+        clients = make_clients()
+        assert "did not answer within 0.3 s" in str(await probe(spec({"url": quiet.url}), clients, 0.3))
+        assert await probe(spec({"url": mail.url}), clients, 5)
+    assert await probe(spec({"url": f"http://127.0.0.1:{free_port()}/"}), clients, 5)
 
 
 async def test_head_is_sent_if_the_server_resets_options(make_clients: MakeHttpClients):
@@ -115,16 +117,16 @@ async def test_head_is_sent_if_the_server_ignores_options(make_clients: MakeHttp
 
 
 async def test_a_late_answer_to_options_counts_even_if_head_fails(make_clients: MakeHttpClients):
-    asked_with_head = asyncio.Event()
+    head_arrived = asyncio.Event()
 
     async def handler(request: Request, writer: asyncio.StreamWriter) -> None:
         if request.method == "HEAD":
-            asked_with_head.set()
+            head_arrived.set()
             reset(writer)
         else:
-            await asked_with_head.wait()
+            await head_arrived.wait()
             await asyncio.sleep(0.1)
-            await said(writer, 200)
+            await send_status(writer, 200)
 
     async with serve(handler) as server:
         assert await probe(spec({"url": server.url}), make_clients(), 4) is None
@@ -144,7 +146,7 @@ async def test_a_broken_body_counts_as_healthy(make_clients: MakeHttpClients, bo
 
 async def test_forbidden_addresses_are_never_probed(make_clients: MakeHttpClients):
     async def handler(_: Request, writer: asyncio.StreamWriter) -> None:
-        await said(writer, 200)
+        await send_status(writer, 200)
 
     async with serve(handler) as server:
         error = await probe(spec({"url": server.url}), make_clients(allowed_networks=""), 5)
@@ -153,7 +155,7 @@ async def test_forbidden_addresses_are_never_probed(make_clients: MakeHttpClient
     assert server.connections == 0
 
 
-@pytest.mark.parametrize("host", NO_NAMES)
+@pytest.mark.parametrize("host", INVALID_HOSTS)
 async def test_an_invalid_host_name_is_a_configuration_error(make_clients: MakeHttpClients, host: str):
     error = await probe(spec({"url": f"http://{host}/"}), make_clients(), 5)
 

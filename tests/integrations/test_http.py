@@ -1,4 +1,4 @@
-"""The shared client against servers that misbehave. Each fault test asserts that the server really got the request."""
+"""The shared HTTP client against misbehaving servers. Each fault test asserts that the server really got the request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.errors import Malformed, ProviderDown, Rejected, ReplyLost, TimedOut
 from integrations.http import HttpClient, RequestCounter
 from tests.support.http_servers import Handler, Request, answering, chunked, free_port, never, reset, response, serve
 
-PEER = "The other side"
+PEER = "The server"
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ async def test_proxy_variables_and_netrc_are_ignored(http: HttpClient, monkeypat
 
 async def test_cookies_are_not_kept(http: HttpClient):
     async with serve(answering(response("{}", set_cookie="session=canary; Path=/"))) as server:
-        for _ in range(2):  # a name, because aiohttp's own jar never keeps cookies of bare addresses
+        for _ in range(2):  # a host name, because aiohttp never keeps cookies for IP addresses
             await fetch(http, server.url.replace("127.0.0.1", "localhost"))
 
     assert "cookie" not in server.requests[1].headers
@@ -79,15 +79,15 @@ async def test_redirects_are_not_followed(http: HttpClient):
 
 
 async def test_three_hundred_in_flight_all_succeed(http: HttpClient):
-    everybody = asyncio.Event()
+    all_arrived = asyncio.Event()
     arrived = 0
 
     async def handle(_request: Request, writer: asyncio.StreamWriter) -> None:
         nonlocal arrived
         arrived += 1
         if arrived == 300:
-            everybody.set()
-        await everybody.wait()  # nobody is answered before all 300 are here: no pool limit holds any back
+            all_arrived.set()
+        await all_arrived.wait()  # answers only when all 300 have arrived, so no pool limit delays any
         writer.write(response("ok"))
 
     async with serve(handle) as server:
@@ -112,18 +112,18 @@ async def test_an_unknown_host_counts_as_not_sent(http: HttpClient):
 
 
 async def test_a_timeout_while_connecting_counts_as_not_sent(http: HttpClient):
-    # A listener whose queue is full leaves further connections unanswered.
+    # A listener with a full backlog does not answer further connections.
     import socket
 
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(0)
-    waiting = []
+    pending = []
     for _ in range(4):
         one = socket.socket()
         one.setblocking(False)
         one.connect_ex(listener.getsockname())
-        waiting.append(one)
+        pending.append(one)
     try:
         counter = RequestCounter()
         with pytest.raises(TimedOut) as caught:
@@ -131,7 +131,7 @@ async def test_a_timeout_while_connecting_counts_as_not_sent(http: HttpClient):
         assert not caught.value.maybe_done
         assert counter.requests == 0
     finally:
-        for one in (*waiting, listener):
+        for one in (*pending, listener):
             one.close()
 
 
@@ -178,20 +178,20 @@ async def test_the_deadline_is_wall_clock_time(http: HttpClient, handler: Handle
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "POST", "DELETE"])
 @pytest.mark.parametrize("part", [b"", b"HTTP/1.1 200 OK\r\ncontent-le", b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc"])
-@pytest.mark.parametrize("way", ["close", "reset"])
-async def test_a_request_is_never_repeated_after_the_connection_breaks(http: HttpClient, method: str, part: bytes, way: str):
+@pytest.mark.parametrize("ending", ["close", "reset"])
+async def test_a_request_is_never_repeated_after_the_connection_breaks(http: HttpClient, method: str, part: bytes, ending: str):
     async def handle(request: Request, writer: asyncio.StreamWriter) -> None:
         if request.target == "/warm":
             writer.write(response("warm"))
             return
         writer.write(part)
         await writer.drain()
-        if way == "reset":
+        if ending == "reset":
             reset(writer)
         writer.close()
 
     async with serve(handle) as server:
-        await fetch(http, server.url + "/warm")  # the connection that breaks is a kept one, where aiohttp would try again by itself
+        await fetch(http, server.url + "/warm")  # so that the kept-alive connection breaks, after which aiohttp would retry by itself
         counter = RequestCounter()
         with pytest.raises(ReplyLost) as caught:
             await fetch(http, server.url + "/break", method=method, counter=counter)
@@ -218,7 +218,7 @@ async def test_a_chunked_body_without_end_is_a_lost_reply(http: HttpClient):
         answering(b"".join(chunked([b"x" * 1000] * 101))),
         dripping(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 4000),
     ],
-    ids=["announced", "chunked", "for ever"],
+    ids=["announced", "chunked", "endless"],
 )
 async def test_bodies_over_the_limit_are_malformed(http: HttpClient, handler: Handler):
     async with serve(handler) as server:
@@ -256,7 +256,7 @@ async def test_compressed_bodies_are_not_read(http: HttpClient):
         b"HTTP/1.1 200 OK\r\nx: " + b"y" * 100_000 + b"\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 1000 + b"\r\n",
     ],
-    ids=["not HTTP", "a header without end", "headers without end"],
+    ids=["not HTTP", "a huge header", "too many headers"],
 )
 async def test_invalid_http_is_malformed(http: HttpClient, answer: bytes):
     async with serve(answering(answer)) as server:
@@ -297,12 +297,11 @@ async def test_errors_of_the_caller_pass_through_unchanged(http: HttpClient):
 
 async def test_a_client_works_on_two_event_loops(http: HttpClient):
     async def in_another_loop() -> tuple[int, bytes]:
-        other = http
         async with serve(answering(response("there"))) as server:
             try:
-                return await fetch(other, server.url)
+                return await fetch(http, server.url)
             finally:
-                await other.aclose()
+                await http.aclose()
 
     async with serve(answering(response("here"))) as server:
         assert (await fetch(http, server.url))[1] == b"here"

@@ -1,4 +1,4 @@
-"""OpenAI's protocol over real sockets: what is sent, how streams are put together, and what every fault becomes."""
+"""OpenAI's protocol over real sockets: the request sent and the reply assembled from a stream."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ CALLS: dict[str, tuple[list[dict[str, Any]], list[tuple[str, Any]]]] = {
         [("a", {"x": 1}), ("b", {"y": 2})],
     ),
     "out of order": ([piece(1, '{"y":2}', "b", "2"), piece(0, '{"x":1}', "a", "1")], [("a", {"x": 1}), ("b", {"y": 2})]),
-    "ids repeated by the vendor": ([piece(0, "{}", "a", "same"), piece(1, "{}", "b", "same")], [("a", {}), ("b", {})]),
+    "ids repeated by the provider": ([piece(0, "{}", "a", "same"), piece(1, "{}", "b", "same")], [("a", {}), ("b", {})]),
     "index always 0": ([piece(0, '{"x":1}', "a", "1"), piece(0, '{"y":2}', "b", "2")], [("a", {"x": 1}), ("b", {"y": 2})]),
     "no index": ([piece(None, '{"x"', "a", "1"), piece(None, ":1}"), piece(None, "{}", "b", "2")], [("a", {"x": 1}), ("b", {})]),
     "an id on every fragment": ([piece(0, '{"x"', "a", "1"), piece(0, ":1", None, "2"), piece(0, "}", None, "3")], [("a", {"x": 1})]),
@@ -278,14 +278,14 @@ async def test_a_connection_left_open_after_done_is_not_waited_for(make_clients:
 
 
 async def test_three_hundred_streams_over_one_client(make_clients: MakeHttpClients):
-    everybody, arrived = asyncio.Event(), 0
+    all_arrived, arrived = asyncio.Event(), 0
 
     async def handle(_request: Request, writer: asyncio.StreamWriter) -> None:
         nonlocal arrived
         arrived += 1
         if arrived == 300:
-            everybody.set()
-        await everybody.wait()
+            all_arrived.set()
+        await all_arrived.wait()
         writer.writelines(chunked([event(one) for one in TEXT]))
 
     async with serve(handle) as server:

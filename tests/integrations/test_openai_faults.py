@@ -1,4 +1,4 @@
-"""What every fault of a model vendor becomes, over real sockets; each test asserts that the server really got the request."""
+"""Faults of a model provider, over real sockets. Each test asserts that the server really got the request."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_errors_contain_neither_keys_nor_prompts(make_clients: MakeHttpCli
 
 
 @pytest.mark.parametrize(
-    ("said", "kind"),
+    ("fields", "kind"),
     [
         ({"code": "rate_limit_exceeded"}, RateLimited),
         ({"code": 429}, RateLimited),
@@ -62,8 +62,8 @@ async def test_errors_contain_neither_keys_nor_prompts(make_clients: MakeHttpCli
         ({"type": "invalid_request_error"}, Rejected),
     ],
 )
-async def test_an_error_inside_a_stream(make_clients: MakeHttpClients, said: dict[str, Any], kind: type[TurnlineError]):
-    for handler in (streaming(chunk(content="a"), error(**said)), answering(response(error(**said)))):
+async def test_an_error_inside_a_stream(make_clients: MakeHttpClients, fields: dict[str, Any], kind: type[TurnlineError]):
+    for handler in (streaming(chunk(content="a"), error(**fields)), answering(response(error(**fields)))):
         caught = await fail(make_clients, handler)
         assert type(caught) is kind
         assert caught.maybe_done
@@ -118,12 +118,12 @@ async def test_a_stream_without_an_end_is_a_lost_reply(make_clients: MakeHttpCli
 
 
 @pytest.mark.parametrize("events", [[], TEXT[:2], TEXT[:4]], ids=["nothing", "half", "all but usage"])
-@pytest.mark.parametrize("way", ["close", "reset"])
-async def test_a_broken_stream_is_a_lost_reply(make_clients: MakeHttpClients, events: list[Any], way: str):
+@pytest.mark.parametrize("ending", ["close", "reset"])
+async def test_a_broken_stream_is_a_lost_reply(make_clients: MakeHttpClients, events: list[Any], ending: str):
     async def handle(_request: Request, writer: asyncio.StreamWriter) -> None:
         writer.writelines(chunked([event(one) for one in events], end=False))
         await writer.drain()
-        if way == "reset":
+        if ending == "reset":
             reset(writer)
         writer.close()
 

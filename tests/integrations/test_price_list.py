@@ -1,4 +1,4 @@
-"""Prices from the list that is installed, against that list's own arithmetic, and never from the network."""
+"""Prices from the installed list, compared with genai-prices' own calculation, without network access."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_listed_model_has_its_exact_cost():
 
 
 def test_cost_agrees_with_the_providers_own_figure():
-    # A recorded answer of xAI that carries its own cost: 1,399,000 ticks of 1e-10 dollars.
+    # A recorded answer of xAI that contains its cost: 1,399,000 ticks of 1e-10 dollars.
     usage = Usage(input_tokens=291, cached_input_tokens=244, output_tokens=26 + 189, reasoning_tokens=189)
     assert cost_of("xai", "grok-3-mini", usage, NOW).cost_usd == Decimal("0.0001399")
 
@@ -48,15 +48,15 @@ def test_unknown_usage_is_unpriced():
 
 
 def test_every_listed_model_costs_what_genai_prices_calculates():
-    dice = random.Random(7)
+    rng = random.Random(7)
     priced = 0
     for provider in get_snapshot().providers:
         for model in provider.models:
             if provider.find_model(model.id) is not model:
-                continue  # another entry of the list answers to this name
-            given, made = dice.randrange(300_000), dice.randrange(10_000)
-            cached = dice.randrange(given + 1)
-            usage = Usage(given, cached, dice.randrange(given - cached + 1), made, dice.randrange(made + 1))
+                continue  # another entry of the list has this name
+            prompt, completion = rng.randrange(300_000), rng.randrange(10_000)
+            cached = rng.randrange(prompt + 1)
+            usage = Usage(prompt, cached, rng.randrange(prompt - cached + 1), completion, rng.randrange(completion + 1))
             ours = cost_of(provider.id, model.id, usage, NOW)
             if ours.cost_usd is None:
                 continue

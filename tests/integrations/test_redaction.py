@@ -1,4 +1,4 @@
-"""Quotes of other people's words carry no keys and no prompts."""
+"""Quotes of other servers' texts contain no keys and no prompts."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ def test_quotes_are_a_single_short_line():
 
 
 def test_prompts_are_not_quoted():
-    said = "My name is Ann and my card is 4444."
-    assert redact(f"Invalid content: '{said}' is not allowed", echoes=[said]) == "Invalid content: '[…]' is not allowed"
+    prompt = "My name is Ann and my card is 4444."
+    assert redact(f"Invalid content: '{prompt}' is not allowed", echoes=[prompt]) == "Invalid content: '[…]' is not allowed"
     assert (
-        redact("Invalid content: 'my card is 4444' is not", echoes=["Hello", f"So. {said}"]).count("[…]") == 0
+        redact("Invalid content: 'my card is 4444' is not", echoes=["Hello", f"So. {prompt}"]).count("[…]") == 0
     )  # shorter than 16 characters
-    assert redact("Invalid content: 'and  my card is 4444' is not", echoes=["Hello", f"So. {said}"]) == "Invalid content: '[…]' is not"
+    assert redact("Invalid content: 'and  my card is 4444' is not", echoes=["Hello", f"So. {prompt}"]) == "Invalid content: '[…]' is not"
     assert (
-        redact("This model's maximum context length is 8192 tokens.", echoes=[said])
+        redact("This model's maximum context length is 8192 tokens.", echoes=[prompt])
         == "This model's maximum context length is 8192 tokens."
     )
 
 
 @given(st.text(min_size=16, max_size=200), st.text(max_size=50), st.text(max_size=50))
-def test_no_16_characters_of_an_echo_remain(said: str, before: str, after: str):
-    shown = redact(before + said + after, echoes=[said], limit=1000)
-    plain = " ".join(said.split())
+def test_no_16_characters_of_an_echo_remain(prompt: str, before: str, after: str):
+    shown = redact(before + prompt + after, echoes=[prompt], limit=1000)
+    plain = " ".join(prompt.split())
     assert not any(
         plain[place : place + 16] in shown
         for place in range(len(plain) - 15)

@@ -1,4 +1,4 @@
-"""The event-stream parser: the standard's examples, and any chunking of any stream."""
+"""The SSE parser: the standard's examples, and the same result for any chunking."""
 
 from __future__ import annotations
 

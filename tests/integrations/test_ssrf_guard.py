@@ -1,4 +1,4 @@
-"""The address guard: a table of addresses and spellings, and real listeners that must never be connected to."""
+"""The SSRF guard: tables of addresses and spellings, and real listeners that must never be connected to."""
 
 from __future__ import annotations
 
@@ -137,9 +137,9 @@ async def attempt(guard: AddressGuard, url: str) -> Exception | None:
     ],
 )  # fmt: skip
 async def test_no_spelling_of_loopback_reaches_a_listener(listener: Server, host: str):
-    # The port is allowed here, so that only the address stands between the request and the listener.
+    # The port is allowed, so that only the address is refused.
     error = await attempt(AddressGuard(allowed_ports=[listener.port]), f"http://{host}:{listener.port}/")
-    # A trailing dot is resolved on some systems and unknown on others; either way nothing is connected to.
+    # Some systems resolve a name with a trailing dot, others do not; in both cases nothing is connected to.
     assert isinstance(error, (Rejected, ProviderDown) if host.endswith(".") else Rejected)
     assert listener.connections == 0
 
@@ -149,28 +149,28 @@ async def test_an_allowed_network_reaches_the_listener(listener: Server):
     assert listener.connections >= 1
 
 
-def answers(*sets: Sequence[str]) -> tuple[list[str], AddressGuard]:
-    asked: list[str] = []
-    left: Iterator[Sequence[str]] = iter(sets)
+def guard_with_lookups(*sets: Sequence[str]) -> tuple[list[str], AddressGuard]:
+    looked_up: list[str] = []
+    remaining: Iterator[Sequence[str]] = iter(sets)
 
     async def lookup(host: str, _port: int) -> Sequence[str]:
-        asked.append(host)
-        return next(left, sets[-1])
+        looked_up.append(host)
+        return next(remaining, sets[-1])
 
-    return asked, AddressGuard(allowed_ports=range(1, 65536), lookup=lookup)
+    return looked_up, AddressGuard(allowed_ports=range(1, 65536), lookup=lookup)
 
 
 async def test_one_forbidden_address_refuses_the_name(listener: Server):
     for found in (["127.0.0.1"], ["203.0.113.9", "127.0.0.1"], ["8.8.8.8", "127.0.0.1"], ["8.8.8.8", "::1"], ["169.254.169.254"]):
-        asked, guard = answers(found)
+        looked_up, guard = guard_with_lookups(found)
         error = await attempt(guard, f"http://rebind.example:{listener.port}/")
         assert isinstance(error, Rejected)
-        assert asked == ["rebind.example"]
+        assert looked_up == ["rebind.example"]
     assert listener.connections == 0
 
 
 async def test_a_rebinding_name_never_reaches_loopback(listener: Server, monkeypatch: pytest.MonkeyPatch):
-    """The first lookup answers a public address, the later ones loopback: what was checked is what is connected to."""
+    """The first lookup returns a public address, later ones loopback; the connection uses the checked address."""
     connected: list[str] = []
 
     async def record(sock: socket.socket, address: tuple[str, int]) -> None:
@@ -178,7 +178,7 @@ async def test_a_rebinding_name_never_reaches_loopback(listener: Server, monkeyp
         raise ConnectionRefusedError(111, "no route in this test")
 
     monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", record)
-    asked, guard = answers(["93.184.216.34"], ["127.0.0.1"])
+    looked_up, guard = guard_with_lookups(["93.184.216.34"], ["127.0.0.1"])
     http = HttpClient(guard)
     for _ in range(3):
         with pytest.raises(Exception):  # noqa: B017
@@ -186,7 +186,7 @@ async def test_a_rebinding_name_never_reaches_loopback(listener: Server, monkeyp
                 pass
     await http.aclose()
     assert set(connected) == {"93.184.216.34"}
-    assert len(asked) >= 1
+    assert len(looked_up) >= 1
     assert listener.connections == 0
 
 

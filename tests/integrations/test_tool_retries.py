@@ -17,15 +17,15 @@ from tests.support.http_servers import Handler, Request, answering, free_port, n
 from tests.support.http_tools import OK, call_tool, make_tool
 
 
-def breaking(times: int, way: Callable[[asyncio.StreamWriter], None]) -> Handler:
-    """Break the first `times` requests in one way, then answer well."""
-    left = times
+def failing(times: int, fail: Callable[[asyncio.StreamWriter], None]) -> Handler:
+    """Fail the first `times` requests with `fail`, then answer OK."""
+    remaining = times
 
     async def handle(_request: Request, writer: asyncio.StreamWriter) -> None:
-        nonlocal left
-        if left:
-            left -= 1
-            way(writer)
+        nonlocal remaining
+        if remaining:
+            remaining -= 1
+            fail(writer)
         else:
             writer.write(OK)
 
@@ -40,17 +40,17 @@ def rate_limit(writer: asyncio.StreamWriter) -> None:
     writer.write(response("{}", 429, retry_after="0.05"))
 
 
-@pytest.mark.parametrize("way", [reset, server_error, rate_limit])
+@pytest.mark.parametrize("fail", [reset, server_error, rate_limit])
 @pytest.mark.parametrize("effect", [Effect.PURE, Effect.IDEMPOTENT])
-async def test_repeatable_calls_are_tried_three_times_with_one_key(performer: Performer, effect: Effect, way: Any):
-    async with serve(breaking(2, way)) as server:
+async def test_repeatable_calls_are_tried_three_times_with_one_key(performer: Performer, effect: Effect, fail: Any):
+    async with serve(failing(2, fail)) as server:
         outcome = await call_tool(performer, make_tool(server, effect))
     assert (outcome.status, outcome.requests) == (ToolStatus.SUCCEEDED, 3)
     assert [request.headers["idempotency-key"] for request in server.requests] == ["key-1"] * 3
 
 
 @pytest.mark.parametrize(
-    ("way", "effect", "status", "requests"),
+    ("fail", "effect", "status", "requests"),
     [
         (reset, Effect.PURE, ToolStatus.FAILED, 3),
         (reset, Effect.IDEMPOTENT, ToolStatus.UNKNOWN, 3),
@@ -63,8 +63,8 @@ async def test_repeatable_calls_are_tried_three_times_with_one_key(performer: Pe
         (rate_limit, Effect.UNSAFE, ToolStatus.FAILED, 3),
     ],
 )
-async def test_outcome_when_every_attempt_fails(performer: Performer, way: Any, effect: Effect, status: ToolStatus, requests: int):
-    async with serve(breaking(99, way)) as server:
+async def test_outcome_when_every_attempt_fails(performer: Performer, fail: Any, effect: Effect, status: ToolStatus, requests: int):
+    async with serve(failing(99, fail)) as server:
         outcome = await call_tool(performer, make_tool(server, effect))
     assert outcome.status is status
     assert outcome.requests == len(server.requests) == requests
@@ -105,11 +105,11 @@ def refuse(status: int) -> Callable[[asyncio.StreamWriter], None]:
 @pytest.mark.parametrize("status", [400, 404, 409])
 @pytest.mark.parametrize("begun", [False, True])
 async def test_a_client_error_after_a_lost_reply_proves_nothing(performer: Performer, status: int, begun: bool):
-    """The first try may have done it: a second cancellation finds no order, a call still under way is in conflict."""
-    ways = [refuse(status)] if begun else [reset, refuse(status)]
+    """The first attempt may have been executed: a second cancellation finds no order, a call in progress is in conflict."""
+    answers = [refuse(status)] if begun else [reset, refuse(status)]
 
     async def handle(_request: Request, writer: asyncio.StreamWriter) -> None:
-        ways.pop(0)(writer)
+        answers.pop(0)(writer)
 
     async with serve(handle) as server:
         outcome = await call_tool(performer, make_tool(server, Effect.IDEMPOTENT), begun=begun)
@@ -118,18 +118,18 @@ async def test_a_client_error_after_a_lost_reply_proves_nothing(performer: Perfo
 
 
 async def test_a_begun_call_is_unknown_if_the_server_is_unreachable(performer: Performer):
-    nowhere = f"http://127.0.0.1:{free_port()}"
+    unreachable = f"http://127.0.0.1:{free_port()}"
     for effect, status in (
         (Effect.PURE, ToolStatus.FAILED),
         (Effect.IDEMPOTENT, ToolStatus.UNKNOWN),
         (Effect.QUERYABLE, ToolStatus.UNKNOWN),
     ):
-        assert (await call_tool(performer, make_tool(nowhere, effect), begun=True)).status is status
+        assert (await call_tool(performer, make_tool(unreachable, effect), begun=True)).status is status
         unmapped = ToolSpec(uuid4(), "x", "", {}, effect=effect)
         assert (await call_tool(performer, unmapped, begun=True)).status is status
     assert (await performer.call_tool(None, ToolCall("c", "gone", {}), "k", 5, begun=True)).status is ToolStatus.UNKNOWN
     garbled = await performer.call_tool(None, ToolCall("c", "gone", None, "{nope"), "k", 5, begun=True)
-    assert garbled.status is ToolStatus.FAILED, "what was no JSON was never sent"
+    assert garbled.status is ToolStatus.FAILED, "arguments that are not JSON were never sent"
 
 
 @pytest.mark.parametrize("retry_after", ["6", "86400"])

@@ -21,7 +21,7 @@ from tests.support.http_tools import OK, SECRET, call_tool, make_tool
 
 async def test_a_call_succeeds(performer: Performer):
     async with serve(answering(OK)) as server:
-        what = make_tool(
+        tool_spec = make_tool(
             server,
             headers={"Accept": "text/x", "X-A": "1"},
             secret_headers={"Authorization": "Bearer {{key}}"},
@@ -29,10 +29,10 @@ async def test_a_call_succeeds(performer: Performer):
             query={"full": True},
             path="/orders?v=2%20b",
         )
-        outcome = await call_tool(performer, what)
+        outcome = await call_tool(performer, tool_spec)
 
     assert (outcome.status, outcome.result, outcome.requests) == (ToolStatus.SUCCEEDED, {"paid": True}, 1)
-    assert outcome.integration_id == what.integrations[0].id
+    assert outcome.integration_id == tool_spec.integrations[0].id
     assert outcome.latency_ms >= 0
     sent = server.requests[0]
     assert (sent.method, sent.json) == ("POST", {"order": 41})
@@ -99,19 +99,19 @@ async def test_arguments_cannot_combine_into_a_dot_segment(performer: Performer,
 
 async def test_mappings_are_applied_to_arguments_and_result(performer: Performer):
     async with serve(answering(response({"data": {"orders": [{"id": 1}, {"id": 2}]}}))) as server:
-        what = make_tool(
+        tool_spec = make_tool(
             server,
             parameter_mapping={"order_id": "order", "kind": "`full`"},
             response_mapping="data.orders[].id",
             return_schema={"type": "array", "items": {"type": "integer"}},
         )
-        outcome = await call_tool(performer, what)
+        outcome = await call_tool(performer, tool_spec)
     assert server.requests[0].json == {"order_id": 41, "kind": "full"}
     assert outcome.result == [1, 2]
 
 
 @pytest.mark.parametrize(
-    ("settings", "arguments", "why", "requests"),
+    ("settings", "arguments", "reason", "requests"),
     [
         ({}, {}, '"order" is a required property', 0),
         ({}, {"order": None}, "order: null is not of types", 0),
@@ -125,11 +125,11 @@ async def test_mappings_are_applied_to_arguments_and_result(performer: Performer
         ({"response_mapping": "{a:@,b:@}|" * 40 + "@"}, {"order": 1}, "cannot be used", 1),
     ],
 )
-async def test_failed_calls_give_the_model_a_reason(performer: Performer, settings: Any, arguments: Any, why: str, requests: int):
+async def test_failed_calls_give_the_model_a_reason(performer: Performer, settings: Any, arguments: Any, reason: str, requests: int):
     async with serve(answering(OK)) as server:
         outcome = await call_tool(performer, make_tool(server, **settings), arguments)
     assert outcome.status is ToolStatus.FAILED
-    assert why in (outcome.error or "")
+    assert reason in (outcome.error or "")
     assert outcome.requests == requests == len(server.requests)
 
 
@@ -180,9 +180,9 @@ async def test_secrets_are_removed_from_answers(performer: Performer):
         writer.write(response({"headers": request.headers, request.headers["x-key"]: 1}, 200 if request.json["order"] else 400))
 
     async with serve(echo) as server:
-        what = make_tool(server, secret_headers={"X-Key": "key"}, secrets={"key": SECRET})
-        good = await call_tool(performer, what, {"order": 1})
-        bad = await call_tool(performer, what, {"order": 0})
+        tool_spec = make_tool(server, secret_headers={"X-Key": "key"}, secrets={"key": SECRET})
+        good = await call_tool(performer, tool_spec, {"order": 1})
+        bad = await call_tool(performer, tool_spec, {"order": 0})
     assert good.result["headers"]["x-key"] == "[…]"
     assert good.result["[…]"] == 1
     assert "[…]" in (bad.error or "")
@@ -208,9 +208,9 @@ async def test_redirects_are_not_followed(performer: Performer, status: int):
 
 
 async def test_forbidden_addresses_are_never_connected_to(make_clients: MakeHttpClients):
-    made = make_clients(allowed_networks="")
+    clients = make_clients(allowed_networks="")
     async with serve(answering(OK)) as server:
-        outcome = await call_tool(Performer(made.settings, made), make_tool(server, Effect.IDEMPOTENT))
+        outcome = await call_tool(Performer(clients.settings, clients), make_tool(server, Effect.IDEMPOTENT))
         assert outcome.status is ToolStatus.FAILED
         assert "loopback" in (outcome.error or "")
         assert outcome.requests == server.connections == 0
@@ -218,7 +218,7 @@ async def test_forbidden_addresses_are_never_connected_to(make_clients: MakeHttp
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example", "xn--"])
 async def test_an_invalid_host_name_fails_the_call(performer: Performer, host: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("integrations.tools.http.request.check_configuration", lambda _: None)  # were it not refused before it is sent
+    monkeypatch.setattr("integrations.tools.http.request.check_configuration", lambda _: None)  # so that the URL itself is tested
     for effect in (Effect.PURE, Effect.UNSAFE):
         outcome = await call_tool(performer, make_tool(f"http://{host}", effect))
         assert (outcome.status, outcome.requests) == (ToolStatus.FAILED, 0)
@@ -229,8 +229,8 @@ async def test_calls_that_cannot_be_sent_fail(performer: Performer):
     unknown = await performer.call_tool(None, ToolCall("c", "nope", {}), "k", 5, tool_names=("a", "b"))
     assert (unknown.status, unknown.error, unknown.requests) == (ToolStatus.FAILED, "There is no tool 'nope'; there are: a, b.", 0)
     assert "has none" in ((await performer.call_tool(None, ToolCall("c", "nope", {}), "k", 5)).error or "")
-    what = make_tool("http://127.0.0.1:1")
-    garbled = await performer.call_tool(what, ToolCall("c", what.name, None, "{nope"), "k", 5)
+    tool_spec = make_tool("http://127.0.0.1:1")
+    garbled = await performer.call_tool(tool_spec, ToolCall("c", tool_spec.name, None, "{nope"), "k", 5)
     assert (garbled.status, garbled.requests) == (ToolStatus.FAILED, 0)
     assert "not a JSON object" in (garbled.error or "")
     other = IntegrationSpec(uuid4(), "carrier_pigeon", {})

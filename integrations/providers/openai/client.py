@@ -60,9 +60,8 @@ class OpenAI:
             elif response.media_type == "application/json":
                 await self._read_whole(response, collector, request)
             else:
-                raise Malformed(
-                    f"{PEER} answered with {redact(response.media_type, limit=60) or 'no content type'} instead of JSON or events"
-                )
+                content_type = redact(response.media_type, limit=60) or "no content type"
+                raise Malformed(f"{PEER} answered with {content_type} instead of JSON or events")
             request_id = response.headers.get("x-request-id")
         return replace(
             collector.assembly.reply(),

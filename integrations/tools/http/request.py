@@ -69,15 +69,8 @@ def status_request(tool: ToolSpec, spec: IntegrationSpec, arguments: dict[str, A
     mapped = _mapped(tool, spec, arguments) | {KEY_PLACEHOLDER: idempotency_key}
     status = spec.configuration["status"]
     url, _ = _filled_path(str(status["url"]), mapped)
-    query = [
-        (
-            name,
-            PLACEHOLDER.sub(lambda match: _placeholder_text(mapped, match.group(1)), value)
-            if isinstance(value, str)
-            else _query_text(value),
-        )
-        for name, value in (status.get("query") or {}).items()
-    ]
+    configured_query: dict[str, Any] = status.get("query") or {}
+    query = [(name, _filled(value, mapped) if isinstance(value, str) else _query_text(value)) for name, value in configured_query.items()]
     method = str(status.get("method") or DEFAULT_STATUS_METHOD).upper()
     headers = _headers(status, spec, idempotency_key)
     if method == "GET":
@@ -148,6 +141,10 @@ def _filled_path(url: str, mapped: Mapping[str, Any]) -> tuple[str, set[str]]:
     if any(segment in (".", "..") for segment in path.split("/")):
         raise Refused("The arguments result in a path with . or .. in it.")
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, "")), used
+
+
+def _filled(template: str, mapped: Mapping[str, Any]) -> str:
+    return PLACEHOLDER.sub(lambda match: _placeholder_text(mapped, match.group(1)), template)
 
 
 def _placeholder_text(mapped: Mapping[str, Any], name: str) -> str:
