@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from typing import Any, NoReturn
 
 from engine.enums import ToolStatus
@@ -15,7 +16,7 @@ from integrations.http import HttpClients, HttpResponse, RequestCounter
 from integrations.redaction import redact, value_without_secrets
 from integrations.tools.base import Refused
 from integrations.tools.http import health
-from integrations.tools.http.request import call_request, status_request
+from integrations.tools.http.request import ToolRequest, call_request, status_request
 
 PEER = "The tool's server"
 STATUS_PEER = "The tool's status address"
@@ -44,16 +45,7 @@ class HttpTool:
     ) -> ToolOutcome:
         """Validate the arguments, send one request, validate the result. See `Integration.call`."""
         request = call_request(tool, spec, arguments, idempotency_key)
-        async with self._http.request(
-            request.method,
-            request.url,
-            peer=PEER,
-            deadline_s=self._deadline_s(deadline_s, spec),
-            max_bytes=self._max_bytes,
-            headers=request.headers,
-            content=request.content,
-            counter=counter,
-        ) as response:
+        async with self._send(request, PEER, spec, deadline_s, counter) as response:
             if not response.ok:
                 await self._raise_for_status(response, spec)
             try:
@@ -69,15 +61,7 @@ class HttpTool:
         """Query the call's status once. See `Integration.status`."""
         request = status_request(tool, spec, arguments, idempotency_key)
         status: dict[str, Any] = spec.configuration["status"]
-        async with self._http.request(
-            request.method,
-            request.url,
-            peer=STATUS_PEER,
-            deadline_s=self._deadline_s(deadline_s, spec),
-            max_bytes=self._max_bytes,
-            headers=request.headers,
-            content=request.content,
-        ) as response:
+        async with self._send(request, STATUS_PEER, spec, deadline_s) as response:
             if response.status == 404:
                 return None
             if response.status in _IN_PROGRESS:
@@ -94,8 +78,19 @@ class HttpTool:
         """Check that the server is reachable. See `integrations.tools.http.health`."""
         await health.probe(spec, self._http, deadline_s)
 
-    def _deadline_s(self, deadline_s: float, spec: IntegrationSpec) -> float:
-        return min(deadline_s, spec.configuration.get("timeout_s") or self._timeout_s)
+    def _send(
+        self, request: ToolRequest, peer: str, spec: IntegrationSpec, deadline_s: float, counter: RequestCounter | None = None
+    ) -> AbstractAsyncContextManager[HttpResponse]:
+        return self._http.request(
+            request.method,
+            request.url,
+            peer=peer,
+            deadline_s=min(deadline_s, spec.configuration.get("timeout_s") or self._timeout_s),
+            max_bytes=self._max_bytes,
+            headers=request.headers,
+            content=request.content,
+            counter=counter,
+        )
 
     async def _document(self, response: HttpResponse) -> Any:
         body = await response.body()
