@@ -43,7 +43,7 @@ def clean_text(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").replace("\x00", REPLACEMENT)
 
 
-def parse_foreign(raw: bytes | str, *, max_bytes: int, whom: str = "The other side", repair: bool = True) -> Parsed:
+def parse_foreign(raw: bytes | str, *, max_bytes: int, peer: str = "The server", repair: bool = True) -> Parsed:
     """Return the JSON value of a provider's or a tool's answer, repaired where its text is not storable.
 
     Integers beyond ±2^53 become strings. Without `repair` texts are left as they are, for pieces of a stream that may end within
@@ -54,7 +54,7 @@ def parse_foreign(raw: bytes | str, *, max_bytes: int, whom: str = "The other si
     """
 
     def refuse(why: str) -> NoReturn:
-        raise Malformed(f"{whom} sent JSON that cannot be used: {why}")
+        raise Malformed(f"{peer} sent JSON that cannot be used: {why}")
 
     sanitised = False
     if isinstance(raw, str):

@@ -23,7 +23,7 @@ async def reports_of(make_clients: MakeHttpClients, url: str, *, order: object =
     spec = IntegrationSpec(uuid4(), "custom_tool", {"url": url, "timeout_s": timeout_s})
     tool = ToolSpec(uuid4(), "orders_lookup", "", PARAMETERS, effect=Effect.UNSAFE, integrations=(spec,))
     call = ToolCall("call_1", tool.name, {"order": order})
-    await Performer(clients.settings, clients).call_tool(tool, call, "key-1", 20.0, on_result=lambda *report: reports.append(report))
+    await Performer(clients.settings, clients).use_tool(tool, call, "key-1", 20.0, on_result=lambda *report: reports.append(report))
     assert {integration_id for integration_id, _ in reports} <= {spec.id}
     return [error for _, error in reports]
 

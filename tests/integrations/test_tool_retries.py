@@ -127,8 +127,8 @@ async def test_a_begun_call_is_unknown_if_the_server_is_unreachable(performer: P
         assert (await call_tool(performer, make_tool(unreachable, effect), begun=True)).status is status
         unmapped = ToolSpec(uuid4(), "x", "", {}, effect=effect)
         assert (await call_tool(performer, unmapped, begun=True)).status is status
-    assert (await performer.call_tool(None, ToolCall("c", "gone", {}), "k", 5, begun=True)).status is ToolStatus.UNKNOWN
-    garbled = await performer.call_tool(None, ToolCall("c", "gone", None, "{nope"), "k", 5, begun=True)
+    assert (await performer.use_tool(None, ToolCall("c", "gone", {}), "k", 5, begun=True)).status is ToolStatus.UNKNOWN
+    garbled = await performer.use_tool(None, ToolCall("c", "gone", None, "{nope"), "k", 5, begun=True)
     assert garbled.status is ToolStatus.FAILED, "arguments that are not JSON were never sent"
 
 

@@ -226,16 +226,16 @@ async def test_an_invalid_host_name_fails_the_call(performer: Performer, host: s
 
 
 async def test_calls_that_cannot_be_sent_fail(performer: Performer):
-    unknown = await performer.call_tool(None, ToolCall("c", "nope", {}), "k", 5, tool_names=("a", "b"))
+    unknown = await performer.use_tool(None, ToolCall("c", "nope", {}), "k", 5, tool_names=("a", "b"))
     assert (unknown.status, unknown.error, unknown.requests) == (ToolStatus.FAILED, "There is no tool 'nope'; there are: a, b.", 0)
-    assert "has none" in ((await performer.call_tool(None, ToolCall("c", "nope", {}), "k", 5)).error or "")
+    assert "has none" in ((await performer.use_tool(None, ToolCall("c", "nope", {}), "k", 5)).error or "")
     tool_spec = make_tool("http://127.0.0.1:1")
-    garbled = await performer.call_tool(tool_spec, ToolCall("c", tool_spec.name, None, "{nope"), "k", 5)
+    garbled = await performer.use_tool(tool_spec, ToolCall("c", tool_spec.name, None, "{nope"), "k", 5)
     assert (garbled.status, garbled.requests) == (ToolStatus.FAILED, 0)
     assert "not a JSON object" in (garbled.error or "")
     other = IntegrationSpec(uuid4(), "carrier_pigeon", {})
     for integrations in ((), (other,)):
-        lost = await performer.call_tool(ToolSpec(uuid4(), "x", "", {}, integrations=integrations), ToolCall("c", "x", {}), "k", 5)
+        lost = await performer.use_tool(ToolSpec(uuid4(), "x", "", {}, integrations=integrations), ToolCall("c", "x", {}), "k", 5)
         assert (lost.status, lost.requests) == (ToolStatus.FAILED, 0)
 
 

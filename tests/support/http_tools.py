@@ -39,6 +39,6 @@ async def call_tool(
 ) -> ToolOutcome:
     """Call `tool` with the idempotency key "key-1", by default for order 41; assert that the outcome contains no secret."""
     call = ToolCall("call_1", tool.name, {"order": 41} if arguments is None else arguments)
-    outcome = await performer.call_tool(tool, call, "key-1", deadline_s, begun=begun)
+    outcome = await performer.use_tool(tool, call, "key-1", deadline_s, begun=begun)
     assert SECRET not in repr(outcome)
     return outcome

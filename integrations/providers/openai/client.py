@@ -80,13 +80,13 @@ class OpenAI:
                 self._take_event(event, collector, request)
 
     def _take_event(self, event: ServerEvent, collector: _ReplyCollector, request: ModelRequest) -> None:
-        chunk = parse_foreign(event.data, max_bytes=self._max_bytes, whom=PEER, repair=False).value
+        chunk = parse_foreign(event.data, max_bytes=self._max_bytes, peer=PEER, repair=False).value
         if isinstance(chunk, Mapping) and (event.event == "error" or chunk.get("error")):
             raise self._embedded_error(chunk.get("error") or chunk, request)
         collector.emit(collector.assembly.add_chunk(chunk))
 
     async def _read_whole(self, response: HttpResponse, collector: _ReplyCollector, request: ModelRequest) -> None:
-        completion = parse_foreign(await response.body(), max_bytes=self._max_bytes, whom=PEER).value
+        completion = parse_foreign(await response.body(), max_bytes=self._max_bytes, peer=PEER).value
         if isinstance(completion, Mapping) and completion.get("error"):
             raise self._embedded_error(completion["error"], request)
         collector.emit(collector.assembly.add_whole(completion))

@@ -97,7 +97,7 @@ class HttpTool:
         if not body.strip():
             return None
         if response.media_type.endswith(("/json", "+json")) or not response.media_type:
-            return parse_foreign(body, max_bytes=self._max_bytes, whom=PEER).value
+            return parse_foreign(body, max_bytes=self._max_bytes, peer=PEER).value
         return {"text": clean_text(body.decode("utf-8", "replace"))}
 
     async def _status_document(self, response: HttpResponse) -> Any:
@@ -106,7 +106,7 @@ class HttpTool:
         A proxy's HTML page with status 200 does not prove that the call was executed.
         """
         body = await response.body()
-        return parse_foreign(body, max_bytes=self._max_bytes, whom=STATUS_PEER).value if body.strip() else None
+        return parse_foreign(body, max_bytes=self._max_bytes, peer=STATUS_PEER).value if body.strip() else None
 
     async def _raise_for_status(self, response: HttpResponse, spec: IntegrationSpec) -> NoReturn:
         """Raise the error for a status that is not 2xx: Refused for most 4xx, which the model can act on."""
