@@ -21,7 +21,8 @@ from engine.turn.context import Bound, Cost, ModelRequest, TurnContext
 from engine.turn.runner import TurnRunner
 from store.conversations import budgets, intake
 from store.database import Database
-from tests.support.engine_runs import claimed, found, run_turn
+from tests.support.db import rows
+from tests.support.engine_runs import claimed, run_turn
 from tests.support.factories import Tenant, tenant
 
 Amount = Decimal | int  # dollars or tokens
@@ -136,7 +137,7 @@ async def test_as_many_turns_at_once_call_the_model_as_there_is_room_for(databas
     assert (statuses.count("done"), statuses.count("failed"), world.called) == (room, turns_at_once - room, room)
     assert await shown(database, made, budget_id) == (COST * room, 0)
     ledger = "SELECT sum(cost_usd), count(*) FILTER (WHERE state = 'reserved') FROM model_calls"
-    assert await found(database, made, ledger) == [(COST * room, 0)]
+    assert await rows(database, made, ledger) == [(COST * room, 0)]
 
 
 @pytest.mark.usefixtures("watched")
@@ -161,7 +162,7 @@ async def test_budgets_of_all_kinds_hold_together_while_replies_are_lost_and_tur
 
     await asyncio.gather(*(run_turn(database, turn_id, Market(now_and_then_lost)) for turn_id in turn_ids))
 
-    ((settled, unknown, failed),) = await found(
+    ((settled, unknown, failed),) = await rows(
         database,
         made,
         "SELECT count(*) FILTER (WHERE state = 'settled'), count(*) FILTER (WHERE state = 'unknown'),"
@@ -176,7 +177,7 @@ async def test_budgets_of_all_kinds_hold_together_while_replies_are_lost_and_tur
     for name in ("workspace, tokens a day", "agent, tokens"):
         assert await shown(database, made, of[name]) == (tokens * settled, MOST.tokens * unknown), name
     mine = f"SELECT count(*) FILTER (WHERE state = 'settled') FROM model_calls WHERE session_id = '{made.session_id}'"
-    ((settled_here,),) = await found(database, made, mine)
+    ((settled_here,),) = await rows(database, made, mine)
     assert (await shown(database, made, of["session, dollars"]))[0] == COST * settled_here
 
 
@@ -277,11 +278,11 @@ async def test_a_call_that_nobody_heard_of_keeps_its_hold(database: Database):
     turn_id = await opened(database, made)
     claim = await claimed(database, turn_id)
     await claim.write(TurnCommit(reserve=held(0)))
-    await found(database, made, "UPDATE sessions SET lease_until = now() - interval '1 second' RETURNING 1")
+    await rows(database, made, "UPDATE sessions SET lease_until = now() - interval '1 second' RETURNING 1")
 
     assert await run_turn(database, turn_id, Market()) == Finish("done")
 
-    assert await found(database, made, "SELECT state FROM model_calls ORDER BY attempt") == [("unknown",), ("settled",)]
+    assert await rows(database, made, "SELECT state FROM model_calls ORDER BY attempt") == [("unknown",), ("settled",)]
     assert await shown(database, made, budget_id) == (COST, MOST_USD)
 
 
@@ -301,7 +302,7 @@ async def test_a_new_day_begins_with_nothing_spent_and_what_yesterday_held_is_ye
 
     assert await shown(database, made, by_day) == (COST, 0), "yesterday's call counts to yesterday"
     assert await shown(database, made, in_all) == (2 * COST, 0)
-    assert await found(database, made, "SELECT count(*) FROM budget_holds") == [(0,)]
+    assert await rows(database, made, "SELECT count(*) FROM budget_holds") == [(0,)]
 
 
 async def test_a_model_without_a_price_fails_under_a_budget_in_dollars_and_not_under_one_in_tokens(database: Database):
@@ -339,7 +340,7 @@ async def test_a_budget_that_goes_while_calls_are_under_way_takes_its_holds_alon
 
     assert set(rests) == {Finish("done")}
     assert await shown(database, made, kept) == (20 * COST, 0)
-    assert await found(database, made, "SELECT count(*) FROM budget_holds") == [(0,)]
+    assert await rows(database, made, "SELECT count(*) FROM budget_holds") == [(0,)]
 
 
 async def test_a_raised_cap_lets_the_next_message_be_answered(database: Database):
@@ -350,7 +351,7 @@ async def test_a_raised_cap_lets_the_next_message_be_answered(database: Database
         await budgets.change(db, budget_id, Decimal(1))
 
     assert await run_turn(database, await opened(database, made), Market()) == Finish("done")
-    assert await found(database, made, "SELECT status, error_class FROM turns ORDER BY opened_at_offset") == [
+    assert await rows(database, made, "SELECT status, error_class FROM turns ORDER BY opened_at_offset") == [
         ("failed", "BudgetSpent"),
         ("done", None),
     ]

@@ -15,7 +15,7 @@ from store.conversations import expiry, intake, session_control, sessions, turns
 from store.conversations import redrive as store_redrive
 from store.database import Database
 from store.operations import audit
-from tests.support.claims import rows
+from tests.support.db import rows
 from tests.support.engine_runs import REFUND, asked, claimed, run_turn
 from tests.support.factories import Tenant, tenant
 from tests.support.fakes import Script, calls

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text as sql
 
 from engine.enums import EventKind, Source
 from engine.errors import Conflict
@@ -18,6 +16,7 @@ from engine.turn.context import Limits
 from store.conversations import intake, turns
 from store.conversations import redrive as store_redrive
 from store.database import Database
+from tests.support.db import rows
 from tests.support.factories import Tenant, tenant
 
 
@@ -29,11 +28,6 @@ async def claim(database: Database, turn_id: UUID, owner: str, lease_s: float = 
 
 async def redrive(database: Database, made: Tenant, turn_id: UUID, *, from_scratch: bool = False) -> store_redrive.Redriven:
     return await store_redrive.redrive(database, made.workspace_id, turn_id, from_scratch=from_scratch, by="me", window=200)
-
-
-async def rows(database: Database, made: Tenant, query: str, **values: Any) -> Sequence[Any]:
-    async with database.transaction(made.workspace_id) as db:
-        return [tuple(row) for row in (await db.execute(sql(query), values)).all()]
 
 
 async def asked(database: Database, made: Tenant, text: str = "one") -> UUID:

@@ -12,7 +12,8 @@ from engine.turn.commit import Park, SettledCall, ToolIntent, TurnCommit
 from engine.turn.context import Cost
 from store.conversations import intake, session_control, turns
 from store.database import Database
-from tests.support.claims import ANSWERED, FIRST, REPLY, claimed, rows
+from tests.support.claims import ANSWERED, FIRST, REPLY, claimed
+from tests.support.db import rows
 from tests.support.factories import Tenant, tenant
 
 CALLED = Event(EventKind.TOOL_CALL, Source.AI_AGENT, {"tool_call_id": "c1", "tool_name": "refund", "arguments": {}}, {"step": 0})

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import text as sql
 
 from engine.enums import EventKind, FinishReason, ModelCallState, Source, ToolCallState, ToolStatus
 from engine.errors import Conflict, LeaseLost, NotFound, Rejected
@@ -19,6 +17,7 @@ from engine.turn.context import Cost, Limits
 from engine.turn.pending_calls import Pending
 from store.conversations import intake, sweep, turns
 from store.database import Database
+from tests.support.db import rows
 from tests.support.factories import Tenant, tenant
 
 FIRST = Reserved(0, 0)
@@ -35,11 +34,6 @@ async def claim(database: Database, turn_id: UUID | None, owner: str = "me", lea
     return await turns.claim(
         database, turn_id, owner, lease_s=lease_s, max_attempts=attempts, window=400, limits=Limits(), secrets=lambda *_: {}
     )
-
-
-async def rows(database: Database, made: Tenant, query: str, **values: Any) -> Sequence[Any]:
-    async with database.transaction(made.workspace_id) as db:
-        return (await db.execute(sql(query), values)).all()
 
 
 async def turn_rows(

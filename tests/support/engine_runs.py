@@ -6,8 +6,6 @@ from itertools import count
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text as sql
-
 from engine.events import ToolCall
 from engine.turn.commit import Outcome
 from engine.turn.context import Limits
@@ -15,7 +13,6 @@ from engine.turn.ports import Performer
 from engine.turn.runner import TurnRunner
 from store.conversations import turns
 from store.database import Database
-from tests.support.factories import Tenant
 
 REFUND = {
     "name": "refund",
@@ -52,9 +49,3 @@ async def run_turn(database: Database, turn_id: UUID | None, world: Performer, *
     claim = await claimed(database, turn_id, approval_s=approval_s)
     assert isinstance(claim, turns.Claim), claim
     return await TurnRunner(claim, world, claim.context, claim.resume_point).run()
-
-
-async def found(database: Database, made: Tenant, query: str, **values: Any) -> list[tuple[Any, ...]]:
-    """Rows of `query`, as the tenant sees them."""
-    async with database.transaction(made.workspace_id) as db:
-        return [tuple(row) for row in (await db.execute(sql(query), values)).all()]
