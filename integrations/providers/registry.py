@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from engine.enums import ModelProvider
 from engine.errors import Rejected
 from integrations.http import HttpClients
 from integrations.providers.base import Provider
 from integrations.providers.openai.client import OpenAI
 
 _PROVIDERS: dict[str, Callable[[HttpClients], Provider]] = {
-    "openai": OpenAI,
+    ModelProvider.OPENAI: OpenAI,
 }
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from engine.enums import IntegrationType
 from integrations.http import HttpClients
 from integrations.tools.base import Integration
 from integrations.tools.http.client import HttpTool
 
 _INTEGRATIONS: dict[str, Callable[[HttpClients], Integration]] = {
-    "custom_tool": HttpTool,
+    IntegrationType.CUSTOM_TOOL: HttpTool,
 }
 
 
