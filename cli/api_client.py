@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import httpx
 
-from cli.standalone.process_utils import SetupError
+from cli.errors import SetupError
 from integrations.sse_parser import SseParser
 
 _SILENCE_S = 60.0  # a stream says at least a keep-alive this often

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cli.database import run_query
-from cli.standalone.process_utils import SetupError
+from cli.errors import SetupError
 from settings import Settings
 from store.database import MAINTENANCE_ROLE, Database
 from store.operations import audit

@@ -11,8 +11,8 @@ from uuid import UUID
 import click
 
 from cli.api_client import Api
+from cli.errors import SetupError
 from cli.standalone.data_dir import DataDir
-from cli.standalone.process_utils import SetupError
 from settings import Settings
 
 ENDS = ("failed", "dead", "cancelled")  # what says of itself, as a status, that no reply will come

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import psycopg
 from sqlalchemy.exc import DBAPIError
 
-from cli.standalone.process_utils import SetupError
+from cli.errors import SetupError
 from engine.errors import Rejected
 from store.database import APP_ROLE, Database, connect_arguments
 

@@ -14,8 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli.api_client import Api
+from cli.errors import SetupError
 from cli.standalone.data_dir import DataDir
-from cli.standalone.process_utils import SetupError, free_port, tail
+from cli.standalone.process_utils import free_port, tail
 from cli.standalone.stack import Machine, Ports
 from cli.standalone.supervisor import Supervisor
 from cli.standalone.unprivileged import scratch_directory

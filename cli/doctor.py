@@ -19,7 +19,7 @@ from redis.retry import Retry
 
 from beat_schedule import SCHEDULE
 from cli.database import safe_url
-from cli.main import wrong_settings
+from cli.settings_errors import describe_settings_error
 from cli.standalone.data_dir import DataDir
 from settings import Settings
 from store import migrate
@@ -58,7 +58,7 @@ def examine(environ: Mapping[str, str]) -> list[Finding]:
     try:
         settings = Settings()
     except pydantic.ValidationError as error:
-        return [*found, Finding(False, wrong_settings(error))]
+        return [*found, Finding(False, describe_settings_error(error))]
     home = DataDir(settings.home)
     own = home.completed(settings)
     found += _database(own)

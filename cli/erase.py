@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from cli import broker_purge
 from cli.database import operator, run_query, safe_url
-from cli.standalone.process_utils import SetupError
+from cli.errors import SetupError
 from engine.errors import NotFound
 from settings import Settings
 from store.conversations import session_control, sessions

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from beat_schedule import SCHEDULE
 from cli.database import operator, run_query
-from cli.standalone.process_utils import SetupError
+from cli.errors import SetupError
 from settings import Settings
 from store.database import MAINTENANCE_ROLE, Database
 from store.operations import job_runs

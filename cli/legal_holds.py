@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from cli.database import operator, run_query, safe_url
-from cli.standalone.process_utils import SetupError
+from cli.errors import SetupError
 from engine.errors import NotFound
 from settings import Settings
 from store import tenancy

@@ -11,8 +11,9 @@ from typing import NoReturn
 import click
 import pydantic
 
+from cli.errors import SetupError
+from cli.settings_errors import describe_settings_error
 from cli.standalone import commands
-from cli.standalone.process_utils import SetupError
 from failpoints import refuse_a_normal_start
 from settings import Settings, get_settings
 
@@ -29,17 +30,7 @@ class _Sentences(click.Group):
         except pydantic.ValidationError as error:
             if error.title != Settings.__name__:
                 raise
-            raise click.ClickException(wrong_settings(error)) from None
-
-
-def wrong_settings(error: pydantic.ValidationError) -> str:
-    """One sentence for each setting that cannot be used, by the name of its variable. Values are left out: some are secret."""
-    lines = []
-    for problem in error.errors(include_url=False, include_input=False, include_context=False):
-        name = str(problem["loc"][0]) if problem["loc"] else ""
-        variable = name if name.isupper() else f"TURNLINE_{name.upper()}"
-        lines.append(f"The setting {variable} cannot be used: {problem['msg'].removeprefix('Value error, ')}.")
-    return "\n".join(lines)
+            raise click.ClickException(describe_settings_error(error)) from None
 
 
 def say(line: str) -> None:
@@ -415,7 +406,7 @@ def audit(as_json: bool, since: str | None, everything: bool, limit: int, max_se
         patience = settings.audit_max_s if max_seconds is None else max_seconds
         row = audits.last(settings) if last else audits.run(settings, since=from_when, max_s=patience, show_progress=shown)
     except (SetupError, pydantic.ValidationError) as error:
-        click.echo(f"Error: {wrong_settings(error) if isinstance(error, pydantic.ValidationError) else error}", err=True)
+        click.echo(f"Error: {describe_settings_error(error) if isinstance(error, pydantic.ValidationError) else error}", err=True)
         sys.exit(2)
     click.echo(audits.as_json(row) if as_json else audits.as_text(row, limit))
     sys.exit(audits.exit_code(row))

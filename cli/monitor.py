@@ -14,7 +14,7 @@ from celery import Celery
 from psycopg.rows import dict_row
 
 from cli.database import safe_url
-from cli.standalone.process_utils import SetupError
+from cli.errors import SetupError
 from observability.queue_depth import Depth, depths
 from settings import Settings
 from store.database import MAINTENANCE_ROLE

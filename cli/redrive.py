@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from cli.database import operator, run_query, safe_url
-from cli.standalone.process_utils import SetupError
+from cli.errors import SetupError
 from engine.errors import Conflict, NotFound
 from settings import Settings
 from store import tenancy

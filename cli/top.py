@@ -19,8 +19,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from cli.errors import SetupError
 from cli.monitor import View, Watch
-from cli.standalone.process_utils import SetupError
 from settings import Settings
 
 OUTCOMES = ("done", "failed", "dead", "cancelled")

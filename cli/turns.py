@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli.database import run_query, safe_url
-from cli.standalone.process_utils import SetupError
+from cli.errors import SetupError
 from cli.turn_report import tell
 from settings import Settings
 from store.database import MAINTENANCE_ROLE, Database

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from cli.database import run_query, safe_url
-from cli.standalone.process_utils import SetupError
+from cli.errors import SetupError
 from engine.errors import NotFound
 from settings import Settings
 from store.catalog import workspaces

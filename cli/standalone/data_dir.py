@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from cli.standalone.process_utils import SetupError
+from cli.errors import SetupError
 from cli.standalone.servers import EmbeddedPostgres, EmbeddedValkey
 from settings import Settings
 

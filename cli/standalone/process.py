@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Self, TypedDict
 
-from cli.standalone.process_utils import LOOPBACK, SetupError, die_with_parent, stop, tail
+from cli.errors import SetupError
+from cli.standalone.process_utils import LOOPBACK, die_with_parent, stop, tail
 
 READY_WITHIN_S = 60.0
 _LOG_KEEPS_BYTES = 10 * 1024 * 1024

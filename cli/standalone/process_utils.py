@@ -21,10 +21,6 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-class SetupError(Exception):
-    """Something about this machine or its settings stands in the way. The text is a sentence for the person at the terminal."""
-
-
 def die_with_parent(death_signal: signal.Signals) -> Callable[[], None] | None:
     """A `preexec_fn` by which the kernel sends the child `death_signal` once the thread that started it is gone.
 

@@ -26,9 +26,10 @@ from psycopg import sql
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from cli.errors import SetupError
 from cli.standalone import unprivileged
 from cli.standalone.process import Identity, ManagedProcess, Steps
-from cli.standalone.process_utils import LOOPBACK, SetupError, free_port
+from cli.standalone.process_utils import LOOPBACK, free_port
 
 LOGIN = "turnline"
 

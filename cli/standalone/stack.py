@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cli import workspaces
+from cli.errors import SetupError
 from cli.standalone import commands
 from cli.standalone.data_dir import FLOWER_USER, DataDir
 from cli.standalone.process import Command, ManagedProcess, Steps, http_ok, log_says
-from cli.standalone.process_utils import LOOPBACK, SetupError, listener, port_is_free
+from cli.standalone.process_utils import LOOPBACK, listener, port_is_free
 from cli.standalone.servers import EmbeddedPostgres, EmbeddedValkey
 from cli.standalone.supervisor import Supervisor
 from settings import Settings

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from cli.errors import SetupError
 from cli.standalone.process import READY_WITHIN_S, Command, ManagedProcess, wait_until_ready
-from cli.standalone.process_utils import SetupError, tail
+from cli.standalone.process_utils import tail
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0

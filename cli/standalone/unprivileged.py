@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.standalone.process_utils import SetupError
+from cli.errors import SetupError
 
 _CANDIDATES = ("nobody", "daemon", "postgres")
 _SHARED = Path("/var/lib/turnline")
@@ -32,7 +32,7 @@ class User:
     def may_enter(self, directory: Path) -> bool:
         """Whether this user can reach something inside `directory`: search rights on it and on all above it."""
         directory = directory.resolve()
-        return all(self._has(safe_url, 0o1) for safe_url in (directory, *directory.parents) if safe_url.exists())
+        return all(self._has(parent, 0o1) for parent in (directory, *directory.parents) if parent.exists())
 
     def may_read(self, file: Path) -> bool:
         """Whether this user can open `file`."""
@@ -106,12 +106,12 @@ def _samples(tree: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def scratch_directory(prefix: str = "turnline-") -> Iterator[Path]:
     """A temporary directory, removed at the end, that a server started as another user can reach."""
-    safe_url: Path | None = None
+    parent: Path | None = None
     if os.geteuid() == 0:
         user = for_postgres(Path("/nonexistent"))
         if user is not None and not user.may_enter(Path(tempfile.gettempdir())):
-            safe_url = _shared_root(user)
-    directory = Path(tempfile.mkdtemp(prefix=prefix, dir=safe_url))
+            parent = _shared_root(user)
+    directory = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     if os.geteuid() == 0:
         directory.chmod(0o711)
     try:

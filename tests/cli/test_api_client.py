@@ -9,7 +9,7 @@ from rich.console import Console
 
 from cli import demo
 from cli.api_client import Api
-from cli.standalone.process_utils import SetupError
+from cli.errors import SetupError
 from tests.support.servers import free_port
 
 

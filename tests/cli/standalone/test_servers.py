@@ -13,8 +13,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from cli.errors import SetupError
 from cli.standalone import unprivileged
-from cli.standalone.process_utils import SetupError
 from cli.standalone.servers import EmbeddedPostgres, EmbeddedValkey
 from store import migrate
 from tests.support.servers import ROOT, free_port, process_env, until

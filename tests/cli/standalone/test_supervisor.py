@@ -6,8 +6,8 @@ import sys
 import psutil
 import pytest
 
+from cli.errors import SetupError
 from cli.standalone.process import Command, http_ok, log_says
-from cli.standalone.process_utils import SetupError
 from cli.standalone.supervisor import Stopped, Supervisor
 from tests.support.servers import ROOT, free_port, process_env, until
 from worker.watchdog import EXIT_CODE
