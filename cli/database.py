@@ -1,4 +1,4 @@
-"""One question to the database from the command line, with its foreseeable failures as sentences."""
+"""One-off database queries for commands, with errors as sentences."""
 
 from __future__ import annotations
 
@@ -14,39 +14,51 @@ from sqlalchemy.exc import DBAPIError
 
 from cli.errors import SetupError
 from engine.errors import Rejected
-from store.database import APP_ROLE, Database, connect_arguments
+from settings import Settings
+from store.database import APP_ROLE, MAINTENANCE_ROLE, Database, connect_arguments
 
 T = TypeVar("T")
+Query = Callable[[Database], Awaitable[T]]
 
 
 def safe_url(url: str) -> str:
-    """`url` for a sentence: without user, password and options."""
+    """Return `url` without user, password and options, for use in a message."""
     parts = urlsplit(url)
     return f"{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def operator() -> str:
-    """Who is at the keyboard, as the log and the rows name an operator."""
+    """Return the name under which logs and rows record the user of this machine: "operator NAME"."""
     try:
         return f"operator {getpass.getuser()}"
-    except (KeyError, OSError):  # a container's user need not have a name
+    except (KeyError, OSError):  # in a container, a user id may have no name
         return f"operator with user id {os.getuid()}"
 
 
-def run_query(url: str, ask: Callable[[Database], Awaitable[T]], *, role: str = APP_ROLE) -> T:
-    """What `ask` returns, given a `Database` that acts as `role` and is closed afterwards.
+def maintenance_url(settings: Settings) -> str:
+    """Return the URL of the login that may become turnline_maintenance."""
+    return settings.maintenance_database_url or settings.database_url
+
+
+def run_maintenance_query(settings: Settings, query: Query[T]) -> T:
+    """Run `query` as turnline_maintenance, which sees all workspaces. Raises as `run_query` does."""
+    return run_query(maintenance_url(settings), query, role=MAINTENANCE_ROLE)
+
+
+def run_query(url: str, query: Query[T], *, role: str = APP_ROLE) -> T:
+    """Return the result of `query`, called with a `Database` that acts as `role` and is closed afterwards.
 
     Raises:
-        SetupError: the database does not answer or was not migrated, or the store refuses what was asked.
+        SetupError: the database does not answer or was not migrated, or the store rejected the request.
     """
 
     async def run() -> T:
-        with psycopg.connect(url, **connect_arguments(role, "turnline-cli")):  # the pool would wait, and say less
+        with psycopg.connect(url, **connect_arguments(role, "turnline-cli")):  # fails faster than the pool, and says why
             pass
         database = Database(url, role=role, pool_size=1, application_name="turnline-cli")
         await database.open()
         try:
-            return await ask(database)
+            return await query(database)
         finally:
             await database.close()
 
@@ -56,7 +68,7 @@ def run_query(url: str, ask: Callable[[Database], Awaitable[T]], *, role: str = 
         raise SetupError(str(error)) from error
     except (psycopg.Error, DBAPIError) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
-        unknown = isinstance(cause, (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction))
-        if unknown or f'role "{role}" does not exist' in str(cause):
-            raise SetupError(f"The database {safe_url(url)} has no tables or roles of ours. Run `turnline migrate`.") from error
+        not_migrated = isinstance(cause, (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction))
+        if not_migrated or f'role "{role}" does not exist' in str(cause):
+            raise SetupError(f"The database {safe_url(url)} has not been migrated. Run `turnline migrate`.") from error
         raise SetupError(f"The database {safe_url(url)} does not answer: {str(cause).strip()}") from error

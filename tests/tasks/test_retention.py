@@ -127,7 +127,7 @@ async def test_by_hand_it_says_what_it_would_do_and_what_it_did(turnline: Run, d
 
     assert "would have done: 2 sessions deleted, 16 events deleted." in would.stdout, would.stderr
     assert "done: 2 sessions deleted, 4 turns deleted, 16 events deleted" in did.stdout, did.stderr
-    assert "is not held" in free.stdout
+    assert "is not on legal hold" in free.stdout
     assert json.loads(rest.stdout)["counts"]["sessions_deleted"] == 1
     assert "There is no session" in turnline("hold", str(made.session_ids[1])).stderr
 
