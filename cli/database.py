@@ -8,13 +8,15 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import psycopg
 from sqlalchemy.exc import DBAPIError
 
 from cli.errors import SetupError
-from engine.errors import Rejected
+from engine.errors import NotFound, Rejected
 from settings import Settings
+from store import tenancy
 from store.database import APP_ROLE, MAINTENANCE_ROLE, Database, connect_arguments
 
 T = TypeVar("T")
@@ -43,6 +45,25 @@ def maintenance_url(settings: Settings) -> str:
 def run_maintenance_query(settings: Settings, query: Query[T]) -> T:
     """Run `query` as turnline_maintenance, which sees all workspaces. Raises as `run_query` does."""
     return run_query(maintenance_url(settings), query, role=MAINTENANCE_ROLE)
+
+
+def run_session_query(settings: Settings, session_id: UUID, query: Callable[[Database, UUID], Awaitable[T]]) -> T:
+    """Return the result of `query`, called with a `Database` and the id of the session's workspace.
+
+    Raises:
+        SetupError: there is no such session; or as `run_query` does.
+    """
+
+    async def find_workspace_first(database: Database) -> T:
+        workspace_id = await tenancy.workspace_of_session(database, session_id)
+        if workspace_id is None:
+            raise NotFound("no such session")
+        return await query(database, workspace_id)
+
+    try:
+        return run_query(settings.database_url, find_workspace_first)
+    except NotFound:
+        raise SetupError(f"There is no session {session_id} in {safe_url(settings.database_url)}.") from None
 
 
 def run_query(url: str, query: Query[T], *, role: str = APP_ROLE) -> T:

@@ -15,7 +15,7 @@ from beat_schedule import SCHEDULE
 from cli.database import operator, run_maintenance_query
 from cli.errors import SetupError
 from cli.options import json_option, limit_option, require_settings
-from cli.output import join_counts, plain_table, print_json, progress_bar
+from cli.output import format_duration, join_counts, plain_table, print_json, progress_bar
 from settings import Settings
 from store.operations import job_runs
 from tasks import jobs as task_jobs
@@ -45,9 +45,9 @@ def list_jobs(as_json: bool) -> None:
     table = plain_table("JOB", "EVERY", "LAST RUN", "TOOK", "RESULT", "SUMMARY")
     for job in known.values():
         run = last.get(job.name)
-        cells = ("never", "", "") if run is None else (f"{_state(run)}, {_ago(run)}", _seconds(run["seconds"]), _result(run))
+        cells = ("never", "", "") if run is None else (f"{_state(run)}, {_ago(run)}", format_duration(run["seconds"]), _result(run))
         every_s = interval_s(job.name)
-        table.add_row(job.name, "by hand only" if every_s is None else _seconds(every_s), *cells, job.summary)
+        table.add_row(job.name, "by hand only" if every_s is None else format_duration(every_s), *cells, job.summary)
     Console().print(table)
 
 
@@ -72,7 +72,7 @@ def list_runs(name: str | None, failed: bool, limit: int, as_json: bool) -> None
     for row in rows:
         by = row["asked_by"] + (", dry run" if row["dry_run"] else "")
         started = f"{row['started_at'].astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
-        table.add_row(str(row["id"]), row["job"], started, _seconds(row["seconds"]), by, _state(row), row["error"] or _result(row))
+        table.add_row(str(row["id"]), row["job"], started, format_duration(row["seconds"]), by, _state(row), row["error"] or _result(row))
     Console().print(table)
 
 
@@ -140,17 +140,8 @@ def _state(row: dict[str, Any]) -> str:
 
 
 def _ago(row: dict[str, Any]) -> str:
-    return f"{_seconds((datetime.now(UTC) - row['started_at']).total_seconds())} ago"
+    return f"{format_duration((datetime.now(UTC) - row['started_at']).total_seconds())} ago"
 
 
 def _result(row: dict[str, Any]) -> str:
     return join_counts(row["counts"], "nothing to do") if row["error"] is None else row["error"]
-
-
-def _seconds(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 and seconds % 1 else f"{seconds:.0f} s"
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    raise AssertionError(seconds)

@@ -9,12 +9,9 @@ from uuid import UUID
 import click
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from cli.database import operator, run_query, safe_url
-from cli.errors import SetupError
+from cli.database import operator, run_session_query
 from cli.options import by_option, require_settings, session_id_argument
-from engine.errors import NotFound
 from settings import Settings
-from store import tenancy
 from store.conversations import sessions
 from store.database import Database
 
@@ -46,20 +43,10 @@ def unhold(session_id: UUID) -> None:
 
 
 def _update(settings: Settings, session_id: UUID, update: Callable[[AsyncConnection], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
-    """Return the result of `update`, called in a transaction of the session's workspace.
+    """Return the result of `update`, called in a transaction of the session's workspace. Raises SetupError as `run_session_query`."""
 
-    Raises:
-        SetupError: there is no such session, or the database does not answer.
-    """
-
-    async def query(database: Database) -> dict[str, Any]:
-        workspace_id = await tenancy.workspace_of_session(database, session_id)
-        if workspace_id is None:
-            raise NotFound("no such session")
+    async def query(database: Database, workspace_id: UUID) -> dict[str, Any]:
         async with database.transaction(workspace_id) as db:
             return await update(db)
 
-    try:
-        return run_query(settings.database_url, query)
-    except NotFound:
-        raise SetupError(f"There is no session {session_id} in {safe_url(settings.database_url)}.") from None
+    return run_session_query(settings, session_id, query)

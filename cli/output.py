@@ -38,6 +38,15 @@ def join_counts(counts: Mapping[str, int], nothing: str) -> str:
     return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items() if count) or nothing
 
 
+def format_duration(seconds: float) -> str:
+    """Return a duration in one unit: "2.5 s", "90 min", "3 d". A negative one counts as 0."""
+    seconds = max(0.0, seconds)
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size or seconds == size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.1f} s" if seconds < 10 and seconds % 1 else f"{seconds:.0f} s"
+
+
 @contextmanager
 def progress_bar(label: str, *, shown: bool) -> Iterator[OnProgress]:
     """Show a progress bar on standard error while the block runs, and yield the function that updates it."""

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import click
 
-from cli.database import operator, run_query, safe_url
+from cli.database import operator, run_query, run_session_query, safe_url
 from cli.errors import SetupError
 from cli.options import by_option, require_settings, session_id_argument, turn_id_argument
 from engine.errors import Conflict, NotFound
@@ -73,16 +73,10 @@ def release_session(settings: Settings, session_id: UUID, *, by: str | None) -> 
         SetupError: there is no such session, or the database does not answer.
     """
 
-    async def query(database: Database) -> store_redrive.Released:
-        workspace_id = await tenancy.workspace_of_session(database, session_id)
-        if workspace_id is None:
-            raise NotFound("no such session")
+    async def query(database: Database, workspace_id: UUID) -> store_redrive.Released:
         return await store_redrive.release(database, workspace_id, session_id, by=by or operator(), window=settings.workspace_in_flight)
 
-    try:
-        released = run_query(settings.database_url, query)
-    except NotFound:
-        raise SetupError(f"There is no session {session_id} in {safe_url(settings.database_url)}.") from None
+    released = run_session_query(settings, session_id, query)
     if released.offset is None:
         return f"The session {session_id} is not quarantined. Nothing was changed."
     return (

@@ -21,6 +21,7 @@ from rich.text import Text
 from cli.errors import SetupError
 from cli.monitor import Monitor, Snapshot
 from cli.options import json_option, require_settings
+from cli.output import format_duration
 
 OUTCOMES = ("done", "failed", "dead", "cancelled")
 BROKER_TIMEOUT_S = 5.0
@@ -93,8 +94,8 @@ def _turns(snapshot: Snapshot) -> Table:
     stats, recent = snapshot.stats, snapshot.activity
     table = _table("TURNS", "NOW", "OLDEST")
     for status, turns in stats.turns.items():
-        table.add_row(status, str(turns.count), _age(turns.oldest_s) if turns.count else "")
-    table.add_row("waiting for a worker", "", _age(stats.behind_s), style="red" if stats.behind_s > LATE_S else "")
+        table.add_row(status, str(turns.count), format_duration(turns.oldest_s) if turns.count else "")
+    table.add_row("waiting for a worker", "", format_duration(stats.behind_s), style="red" if stats.behind_s > LATE_S else "")
     for outcome in OUTCOMES:
         count = recent.ended.get(outcome, 0)
         bad = count and outcome in ("failed", "dead")
@@ -112,7 +113,7 @@ def _queues(snapshot: Snapshot) -> Table:
         table.add_row(Text(broker.fault if broker else "connecting to the broker …", style="yellow"), "", "")
         return table
     for name, depth in broker.queues.items():
-        table.add_row(name, str(depth.messages), "" if depth.oldest_s is None else _age(depth.oldest_s))
+        table.add_row(name, str(depth.messages), "" if depth.oldest_s is None else format_duration(depth.oldest_s))
     return table
 
 
@@ -153,8 +154,8 @@ def _jobs(snapshot: Snapshot) -> Table:
     table = _table("JOB", "LAST SUCCESS", "TOOK", "LAST FAILURE")
     now = snapshot.at.timestamp()
     for name, job in snapshot.stats.jobs.items():
-        succeeded = "never" if job.succeeded_at is None else f"{_age(now - job.succeeded_at)} ago"
-        failed = "" if job.failed_at is None else f"{_age(now - job.failed_at)} ago"
+        succeeded = "never" if job.succeeded_at is None else f"{format_duration(now - job.succeeded_at)} ago"
+        failed = "" if job.failed_at is None else f"{format_duration(now - job.failed_at)} ago"
         failing = job.failed_at is not None and job.failed_at > (job.succeeded_at or 0)
         table.add_row(name, succeeded, "" if job.seconds is None else f"{job.seconds:.1f} s", failed, style="red" if failing else "")
     return table
@@ -168,15 +169,7 @@ def _table(*columns: str) -> Table:
 
 
 def _since(now: datetime, then: datetime | None) -> str:
-    return "" if then is None else _age((now - then).total_seconds())
-
-
-def _age(seconds: float) -> str:
-    seconds = max(0.0, seconds)
-    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return "" if then is None else format_duration((now - then).total_seconds())
 
 
 def _to_json(value: object) -> Any:

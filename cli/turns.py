@@ -17,6 +17,7 @@ from rich.table import Table
 
 from cli.database import run_maintenance_query
 from cli.options import Duration, json_option, limit_option, require_settings
+from cli.output import format_duration
 from settings import Settings
 from store.database import Database
 from store.operations import stuck_turns, turn_lists
@@ -84,12 +85,14 @@ def show_stuck(settings: Settings, *, limit: int, dead_only: bool, within_s: flo
     elif not dead_only:
         console.print(f"No open turn has been unclaimed for more than {STUCK_AFTER_S:.0f} s.")
     if ended:
-        console.print(f"{'' if dead_only else chr(10)}[bold]Dead or failed within the last {_length(within_s)}, and not redriven[/bold]")
+        console.print(
+            f"{'' if dead_only else chr(10)}[bold]Dead or failed within the last {format_duration(within_s)}, and not redriven[/bold]"
+        )
         cells = [(row["id"], row["status"], _ago(row["settled_at"]), _ending(row)) for row in ended]
         console.print(_table(("TURN", "STATUS", "ENDED", "REASON"), cells))
         console.print("\n`turnline turn ID` shows what happened; `turnline redrive ID` runs a turn again.")
     else:
-        console.print(f"No turn died or failed within the last {_length(within_s)} without being redriven.")
+        console.print(f"No turn died or failed within the last {format_duration(within_s)} without being redriven.")
 
 
 def terminal() -> Console:
@@ -129,11 +132,4 @@ def _behind(count: int) -> str:
 
 
 def _ago(moment: datetime) -> str:
-    return f"{_length(max(0.0, (datetime.now(UTC) - moment).total_seconds()))} ago"
-
-
-def _length(seconds: float) -> str:
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{int(seconds // length)} {unit}"
-    return f"{int(seconds)} s"
+    return f"{format_duration((datetime.now(UTC) - moment).total_seconds())} ago"
