@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -14,20 +12,25 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from cli.analytics import bar, duration, sparkline
-from tests.api.test_analytics import busy  # noqa: F401 - a fixture
 from tests.support.api_server import Service, Tenant
-from tests.support.command_line import run_turnline
-
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+from tests.support.busy_agent import busy_agent
+from tests.support.cli import Turnline
+from tests.support.cli import turnline as run_turnline
 
 
 @pytest.fixture
-def turnline(service: Service, acme: Tenant, tmp_path: Path) -> Run:
+def busy(service: Service, acme: Tenant) -> tuple[Tenant, str]:
+    """A workspace, and the id of an agent with much activity in it."""
+    return acme, busy_agent(service, acme)
+
+
+@pytest.fixture
+def turnline(service: Service, acme: Tenant, tmp_path: Path) -> Turnline:
     env = {"DATABASE_URL": service.database_url, "TURNLINE_API_URL": service.url, "TURNLINE_API_KEY": acme.api_key}
     return partial(run_turnline, directory=tmp_path, COLUMNS="140", PYTHONIOENCODING="utf-8", **env)
 
 
-def test_agent_analytics_by_day(turnline: Run, busy: tuple[Tenant, str]):  # noqa: F811
+def test_agent_analytics_by_day(turnline: Turnline, busy: tuple[Tenant, str]):
     acme, agent = busy
     days = ("--from", "2026-03-01", "--to", "2026-03-20")
     report = json.loads(turnline("analytics", agent, *days, "--json").stdout)
@@ -44,7 +47,7 @@ def test_agent_analytics_by_day(turnline: Run, busy: tuple[Tenant, str]):  # noq
     assert all(text in result.stdout for text in ("gpt-4o-mini", "lookup", "(tools it does not have)", "P99", "█", "without a price"))
 
 
-def test_workspace_analytics_without_an_agent(turnline: Run, busy: tuple[Tenant, str]):  # noqa: F811
+def test_workspace_analytics_without_an_agent(turnline: Turnline, busy: tuple[Tenant, str]):
     acme, _ = busy
     days = ("--from", "2026-03-01", "--to", "2026-03-20")
     report = json.loads(turnline("analytics", *days, "--json").stdout)
@@ -58,7 +61,7 @@ def test_workspace_analytics_without_an_agent(turnline: Run, busy: tuple[Tenant,
     assert f"${report['analytics']['metrics']['cost']}" in result.stdout
 
 
-def test_agent_analytics_by_hour(turnline: Run, busy: tuple[Tenant, str]):  # noqa: F811
+def test_agent_analytics_by_hour(turnline: Turnline, busy: tuple[Tenant, str]):
     acme, agent = busy
     hours = acme.call("GET", f"/v1/agents/{agent}/performance?from=2026-03-06&to=2026-03-08&by=hour", 200)["items"]
 
@@ -70,13 +73,13 @@ def test_agent_analytics_by_hour(turnline: Run, busy: tuple[Tenant, str]):  # no
     assert all(f"{one:%Y-%m-%d %H:00}" in result.stdout for one in shown)
 
 
-def test_analytics_of_an_idle_agent(turnline: Run, acme: Tenant):
+def test_analytics_of_an_idle_agent(turnline: Turnline, acme: Tenant):
     acme.agent(name="Idle")
     result = turnline("analytics", "Idle")
     assert (result.returncode, "0 started, 0 active, - completed" in result.stdout) == (0, True), result.stderr
 
 
-def test_invalid_arguments_exit_with_a_sentence(turnline: Run, acme: Tenant):
+def test_invalid_arguments_exit_with_a_sentence(turnline: Turnline, acme: Tenant):
     agent = acme.agent()["id"]
     for arguments, message in (
         (["analytics", "Nobody"], "There is no agent named 'Nobody'"),
@@ -91,7 +94,7 @@ def test_invalid_arguments_exit_with_a_sentence(turnline: Run, acme: Tenant):
         assert "Traceback" not in result.stderr
 
 
-def test_workspace_timezone_is_shown_and_set(turnline: Run, acme: Tenant):
+def test_workspace_timezone_is_shown_and_set(turnline: Turnline, acme: Tenant):
     workspace_id = str(acme.workspace_id)
     assert turnline("workspace", "timezone", workspace_id).stdout == "UTC\n"
     assert turnline("workspace", "timezone", workspace_id, "America/St_Johns").stdout == "America/St_Johns\n"

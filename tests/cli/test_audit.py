@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import psycopg
 import pytest
 
 from beat_schedule import SCHEDULE
@@ -19,50 +18,35 @@ from cli.audit import run_audit
 from cli.doctor import run_checks
 from cli.options import parse_duration
 from settings import Settings, get_settings
-from store.database import Database
 from store.operations.audit import BEGINNING
 from tasks.celery_app import make_app
-from tests.support.command_line import COMMAND, run_turnline
+from tests.support.cli import COMMAND, Turnline
+from tests.support.cli import turnline as run_turnline
+from tests.support.db import fetch, opened
 from tests.support.factories import Tenant, tenant
-from tests.support.servers import SECRET_KEY, Databases, process_env, until
+from tests.support.servers import SECRET_KEY, process_env, until
 from tests.support.stack import Process
 
-Turnline = Callable[..., subprocess.CompletedProcess[str]]
+
+@pytest.fixture
+def database_url(fresh_database_url: str) -> str:
+    """A database of each test's own."""
+    return fresh_database_url
 
 
 @pytest.fixture
-def url(databases: Databases) -> Iterator[str]:
-    migrated = databases.migrated()
-    yield migrated
-    databases.drop(migrated)
+async def workspace(database_url: str) -> Tenant:
+    async with opened(database_url) as database:
+        return await tenant(database, sessions=3)
 
 
 @pytest.fixture
-async def workspace(url: str) -> Tenant:
-    database = Database(url, pool_size=2)
-    await database.open()
-    created = await tenant(database, sessions=3)
-    await database.close()
-    return created
+def turnline(database_url: str, tmp_path: Path) -> Turnline:
+    return partial(run_turnline, directory=tmp_path, DATABASE_URL=database_url)
 
 
-@pytest.fixture
-def turnline(url: str, tmp_path: Path) -> Turnline:
-    return lambda *arguments, **env: run_turnline(*arguments, directory=tmp_path, **({"DATABASE_URL": url} | env))
-
-
-def execute(url: str, statement: str, *values: object) -> None:
-    with psycopg.connect(url) as db:
-        db.execute(statement, values)
-
-
-def fetch(url: str, query: str) -> list[tuple[Any, ...]]:
-    with psycopg.connect(url) as db:
-        return db.execute(query).fetchall()
-
-
-def break_counters(url: str, *session_ids: UUID) -> None:
-    execute(url, "UPDATE sessions SET message_count = 7 WHERE id = ANY (%s)", list(session_ids))
+def break_counters(database_url: str, *session_ids: UUID) -> None:
+    fetch(database_url, "UPDATE sessions SET message_count = 7 WHERE id = ANY (%s)", list(session_ids))
 
 
 def test_consistent_database_has_no_violations(turnline: Turnline, workspace: Tenant):
@@ -72,8 +56,8 @@ def test_consistent_database_has_no_violations(turnline: Turnline, workspace: Te
     assert done.stdout.endswith("No violations.\n")
 
 
-def test_violations_are_reported_with_ids_and_stored(turnline: Turnline, url: str, workspace: Tenant):
-    break_counters(url, *workspace.session_ids)
+def test_violations_are_reported_with_ids_and_stored(turnline: Turnline, database_url: str, workspace: Tenant):
+    break_counters(database_url, *workspace.session_ids)
     for arguments in (["audit", "--all", "--limit", "2"], ["audit", "--last", "--limit", "2"]):
         done = turnline(*arguments)
         assert done.returncode == 1
@@ -117,33 +101,34 @@ def test_durations(text: str, seconds: int):
     assert parse_duration(text).total_seconds() == seconds
 
 
-def test_killed_audit_is_shown_as_unfinished_and_does_not_block_the_next(turnline: Turnline, url: str, workspace: Tenant, tmp_path: Path):
-    execute(
-        url,
+def test_killed_audit_is_unfinished_and_does_not_block_the_next(turnline: Turnline, database_url: str, workspace: Tenant, tmp_path: Path):
+    fetch(
+        database_url,
         'INSERT INTO events (workspace_id, session_id, "offset", kind, source, content) VALUES (%s, %s, 0, %s, %s, %s)',
         *(workspace.workspace_id, workspace.session_id, "note", "customer", "{}"),
     )
-    execute(
-        url,
+    fetch(
+        database_url,
         "CREATE FUNCTION sleep_a_minute() RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$ BEGIN PERFORM pg_sleep(60); RETURN true; END $$;"
         "CREATE POLICY sleep_a_minute ON events AS RESTRICTIVE FOR SELECT TO turnline_maintenance USING (sleep_a_minute())",
     )
-    env = process_env(DATABASE_URL=url, TURNLINE_HOME=str(tmp_path))
+    env = process_env(DATABASE_URL=database_url, TURNLINE_HOME=str(tmp_path))
+    sleeping = "FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
     killed = Process(tmp_path / "log", env, *COMMAND, "audit")
-    until(lambda: fetch(url, "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"))
+    until(lambda: fetch(database_url, f"SELECT 1 {sleeping}"))
     killed.popen.send_signal(signal.SIGKILL)
     killed.popen.wait()
-    fetch(url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()")
-    execute(url, "DROP POLICY sleep_a_minute ON events; DELETE FROM events")
+    fetch(database_url, f"SELECT pg_terminate_backend(pid) {sleeping}")
+    fetch(database_url, "DROP POLICY sleep_a_minute ON events; DELETE FROM events")
 
     last = turnline("audit", "--last")
     assert (last.returncode, "has not finished" in last.stdout) == (2, True)
     assert turnline("audit").returncode == 0
-    assert [finished is not None for (finished,) in fetch(url, "SELECT finished_at FROM audits ORDER BY id")] == [False, True]
+    assert [finished is not None for (finished,) in fetch(database_url, "SELECT finished_at FROM audits ORDER BY id")] == [False, True]
 
 
-def test_doctor_reports_the_last_audit(url: str, workspace: Tenant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for name, value in process_env(DATABASE_URL=url, TURNLINE_HOME=str(tmp_path)).items():
+def test_doctor_reports_the_last_audit(database_url: str, workspace: Tenant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name, value in process_env(DATABASE_URL=database_url, TURNLINE_HOME=str(tmp_path)).items():
         monkeypatch.setenv(name, value)
 
     def audit_finding() -> tuple[bool, str]:
@@ -154,53 +139,53 @@ def test_doctor_reports_the_last_audit(url: str, workspace: Tenant, tmp_path: Pa
 
     get_settings.cache_clear()
     assert audit_finding() == (True, "There has been no audit yet; the scheduler runs one every day.")
-    execute(
-        url,
+    fetch(
+        database_url,
         "INSERT INTO turns (workspace_id, session_id, opened_at_offset, opened_at) VALUES (%s, %s, 0, now() - interval '3 days')",
         *(workspace.workspace_id, workspace.session_id),
     )
     overdue = "; the scheduler runs one every day. Do beat and the maintenance worker run?"
     assert audit_finding() == (False, f"There has been no audit{overdue}")
-    execute(url, "DELETE FROM turns")
+    fetch(database_url, "DELETE FROM turns")
 
     audit()
     assert audit_finding() == (True, "The last audit, 0 minutes ago, found no violations.")
-    execute(url, "UPDATE audits SET started_at = now() - interval '73 hours'")
+    fetch(database_url, "UPDATE audits SET started_at = now() - interval '73 hours'")
     assert audit_finding() == (True, "The last audit, 3 days ago, found no violations."), "a database without turns needs no audit"
-    execute(
-        url,
+    fetch(
+        database_url,
         "INSERT INTO turns (workspace_id, session_id, opened_at_offset) VALUES (%s, %s, 0)",
         workspace.workspace_id,
         workspace.session_id,
     )
     assert audit_finding() == (False, f"The last audit was 3 days ago{overdue}")
-    break_counters(url, workspace.session_id)
+    break_counters(database_url, workspace.session_id)
     audit(since=BEGINNING)
     assert audit_finding() == (False, "The last audit, 0 minutes ago, found violations (1). `turnline audit --last` shows them.")
     get_settings.cache_clear()
 
 
 @pytest.fixture
-def maintenance_worker(url: str, broker_url: str, tmp_path: Path) -> Iterator[Process]:
+def maintenance_worker(database_url: str, broker_url: str, tmp_path: Path) -> Iterator[Process]:
     """A running `turnline worker --maintenance`."""
-    env = process_env(DATABASE_URL=url, CELERY_BROKER_URL=broker_url, TURNLINE_SECRET_KEYS=SECRET_KEY, TURNLINE_HOME=str(tmp_path))
+    env = process_env(DATABASE_URL=database_url, CELERY_BROKER_URL=broker_url, TURNLINE_SECRET_KEYS=SECRET_KEY, TURNLINE_HOME=str(tmp_path))
     worker = Process(tmp_path / "worker.log", env, *COMMAND, "worker", "--maintenance")
     until(lambda: worker.said("ready."), 30)
     yield worker
     worker.stop()
 
 
-def test_scheduled_audit_is_stored_once_a_day(url: str, broker_url: str, workspace: Tenant, maintenance_worker: Process):
-    break_counters(url, workspace.session_id)
+def test_scheduled_audit_is_stored_once_a_day(database_url: str, broker_url: str, workspace: Tenant, maintenance_worker: Process):
+    break_counters(database_url, workspace.session_id)
     app = make_app(Settings(_env_file=None, CELERY_BROKER_URL=broker_url))
     entry: dict[str, Any] = SCHEDULE["audit"]
     for _ in range(3):  # as three schedulers would
         app.send_task(entry["task"], kwargs=entry["kwargs"], queue=entry["options"]["queue"])
     until(lambda: maintenance_worker.said("violations; `turnline audit --last` shows them"), 20)
     app.send_task(entry["task"])  # an unscheduled one always runs
-    until(lambda: len(fetch(url, "SELECT 1 FROM audits WHERE finished_at IS NOT NULL")) >= 2, 20)
+    until(lambda: len(fetch(database_url, "SELECT 1 FROM audits WHERE finished_at IS NOT NULL")) >= 2, 20)
     app.close()
 
     assert '"violations": {"counters that differ from a recount": 1}' in maintenance_worker.log.read_text()
     # The worker may start two of the three at the same time; the third finds a finished audit.
-    assert 2 <= len(fetch(url, "SELECT 1 FROM audits")) <= 3
+    assert 2 <= len(fetch(database_url, "SELECT 1 FROM audits")) <= 3

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from cli.main import SECTIONS
-from tests.support.command_line import run_turnline
+from tests.support.cli import turnline as run_turnline
 from tests.support.servers import ROOT, SECRET_KEY, free_port, process_env
 
 

@@ -10,7 +10,7 @@ import urllib.request
 import psutil
 import pytest
 
-from tests.support.command_line import COMMAND
+from tests.support.cli import COMMAND
 from tests.support.servers import ROOT, process_env, until
 
 

@@ -4,54 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-import subprocess
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
 
-import psycopg
 import pytest
 
 from store.conversations import intake
-from store.database import Database
-from tests.support.command_line import run_turnline
+from tests.support.cli import Turnline
+from tests.support.cli import turnline as run_turnline
+from tests.support.db import fetch_value, opened
 from tests.support.factories import Tenant, tenant
 from tests.support.servers import EmbeddedValkey, free_port
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
 
 @pytest.fixture
-def turnline(tmp_path: Path, database_url: str) -> Run:
+def turnline(tmp_path: Path, database_url: str) -> Turnline:
     return partial(run_turnline, directory=tmp_path, DATABASE_URL=database_url)
 
 
 async def dead_turns(database_url: str, count: int = 1) -> tuple[Tenant, list[UUID]]:
     """Create a session with `count` turns that died because their claims expired."""
-    database = Database(database_url, pool_size=2)
-    await database.open()
-    try:
+    turn_ids = []
+    async with opened(database_url) as database:
         created = await tenant(database)
-        turn_ids = []
         for number in range(count):
             accepted = await intake.accept(database, created.workspace_id, created.session_id, f"m{number}")
             assert accepted.turn_id is not None
             turn_ids.append(accepted.turn_id)
             while (await database.call("SELECT * FROM claim_turn($1, 'a', 0.01, 1, 400)", accepted.turn_id))["o_outcome"] != "dead":
                 await asyncio.sleep(0.02)
-    finally:
-        await database.close()
     return created, turn_ids
 
 
-def fetch_value(database_url: str, query: str, *parameters: object) -> object:
-    with psycopg.connect(database_url) as db:
-        row = db.execute(query, parameters).fetchone()
-    return row and row[0]
-
-
-async def test_redrive_opens_and_dispatches_a_dead_turn(turnline: Run, database_url: str, valkey: EmbeddedValkey):
+async def test_redrive_opens_and_dispatches_a_dead_turn(turnline: Turnline, database_url: str, valkey: EmbeddedValkey):
     _, (turn_id,) = await dead_turns(database_url)
 
     done = turnline("redrive", str(turn_id), CELERY_BROKER_URL=valkey.url)
@@ -67,7 +53,7 @@ async def test_redrive_opens_and_dispatches_a_dead_turn(turnline: Run, database_
 
 
 @pytest.mark.parametrize(("broker", "message"), [(None, "No broker is configured here"), ("unreachable", "The broker does not answer")])
-async def test_redrive_without_a_broker_leaves_it_to_the_sweep(turnline: Run, database_url: str, broker: str | None, message: str):
+async def test_redrive_without_a_broker_leaves_it_to_the_sweep(turnline: Turnline, database_url: str, broker: str | None, message: str):
     _, (turn_id,) = await dead_turns(database_url)
     env = {"CELERY_BROKER_URL": f"redis://127.0.0.1:{free_port()}"} if broker else {}
 
@@ -80,7 +66,7 @@ async def test_redrive_without_a_broker_leaves_it_to_the_sweep(turnline: Run, da
     assert content == {"status": "redriven", "from_scratch": True, "by": "Grace"}
 
 
-async def test_release_lifts_the_quarantine(turnline: Run, database_url: str):
+async def test_release_lifts_the_quarantine(turnline: Turnline, database_url: str):
     created, _ = await dead_turns(database_url, 3)
     session_id = str(created.session_id)
     assert fetch_value(database_url, "SELECT quarantined_at FROM sessions WHERE id = %s", created.session_id) is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 from engine.tools.health import Thresholds
 from store.catalog import tool_health
 from store.database import Database
-from tests.support.command_line import run_turnline
+from tests.support.cli import turnline as run_turnline
 from tests.support.factories import tenant
 
 THRESHOLDS = Thresholds(degraded_after=1, unhealthy_after=2, healthy_after=2)

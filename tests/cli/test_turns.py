@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
 from store.conversations import intake, session_control
 from store.conversations import redrive as store_redrive
 from store.database import Database
-from tests.support.command_line import run_turnline
+from tests.support.cli import turnline as run_turnline
+from tests.support.db import fetch
 from tests.support.factories import Tenant, tenant
 
 MESSAGE_TEXT = "my cat is called Mozart"
@@ -31,19 +31,6 @@ def turnline(tmp_path: Path, database_url: str) -> Callable[..., str]:
         return result.stdout
 
     return run
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    opened = Database(database_url, pool_size=2)
-    await opened.open()
-    yield opened
-    await opened.close()
-
-
-def execute(database_url: str, statement: str, *parameters: object) -> None:
-    with psycopg.connect(database_url) as db:
-        db.execute(statement, parameters)
 
 
 async def open_turn(database: Database, created: Tenant, session_id: UUID, text: str = MESSAGE_TEXT) -> UUID:
@@ -80,10 +67,10 @@ async def test_stuck_turns_are_listed_with_a_reason(turnline: Callable[..., str]
     for number in range(3):
         await die(database, await open_turn(database, created, quarantined, f"{number}"))
     turns[quarantined] = await open_turn(database, created, quarantined)
-    execute(database_url, "UPDATE turns SET status = 'waiting', not_before = now() + interval '1 hour' WHERE id = %s", turns[waiting])
-    execute(database_url, "UPDATE turns SET admission = 'pending' WHERE id = %s", turns[pending])
-    execute(database_url, "UPDATE turns SET opened_at = now() - interval '5 minutes', claimed_at = claimed_at - interval '5 minutes'")
-    execute(database_url, "UPDATE turns SET opened_at = now() WHERE id = %s", turns[fresh])
+    fetch(database_url, "UPDATE turns SET status = 'waiting', not_before = now() + interval '1 hour' WHERE id = %s", turns[waiting])
+    fetch(database_url, "UPDATE turns SET admission = 'pending' WHERE id = %s", turns[pending])
+    fetch(database_url, "UPDATE turns SET opened_at = now() - interval '5 minutes', claimed_at = claimed_at - interval '5 minutes'")
+    fetch(database_url, "UPDATE turns SET opened_at = now() WHERE id = %s", turns[fresh])
 
     report = json.loads(turnline("turns", "--stuck", "--json"))
 
@@ -155,7 +142,7 @@ async def test_turn_shows_everything_about_a_turn(turnline: Callable[..., str], 
     failed = {"kind": "status_update", "source": "system", "content": {"status": "failed", "error_class": "BudgetSpent"}}
     outcome = {"status": "failed", "error_class": "BudgetSpent", "error_detail": "no reply after 8 model calls"}
     await commit(database, claimed, turn_id, 2, model_call=estimated, events=[failed], outcome=outcome)
-    execute(
+    fetch(
         database_url,
         "INSERT INTO approvals (workspace_id, session_id, turn_id, tool_call_id, tool_name, arguments_hash, status, expires_at,"
         " decided_by, decided_at) VALUES (%s, %s, %s, 'c1', 'refund', 'h', 'approved', now(), 'Grace', now())",

@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.command_line import COMMAND
+from tests.support.cli import COMMAND
 from tests.support.servers import ROOT, free_port, process_env, until
 
 PROCESSES = ("postgres", "valkey", "worker", "maintenance", "api", "beat", "flower")
