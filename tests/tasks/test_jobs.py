@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from beat_schedule import SCHEDULE
-from cli.doctor import examine
+from cli.doctor import run_checks
 from cli.standalone import commands
 from settings import Settings
 from store.conversations import intake
@@ -90,7 +90,7 @@ def test_list_shows_last_run_and_cadence(turnline: Turnline):
 @pytest.mark.parametrize(
     ("arguments", "env", "words"),
     [
-        (["run", "turns.swep"], {}, "There is no job 'turns.swep'. There are: "),
+        (["run", "turns.swep"], {}, "There is no job 'turns.swep'. The jobs are: "),
         (["runs", "nonsense"], {}, "There is no job 'nonsense'"),
         (["run", "turns.sweep"], {"DATABASE_URL": "postgresql://me:hunter2@127.0.0.1:1/x"}, "The database 127.0.0.1:1/x does not answer"),
         (["run", "turns.sweep"], {"CELERY_BROKER_URL": ""}, "CELERY_BROKER_URL is not set"),
@@ -165,7 +165,7 @@ async def test_doctor_names_jobs_without_a_recent_success(databases: Databases, 
         monkeypatch.setenv(name, value)
 
     def job_finding() -> tuple[bool, str]:
-        return next((found.ok, found.text) for found in examine({}) if "scheduled job" in found.text.lower())
+        return next((found.ok, found.text) for found in run_checks({}) if "scheduled job" in found.text.lower())
 
     with psycopg.connect(database_url, autocommit=True) as db:
         assert job_finding() == (True, "No scheduled job is late."), "a new installation has had no time to run them"
@@ -179,7 +179,7 @@ async def test_doctor_names_jobs_without_a_recent_success(databases: Databases, 
         db.execute("UPDATE job_runs SET finished_at = now() - interval '3 hours' WHERE job = 'turns.sweep'")
         db.execute("INSERT INTO job_runs (job, asked_by, finished_at, error) VALUES ('turns.sweep', 'schedule', now(), 'OSError')")
         ok, text = job_finding()
-        assert (ok, text.startswith("Scheduled jobs have not ended well for long: turns.sweep (last 3 hours ago).")) == (False, True)
+        assert (ok, text.startswith("Scheduled jobs have not succeeded for too long: turns.sweep (last 3 hours ago).")) == (False, True)
     databases.drop(database_url)
 
 
@@ -221,7 +221,7 @@ def test_doctor_reports_missing_database_rights(databases: Databases, tmp_path: 
     for name, value in process_env(DATABASE_URL=login, TURNLINE_HOME=str(tmp_path)).items():
         monkeypatch.setenv(name, value)
     try:
-        wrong = [found.text for found in examine({}) if not found.ok]
+        wrong = [found.text for found in run_checks({}) if not found.ok]
     finally:
         with psycopg.connect(database_url, autocommit=True) as db:
             db.execute("DROP ROLE only_an_app")

@@ -116,7 +116,7 @@ async def test_dry_run_and_run_print_the_same_counts_and_skip_held_sessions(turn
 
     assert "would have done: 2 sessions deleted, 16 events deleted." in would.stdout, would.stderr
     assert "done: 2 sessions deleted, 4 turns deleted, 16 events deleted" in did.stdout, did.stderr
-    assert "is not held" in free.stdout
+    assert "is not on legal hold" in free.stdout
     assert json.loads(rest.stdout)["counts"]["sessions_deleted"] == 1
     assert "There is no session" in turnline("hold", str(made.session_ids[1])).stderr
 

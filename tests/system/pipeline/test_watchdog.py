@@ -115,7 +115,7 @@ async def test_with_it_the_worker_is_ended_and_the_next_one_finishes(stack: Stac
     assert stack.rows("SELECT name, stalls, stalled_at > now() - interval '1 minute' FROM workers WHERE stalls > 0") == [
         ("quiet@test", 1, True)
     ]
-    assert any("The worker quiet@test hung and its watchdog ended it (once, 0 minutes ago)" in line for line in doctor(stack))
+    assert any("The worker quiet@test stalled and was ended by its watchdog (once, 0 minutes ago)" in line for line in doctor(stack))
     quiet(stack)
     stack.drained(60)
     assert stack.one(DONE) == TURNS
