@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from api.schemas import responses
+from api.schemas import approvals as schemas
 from tests.support.api_server import Tenant
 from tests.support.fakes import Script, says
 from tests.support.servers import until
@@ -23,7 +23,7 @@ def test_what_waits_is_listed_shown_and_approved_once(acme: Tenant):
     session_id, turn_id = accepted["event"]["session_id"], accepted["turn"]["id"]
 
     (shown,) = acme.call("GET", f"/v1/approvals?session_id={session_id}", 200)["items"]
-    responses.Approval.model_validate(shown)
+    schemas.Approval.model_validate(shown)
     assert (shown["status"], shown["turn_id"], shown["tool_name"], shown["arguments"]) == ("pending", turn_id, "refund", {"order": 0})
     assert acme.call("GET", f"/v1/approvals/{shown['id']}", 200) == shown
     assert [one["id"] for one in acme.call("GET", f"/v1/turns/{turn_id}", 200)["approvals"]] == [shown["id"]]
@@ -129,7 +129,7 @@ def test_pages_follow_one_another(acme: Tenant):
     first = acme.call("GET", "/v1/approvals?limit=2&include_total=true", 200)
     second = acme.call("GET", f"/v1/approvals?limit=3&after={first['next_cursor']}", 200)
 
-    responses.Approvals.model_validate(first)
+    schemas.Approvals.model_validate(first)
     assert (len(first["items"]), first["total_count"], second["has_more"]) == (2, 5, False)
     assert len({item["id"] for item in first["items"] + second["items"]}) == 5
     acme.call("GET", "/v1/approvals?after=nonsense", 422)

@@ -147,7 +147,7 @@ def test_a_gauge_that_cannot_be_read_lets_everybody_in_and_says_so(address: dict
             service.sql(f"GRANT EXECUTE ON FUNCTION {signature} TO turnline_app")
         until(lambda: refused(fresh(acme), "1 open turns"))
     said = [record.getMessage() for record in caplog.records if record.name == "api.backpressure"]
-    assert len([line for line in said if "cannot be counted (InsufficientPrivilege)" in line]) == 1
+    assert len([line for line in said if "failed (InsufficientPrivilege)" in line]) == 1
     assert str(acme.workspace_id) in said[-1]
 
 

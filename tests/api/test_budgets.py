@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from api.schemas import responses
+from api.schemas import budgets as schemas
 from tests.support.api_server import Tenant
 from tests.support.fakes import Script, says
 from tests.support.waiting_turns import carried
@@ -17,7 +17,7 @@ from tests.support.waiting_turns import carried
 def test_a_budget_is_shown_with_what_is_spent_of_it(acme: Tenant):
     made = acme.budget(period="day", cap="25.50")
 
-    responses.Budget.model_validate(made)
+    schemas.Budget.model_validate(made)
     assert (made["scope"], made["scope_id"], made["cap"], made["spent"], made["reserved"]) == (
         "workspace",
         str(acme.workspace_id),

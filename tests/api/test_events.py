@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from api.routes import events
+from realtime import event_reader
 from tests.support.api_server import Tenant, serving
 from tests.support.servers import until
 
@@ -15,7 +15,7 @@ from tests.support.servers import until
 @pytest.fixture
 def news_only(monkeypatch: pytest.MonkeyPatch):
     """A waiting reader looks at the log when it is told to, and not by itself."""
-    monkeypatch.setattr(events, "LOOK_EVERY_S", 60)
+    monkeypatch.setattr(event_reader, "LOOK_EVERY_S", 60)
 
 
 def test_the_log_is_read_page_by_page_and_by_kind(acme: Tenant):
@@ -82,7 +82,7 @@ def test_a_long_poll_ends_when_its_time_is_up(acme: Tenant):
 
 
 def test_a_client_that_leaves_is_waited_for_no_longer(acme: Tenant, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(events, "LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(event_reader, "LOOK_EVERY_S", 0.1)
     session = acme.session()
     with acme.using(acme.api_key) as leaving, concurrent.futures.ThreadPoolExecutor(1) as pool:
         pool.submit(leaving.http.get, f"/v1/sessions/{session['id']}/events?wait=60", timeout=0.3)
@@ -91,7 +91,7 @@ def test_a_client_that_leaves_is_waited_for_no_longer(acme: Tenant, monkeypatch:
 
 
 def test_where_nothing_passes_news_the_log_is_looked_at(database_url: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(events, "LOOK_EVERY_S", 0.2)
+    monkeypatch.setattr(event_reader, "LOOK_EVERY_S", 0.2)
     with (
         serving(DATABASE_URL=database_url, CELERY_BROKER_URL="amqp://127.0.0.1:1") as service,
         service.tenant("Acme") as acme,

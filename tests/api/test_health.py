@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from api.routes.health import Aside
+from api.readiness import DaemonCheck
 from store import migrate
 from tests.support.api_server import SECRET_KEY, Service, serving
 from tests.support.servers import Databases, EmbeddedValkey, free_port, until
@@ -105,7 +105,7 @@ async def test_a_look_that_hangs_is_not_repeated():
         looks.append(threading.current_thread())
         assert go.wait(10)
 
-    aside = Aside(look)
+    aside = DaemonCheck(look)
     for _ in range(3):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
@@ -123,6 +123,6 @@ async def test_what_a_look_raises_is_raised_to_every_waiter():
     def look() -> None:
         raise ConnectionRefusedError
 
-    aside = Aside(look)
+    aside = DaemonCheck(look)
     found = await asyncio.gather(aside(), aside(), return_exceptions=True)
     assert [type(error) for error in found] == [ConnectionRefusedError, ConnectionRefusedError]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import uuid4
 
-from api.schemas import responses
+from api.schemas import sessions as schemas
 from tests.support.api_server import Tenant
 
 
@@ -18,7 +18,7 @@ def test_a_session_is_held_with_a_reason_and_let_go(acme: Tenant):
     anew = acme.call("PUT", path, 200, json={"reason": "Another dispute."})
     free = acme.call("DELETE", path, 200)
 
-    responses.Session.model_validate(held)
+    schemas.Session.model_validate(held)
     assert held["hold_reason"] == "A dispute."
     assert held["held_by"]
     assert again == held

@@ -67,13 +67,13 @@ def test_while_the_database_is_away_callers_are_told_to_come_back(far: Service, 
 
 def test_many_callers_with_a_new_key_cost_one_look(acme: Tenant, service: Service, monkeypatch: pytest.MonkeyPatch):
     looks = []
-    ask = type(service.app_state.keys)._ask
+    ask = type(service.app_state.keys)._look_up
 
     async def counted(keys, digest, key_text):
         looks.append(digest)
         return await ask(keys, digest, key_text)
 
-    monkeypatch.setattr(type(service.app_state.keys), "_ask", counted)
+    monkeypatch.setattr(type(service.app_state.keys), "_look_up", counted)
     with acme.using(acme.key("read").text) as colleague, ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda _: colleague.http.get("/v1/agents?limit=1").status_code, range(64)))
 

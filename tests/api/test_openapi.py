@@ -8,7 +8,11 @@ from typing import Any
 import jsonschema
 import pytest
 
-from api.schemas import requests
+from api.schemas.agents import AgentCreate
+from api.schemas.common import RequestBody
+from api.schemas.messages import MessageCreate
+from api.schemas.sessions import ModeChange, SessionCreate
+from api.schemas.tools import IntegrationCreate, ToolCreate
 from tests.support.api_server import Service, Tenant
 
 
@@ -65,15 +69,15 @@ def test_the_documents_limits_are_in_it(described: dict[str, Any]):
 @pytest.mark.parametrize(
     "body",
     [
-        requests.AgentCreate,
-        requests.ToolCreate,
-        requests.IntegrationCreate,
-        requests.SessionCreate,
-        requests.MessageCreate,
-        requests.ModeChange,
+        AgentCreate,
+        ToolCreate,
+        IntegrationCreate,
+        SessionCreate,
+        MessageCreate,
+        ModeChange,
     ],
 )
-def test_the_examples_are_good_ones(body: type[requests.Body], described: dict[str, Any]):
+def test_the_examples_are_good_ones(body: type[RequestBody], described: dict[str, Any]):
     (example,) = described["components"]["schemas"][body.__name__]["examples"]
 
     body.model_validate(example)

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from api.schemas import responses, turns
+from api.schemas import sessions, turns
 from tests.support.api_server import Tenant
 from tests.support.servers import until
 
@@ -50,7 +50,7 @@ def test_a_dead_turn_is_open_again_rung_and_the_log_says_by_whom(body: dict[str,
 
     answer = acme.call("POST", f"/v1/turns/{turn_id}/redrive", 202, **({} if body is None else {"json": body}))
 
-    responses.Redriven.model_validate(answer)
+    turns.Redriven.model_validate(answer)
     assert answer == {"turn": {"id": turn_id, "status": "queued"}}
     turn = acme.call("GET", f"/v1/turns/{turn_id}", 200)
     turns.Turn.model_validate(turn)
@@ -126,7 +126,7 @@ def test_three_dead_turns_quarantine_a_session_until_it_is_released(acme: Tenant
         dead_turn(acme, session_id, f"m{number}")
 
     held = acme.call("GET", f"/v1/sessions/{session_id}", 200)
-    responses.Session.model_validate(held)
+    sessions.Session.model_validate(held)
     assert held["quarantined_at"] is not None
     assert status_updates(acme, session_id)[-1] == {"status": "quarantined"}
     assert [one["id"] for one in acme.call("GET", "/v1/sessions?quarantined=true", 200)["items"]] == [session_id]
@@ -137,7 +137,7 @@ def test_three_dead_turns_quarantine_a_session_until_it_is_released(acme: Tenant
     other.call("POST", f"/v1/sessions/{session_id}/release", 404)
     released = acme.call("POST", f"/v1/sessions/{session_id}/release", 200)
 
-    responses.Session.model_validate(released)
+    sessions.Session.model_validate(released)
     assert released["quarantined_at"] is None
     assert status_updates(acme, session_id)[-1] == {"status": "released", "by": key_of(acme)}
     until(lambda: rung(acme, waiting))

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from api.schemas import responses
+from api.schemas import sessions as schemas
 from tests.support.api_server import Tenant
 
 
@@ -25,7 +25,7 @@ def test_the_last_word_counts_and_analytics_hear_of_it(acme: Tenant):
     assert told() is None
     rated = acme.call("PUT", paths[0], 200, json={"score": 5})
     assert acme.call("PUT", paths[0], 200, json={"score": 5}) == rated
-    responses.Session.model_validate(rated)
+    schemas.Session.model_validate(rated)
     assert (rated["satisfaction_score"], told()) == (5, 5)
     acme.call("POST", f"/v1/sessions/{sessions[1]['id']}/end", 200)
     acme.call("PUT", paths[1], 200, json={"score": 4})

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from api.schemas import responses, turns
+from api.schemas import messages, sessions, turns
 from tests.support.api_server import Tenant
 from tests.support.servers import until
 
@@ -34,7 +34,7 @@ def test_a_queued_turn_is_cancelled_at_once_and_the_log_says_by_whom(acme: Tenan
 
     answer = acme.call("POST", f"/v1/turns/{turn_id}/cancel", 202)
 
-    responses.Cancelled.model_validate(answer)
+    turns.Cancelled.model_validate(answer)
     assert answer == {"status": "cancelled", "session_id": session_id, "turn_id": turn_id}
     turn = acme.call("GET", f"/v1/turns/{turn_id}", 200)
     turns.Turn.model_validate(turn)
@@ -111,7 +111,7 @@ def test_a_takeover_ends_what_is_open_and_messages_open_no_turns_until_the_agent
 
     taken = acme.call("PUT", f"/v1/sessions/{session_id}/mode", 200, json={"mode": "manual"})
 
-    responses.Session.model_validate(taken)
+    sessions.Session.model_validate(taken)
     assert taken["mode"] == "manual"
     turn = acme.call("GET", f"/v1/turns/{turn_id}", 200)
     assert (turn["status"], turn["error"]["class"], turn["cancelled_by"]) == ("cancelled", "TakenOver", key_of(acme))
@@ -154,7 +154,7 @@ def test_a_person_writes_and_no_turn_is_opened(source: str, acme: Tenant):
     body = {"text": "Ada's colleague here.", "source": source, "message_key": "p1", "metadata": {"desk": 4}}
     answer = acme.call("POST", path, 202, json=body)
 
-    responses.Accepted.model_validate(answer)
+    messages.Accepted.model_validate(answer)
     event = answer["event"]
     assert answer["turn"] is None
     assert (event["kind"], event["source"], event["content"], event["turn_id"]) == ("agent_message", source, {"text": body["text"]}, None)

@@ -15,7 +15,8 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
-from api.routes import stream
+from api import sse
+from realtime import event_reader
 from tests.support.api_server import Tenant
 from tests.support.servers import until
 
@@ -89,8 +90,8 @@ def streaming(acme: Tenant, session_id: str, query: str = "", **headers: str) ->
 
 @pytest.fixture
 def recheck_at_once(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(stream, "RECHECK_S", 0.0)
-    monkeypatch.setattr(stream, "LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(sse, "RECHECK_KEY_S", 0.0)
+    monkeypatch.setattr(event_reader, "LOOK_EVERY_S", 0.1)
 
 
 def test_a_stream_begins_with_the_log_and_goes_on_as_it_grows(acme: Tenant):
@@ -169,8 +170,8 @@ def test_what_is_not_there_is_said_before_the_stream_begins(acme: Tenant):
 
 
 def test_a_quiet_stream_is_kept_open_by_comments(acme: Tenant, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(stream, "KEEPALIVE_S", 0.2)
-    monkeypatch.setattr(stream, "LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(sse, "KEEPALIVE_S", 0.2)
+    monkeypatch.setattr(event_reader, "LOOK_EVERY_S", 0.1)
     session = acme.session()
     with streaming(acme, session["id"]) as events:
         assert [bool(frame.comment) for frame in events.frames(3)] == [True] * 3
@@ -210,7 +211,7 @@ def test_a_client_that_is_reset_is_forgotten(acme: Tenant):
 
 
 def test_a_client_that_takes_nothing_is_given_up(acme: Tenant, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(stream, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(sse, "SEND_TIMEOUT_S", 0.5)
     session = acme.session()
     with _raw(acme, session["id"], receive_buffer=4096) as client:
         until(lambda: acme.watched(session["id"]) == 1)

@@ -199,7 +199,7 @@ def test_a_message_key_is_a_sessions_own(acme: Tenant, other: Tenant):
 
 
 def test_a_revoked_key_is_out_within_seconds(acme: Tenant, service: Service, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("api.auth.REMEMBER_S", 0.0)
+    monkeypatch.setattr("api.auth.CACHE_S", 0.0)
     key = acme.key("write")
     with acme.using(key.text) as colleague:
         colleague.call("GET", "/v1/agents", 200)

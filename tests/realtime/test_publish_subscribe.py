@@ -134,8 +134,8 @@ async def test_after_a_restart_everybody_looks_and_hears_again(scratch: Path, ca
             assert await watch.next(10) == LogAdvanced(-1)
             telling.token_delta(SESSION, TURN, 1, "lost")
             telling.log_advanced(SESSION, 7)
-            await seen(caplog, "cannot be told")
-            assert telling._waiting == {SESSION: [LogAdvanced(7)]}, "news is kept for a Valkey that comes back, and tokens are not"
+            await seen(caplog, "Publishing realtime messages failed")
+            assert telling._queued == {SESSION: [LogAdvanced(7)]}, "news is kept for a Valkey that comes back, and tokens are not"
         with EmbeddedValkey(directory, port):
             assert await watch.next(10) in (LogAdvanced(-1), LogAdvanced(7))
             await in_touch(telling, watch, offset=8)
@@ -153,8 +153,8 @@ async def test_a_valkey_that_is_down_holds_nobody_up_and_is_said_once(caplog: py
                 telling.token_delta(uuid4(), uuid4(), 1, "x" * 1000)
             assert time.monotonic() - began < 1
             await asyncio.sleep(2.5)  # two rounds of trying
-    assert caplog.text.count("cannot be told") == 1
-    assert caplog.text.count("cannot be heard") == 1
+    assert caplog.text.count("Publishing realtime messages failed") == 1
+    assert caplog.text.count("Receiving realtime messages failed") == 1
 
 
 async def test_a_stalled_valkey_costs_bounded_memory_and_a_bounded_stop(monkeypatch: pytest.MonkeyPatch):
@@ -169,7 +169,7 @@ async def test_a_stalled_valkey_costs_bounded_memory_and_a_bounded_stop(monkeypa
                     telling.token_delta(SESSION, TURN, 1, "x" * 100_000)
                     telling.token_delta(SESSION, uuid4(), 1, "y" * 100_000)
                     await asyncio.sleep(0)
-                held = sum(len(piece.text) for pieces in telling._waiting.values() for piece in pieces if isinstance(piece, Delta))
+                held = sum(len(piece.text) for pieces in telling._queued.values() for piece in pieces if isinstance(piece, Delta))
                 assert held <= publisher.MAX_CHARS
                 began = time.monotonic()
                 await telling.close()
