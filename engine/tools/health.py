@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
-
-class Status(StrEnum):
-    """`unhealthy`: not used, until it has answered again a few times in a row."""
-
-    UNKNOWN = "unknown"
-    HEALTHY = "healthy"
-    DEGRADED = "degraded"
-    UNHEALTHY = "unhealthy"
+from engine.enums import HealthStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +20,7 @@ class Thresholds:
 class Health:
     """A status, and what has come in a row: failures, or answers since the last failure (counted while it is not healthy)."""
 
-    status: Status = Status.UNKNOWN
+    status: HealthStatus = HealthStatus.UNKNOWN
     failures: int = 0
     answers: int = 0
 
@@ -40,12 +32,12 @@ class Health:
         """
         if answered:
             answers = self.answers + 1
-            if self.status in (Status.UNKNOWN, Status.HEALTHY) or answers >= thresholds.healthy_after:
-                return Health(Status.HEALTHY)
+            if self.status in (HealthStatus.UNKNOWN, HealthStatus.HEALTHY) or answers >= thresholds.healthy_after:
+                return Health(HealthStatus.HEALTHY)
             return Health(self.status, 0, answers)
         failures = self.failures + 1
-        if self.status is Status.UNHEALTHY or failures >= thresholds.unhealthy_after:
-            return Health(Status.UNHEALTHY, failures)
-        if self.status is Status.DEGRADED or failures >= thresholds.degraded_after:
-            return Health(Status.DEGRADED, failures)
+        if self.status is HealthStatus.UNHEALTHY or failures >= thresholds.unhealthy_after:
+            return Health(HealthStatus.UNHEALTHY, failures)
+        if self.status is HealthStatus.DEGRADED or failures >= thresholds.degraded_after:
+            return Health(HealthStatus.DEGRADED, failures)
         return Health(self.status, failures)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,42 +12,16 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from store.analytics import rollups
-from store.database import MAINTENANCE_ROLE, Database
 from tests.support import factories
 from tests.support.activity import Activity
-from tests.support.api_server import Service, Tenant, apart
+from tests.support.api_server import Service, Tenant
+from tests.support.busy_agent import FIRST, ZONE, busy_agent, roll_up
 from tests.support.recount import NIL, day, recount
-
-ZONE = "Asia/Kolkata"
-FIRST = datetime(2026, 3, 6, tzinfo=UTC)
-
-
-def roll_up(service: Service) -> None:
-    async def add() -> None:
-        maintenance = Database(service.database_url, role=MAINTENANCE_ROLE, pool_size=2)
-        await maintenance.open()
-        await rollups.add(maintenance)
-        await rollups.cut_days_anew(maintenance)
-        await maintenance.close()
-
-    apart(add)
 
 
 @pytest.fixture
 def busy(service: Service, acme: Tenant) -> tuple[Tenant, str]:
-    """Return a workspace and an agent with much activity, half of it rolled up."""
-    acme.tool("lookup")
-    agent = acme.agent()
-    service.sql("UPDATE workspaces SET timezone = %s WHERE id = %s", ZONE, acme.workspace_id)
-    made = factories.Tenant(acme.workspace_id, UUID(agent["id"]))
-    activity = Activity(service.database_url, [made], FIRST, 4, 7)
-    for step in range(300):
-        activity.step()
-        if step == 150:
-            roll_up(service)
-    activity.close()
-    return acme, agent["id"]
+    return acme, busy_agent(service, acme)
 
 
 def counted(service: Service, agent: str, place: Callable[[datetime], Any]) -> tuple[dict[Any, Any], ...]:

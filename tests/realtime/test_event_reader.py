@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import aclosing
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import pytest
@@ -19,15 +18,9 @@ from realtime.subscriber import Subscriber
 from store.conversations import intake
 from store.database import Database
 from tests.support import factories
-from tests.support.api_server import opened
+from tests.support.db import opened
 from tests.support.factories import Tenant
-from tests.support.pool_proxy import Proxy
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    async with opened(database_url) as made:
-        yield made
+from tests.support.proxy import Proxy
 
 
 @pytest.fixture
@@ -140,16 +133,15 @@ async def test_unknown_session_is_not_found(reader: EventReader, tenant: Tenant,
 
 
 async def test_unavailable_database_is_yielded_as_an_error_until_it_is_back(database_url: str, subscriber: Subscriber, tenant: Tenant):
-    parts = urlsplit(database_url)
-    with Proxy(parts.port or 0) as proxy:
-        async with opened(urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.port}", f":{proxy.port}")))) as database:
+    with Proxy(urlsplit(database_url).port or 0) as proxy:
+        async with opened(proxy.url(database_url)) as database:
             reader = EventReader(database, subscriber)
             async with aclosing(reader.follow(tenant.workspace_id, tenant.session_id, -1)) as followed:
                 assert await anext(followed) == Idle()
-                proxy.cut()
+                proxy.take_down()
                 subscriber.nudge()
                 failed = await anext(followed)
-                proxy.mend()
+                proxy.heal()
                 async with asyncio.timeout(30):
                     while await anext(followed) != Idle():
                         pass
