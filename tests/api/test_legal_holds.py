@@ -15,14 +15,14 @@ def test_legal_hold_is_set_with_a_reason_and_removed(acme: Tenant):
 
     held = acme.call("PUT", path, 200, json={"reason": "A dispute."})
     again = acme.call("PUT", path, 200)
-    anew = acme.call("PUT", path, 200, json={"reason": "Another dispute."})
+    changed = acme.call("PUT", path, 200, json={"reason": "Another dispute."})
     removed = acme.call("DELETE", path, 200)
 
     schemas.Session.model_validate(held)
     assert held["hold_reason"] == "A dispute."
     assert held["held_by"]
     assert again == held
-    assert (anew["hold_reason"], anew["held_at"]) == ("Another dispute.", held["held_at"])
+    assert (changed["hold_reason"], changed["held_at"]) == ("Another dispute.", held["held_at"])
     assert (removed["held_at"], removed["held_by"], removed["hold_reason"]) == (None, None, None)
     assert acme.call("DELETE", path, 200) == removed
     assert acme.call("PUT", path, 200)["hold_reason"] is None
