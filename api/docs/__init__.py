@@ -16,8 +16,8 @@ HERE = Path(__file__).parent
 SWAGGER_UI = HERE.parent / "vendor" / "swagger-ui-dist-5.35.0"
 ASSETS = {
     "start.js": (HERE / "start.js", "text/javascript"),
-    "swagger-ui-bundle.js": (SWAGGER_UI / "swagger-ui-bundle.js", "text/javascript"),
-    "swagger-ui.css": (SWAGGER_UI / "swagger-ui.css", "text/css"),
+    f"{SWAGGER_UI.name}/swagger-ui-bundle.js": (SWAGGER_UI / "swagger-ui-bundle.js", "text/javascript"),
+    f"{SWAGGER_UI.name}/swagger-ui.css": (SWAGGER_UI / "swagger-ui.css", "text/css"),
 }
 # Neither inline code nor eval. `data:` images are the icons in Swagger UI's style sheet.
 POLICY = (
@@ -26,10 +26,11 @@ POLICY = (
 )
 HEADERS = {
     "Content-Security-Policy": POLICY,
-    "Cache-Control": "no-cache",  # revalidated by ETag
+    "Cache-Control": "no-cache",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+IMMUTABLE = "public, max-age=31536000, immutable"  # for paths that contain a version
 
 
 def install(app: FastAPI) -> None:
@@ -39,9 +40,10 @@ def install(app: FastAPI) -> None:
     async def page() -> FileResponse:
         return FileResponse(HERE / "page.html", media_type="text/html", headers=HEADERS)
 
-    @app.get("/docs/{name}", include_in_schema=False)
+    @app.get("/docs/{name:path}", include_in_schema=False)
     async def asset(name: str) -> FileResponse:
         if name not in ASSETS:
             raise Problem(404, "There is no endpoint at this path.")
         path, media_type = ASSETS[name]
-        return FileResponse(path, media_type=media_type, headers=HEADERS)
+        cache_control = IMMUTABLE if path.parent == SWAGGER_UI else HEADERS["Cache-Control"]
+        return FileResponse(path, media_type=media_type, headers={**HEADERS, "Cache-Control": cache_control})

@@ -38,12 +38,13 @@ def test_page_and_assets_need_no_key_and_carry_the_policy(service: Service, path
     policy = dict(part.strip().split(" ", 1) for part in response.headers["content-security-policy"].split(";"))
     assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == policy["form-action"] == "'none'"
     assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert ("immutable" in response.headers["cache-control"]) == (SWAGGER_UI.name in path)
     assert response.headers["x-content-type-options"] == "nosniff"
     assert response.headers["referrer-policy"] == "no-referrer"
 
 
 def test_other_files_are_not_served(service: Service):
-    for path in ("/docs/page.html", "/docs/LICENSE", "/docs/..%2F..%2Fapp.py", "/docs/"):
+    for path in ("/docs/page.html", "/docs/LICENSE", "/docs/..%2F..%2Fapp.py", f"/docs/{SWAGGER_UI.name}/LICENSE", "/docs/"):
         assert get(service, path).status_code == 404, path
 
 
