@@ -1,4 +1,4 @@
-"""How an integration is doing, from what was heard of it last: healthy, degraded, unhealthy, and back."""
+"""The health of an integration, derived from the results of its latest probes and calls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from engine.enums import HealthStatus
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """How many in a row it takes: failures until it is degraded, and unhealthy; answers until it is healthy again."""
+    """Results in a row that change the status: failures to degraded and to unhealthy, answers to healthy again."""
 
     degraded_after: int = 2
     unhealthy_after: int = 5
@@ -18,17 +18,17 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """A status, and what has come in a row: failures, or answers since the last failure (counted while it is not healthy)."""
+    """A status, and the length of the present run of failures, or of answers since the last failure (counted while not healthy)."""
 
     status: HealthStatus = HealthStatus.UNKNOWN
     failures: int = 0
     answers: int = 0
 
     def after(self, answered: bool, thresholds: Thresholds) -> Health:
-        """The health after one more probe or call: it was answered, whatever the answer was, or it failed on the way.
+        """Return the health after one more probe or call. `answered`: an answer arrived, whatever it said.
 
-        Down it goes a step at a time. Up it goes at once, but not before several answers in a row: one answer among failures is not
-        a recovery.
+        The status falls one step at a time. It rises in one step, after several answers in a row: one answer among failures is not a
+        recovery.
         """
         if answered:
             answers = self.answers + 1
