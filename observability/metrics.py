@@ -13,7 +13,7 @@ from uuid import UUID
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
-from engine.turn.commit import Finish, Outcome, Park, SettledCall, TurnCommit
+from engine.turn.commit import CommitResult, Finish, Park, SettledCall, TurnCommit
 from integrations.providers import known
 
 disable_created_metrics()  # a second series for each, which nobody asks for
@@ -66,26 +66,19 @@ def not_claimed(why: str) -> None:
         TURNS.labels("dead").inc()
 
 
-def committed(turn_id: UUID, provider: str, change: TurnCommit, stop: str | None, seconds: float) -> None:
-    """Count what a commit made true; `seconds` is how long it took. `stop`: what the database answered (`CommitResult.stop`)."""
+def committed(turn_id: UUID, provider: str, change: TurnCommit, result: CommitResult, seconds: float) -> None:
+    """Count what a commit made true. `result` is what the database made of it; `seconds` is how long it took."""
     _COMMIT.observe(seconds)
     if change.model_call is not None:
         _model_call(provider if known(provider) else "other", change.model_call)
     for settled in change.tool_results:
         TOOL_CALLS.labels(settled.outcome.status.value).inc()
         TOOL_S.observe(settled.outcome.latency_ms / 1000)
-    if change.rest is not None:
-        _rest(turn_id, change.rest, stop)
-
-
-def _rest(turn_id: UUID, rest: Outcome, stop: str | None) -> None:
-    match rest:
-        case Finish(status="done") if stop == "Paused":  # the database decides last: write_turn
-            RESTS.labels("paused").inc()
+    match result.outcome:
         case Finish(status=status):
-            _ended(turn_id, "cancelled" if status == "done" and stop is not None else status)
-        case Park() if stop not in (None, "Paused"):
-            _ended(turn_id, "cancelled")
+            _ended(turn_id, status)
+        case Park() if isinstance(change.rest, Finish):  # the session was paused before its reply was sent
+            RESTS.labels("paused").inc()
         case Park(for_approval=True):
             RESTS.labels("approval").inc()
         case Park(error_class=None):

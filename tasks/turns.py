@@ -127,7 +127,7 @@ class _NewsLog:
     async def write(self, change: TurnCommit) -> CommitResult:
         claim, began = self._claim, time.perf_counter()
         written = await claim.write(change)
-        metrics.committed(claim.turn_id, claim.context.model_provider, change, written.stop, time.perf_counter() - began)
+        metrics.committed(claim.turn_id, claim.context.model_provider, change, written, time.perf_counter() - began)
         self._wake.log_advanced(self._claim.session_id, self._claim.last_offset)
         return written
 

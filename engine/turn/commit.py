@@ -127,9 +127,11 @@ class CommitResult:
 
     `read_through` is the offset of the last customer message that the reserved call reads. `stop` says why the turn must not go on
     (see `CancelToken`); nothing that the change intended was begun then. `refused` says which budget has no room for the reserved call.
+    `outcome` is how the turn ended or was parked by this commit, as the database wrote it; None while it goes on.
     """
 
     news: tuple[Event, ...] = ()
     read_through: int | None = None
     stop: str | None = None
     refused: str | None = None
+    outcome: Outcome | None = None

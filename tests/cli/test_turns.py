@@ -78,7 +78,7 @@ async def test_each_open_turn_says_why_nobody_carries_it(turnline: Callable[...,
     held = await claimed(database, turns[parked])
     call = {"step": 0, "attempt": 0, "state": "failed"}
     rest = {"status": "queued", "wait_s": 600, "refund": True, "error_class": "RateLimited", "error_detail": "429"}
-    await write(database, held, turns[parked], 0, model_call=call, rest=rest)
+    await write(database, held, turns[parked], 0, model_call=call, outcome=rest)
     await session_control.set_mode(database, made.workspace_id, paused, "paused", by="me")
     await asked(database, made, quarantined)
     for number in range(3):
@@ -150,7 +150,7 @@ async def test_a_turns_whole_story(turnline: Callable[..., str], database: Datab
     estimated = {"step": 1, "attempt": 0, "state": "settled", "estimated": True, "input_tokens": 77, "output_tokens": 5}
     failed = {"kind": "status_update", "source": "system", "content": {"status": "failed", "error_class": "BudgetSpent"}}
     over = {"status": "failed", "error_class": "BudgetSpent", "error_detail": "no reply after 8 model calls"}
-    await write(database, held, turn_id, 2, model_call=estimated, events=[failed], rest=over)
+    await write(database, held, turn_id, 2, model_call=estimated, events=[failed], outcome=over)
     sql(
         database_url,
         "INSERT INTO approvals (workspace_id, session_id, turn_id, tool_call_id, tool_name, arguments_hash, status, expires_at,"
