@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, CheckConstraint, Double, ForeignKeyConstraint
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from engine.enums import Strategy, TurnStatus
+from engine.enums import Admission, Strategy, TurnStatus
 from models.base import Base, Count, CreatedAt, Id, UpdatedAt, one_of
 
 OPEN = "status IN ('queued', 'running', 'waiting')"
@@ -72,5 +72,6 @@ class TurnRow(Base):
         Index("ix_turns_cancelling", "session_id", postgresql_where=text("status = 'running' AND cancel_requested_at IS NOT NULL")),
         CheckConstraint(one_of("status", TurnStatus), "status"),
         CheckConstraint(one_of("strategy", Strategy), "strategy"),
+        CheckConstraint(one_of("admission", Admission), "admission"),
         {"postgresql_with": {"fillfactor": "80"}},
     )
