@@ -10,10 +10,12 @@ from sqlalchemy import BigInteger, CheckConstraint, Double, ForeignKeyConstraint
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from engine.enums import Admission, Strategy, TurnStatus
+from engine.enums import OPEN_TURNS, Admission, Strategy, TurnStatus
 from models.base import Base, Count, CreatedAt, Id, UpdatedAt, one_of
 
-OPEN = "status IN ('queued', 'running', 'waiting')"
+OPEN = one_of("status", OPEN_TURNS)
+IN_FLIGHT = one_of("status", (TurnStatus.QUEUED, TurnStatus.RUNNING))
+"""SQL conditions on turns. With an alias: f"t.{OPEN}"."""
 
 
 class TurnRow(Base):
@@ -67,7 +69,7 @@ class TurnRow(Base):
         Index("uq_turns_one_live", "session_id", unique=True, postgresql_where=text("status IN ('running', 'waiting')")),
         Index("ix_turns_open", "session_id", "opened_at_offset", postgresql_where=text(OPEN)),
         Index("ix_turns_open_by_workspace", "workspace_id", "opened_at", postgresql_where=text(OPEN)),
-        Index("ix_turns_admitted", "workspace_id", postgresql_where=text("admission = 'admitted' AND status IN ('queued', 'running')")),
+        Index("ix_turns_admitted", "workspace_id", postgresql_where=text(f"admission = 'admitted' AND {IN_FLIGHT}")),
         Index("ix_turns_pending", "workspace_id", "opened_at", postgresql_where=text("admission = 'pending' AND status = 'queued'")),
         Index("ix_turns_cancelling", "session_id", postgresql_where=text("status = 'running' AND cancel_requested_at IS NOT NULL")),
         CheckConstraint(one_of("status", TurnStatus), "status"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
 from uuid import UUID
 
 from fastapi import Response
@@ -12,6 +11,7 @@ from api.openapi import CONFLICT
 from api.pagination import Paging, paged
 from api.responses import Json
 from api.schemas import requests, responses
+from engine.enums import BudgetPeriod, BudgetScope, BudgetUnit
 from store.conversations import budgets
 
 routes = router("budgets")
@@ -22,7 +22,13 @@ async def create_budget(body: requests.BudgetCreate, caller: CallerDep, app_stat
     """Cap what model calls may use, from now on. A turn whose next call might exceed a budget fails with `BudgetSpent`."""
     async with app_state.database.transaction(caller.workspace_id) as db:
         made = await budgets.create(
-            db, caller.workspace_id, scope=body.scope, scope_id=body.scope_id, unit=body.unit, period=body.period, cap=body.amount
+            db,
+            caller.workspace_id,
+            scope=BudgetScope(body.scope),
+            scope_id=body.scope_id,
+            unit=BudgetUnit(body.unit),
+            period=BudgetPeriod(body.period),
+            cap=body.amount,
         )
     return Json(made, 201, {"Location": f"/v1/budgets/{made['id']}"})
 
@@ -32,7 +38,7 @@ async def list_budgets(
     caller: CallerDep,
     app_state: AppStateDep,
     paging: Paging,
-    scope: Literal["workspace", "agent", "session"] | None = None,
+    scope: BudgetScope | None = None,
     scope_id: UUID | None = None,
 ) -> Response:
     """List budgets with what is spent and held of them, the newest first."""

@@ -93,20 +93,20 @@ async def test_each_open_turn_says_why_nobody_carries_it(turnline: Callable[...,
 
     why = {UUID(row["id"]): row["why"] for row in seen["open"]}
     expected = {
-        never: "it was never rung: does the maintenance worker run?",
-        lost: "its worker was lost: the lease ran out at …; not rung since",
+        never: "it was never dispatched: is the maintenance worker running?",
+        lost: "its worker was lost: the lease ran out at …; not dispatched since",
         parked: "not before …, after RateLimited",
         paused: "its session is paused",
         waiting: "it waits for an approval until …",
-        room: "it waits for room: its workspace has as many turns on their way as it may",
-        quarantined: f"its session is quarantined since …: look at its dead turns, then `turnline release {quarantined}`",
+        room: "it is pending: its workspace is at its in-flight limit",
+        quarantined: f"its session has been quarantined since …: look at its dead turns, then `turnline release {quarantined}`",
     }
     plain = {turn_id: re.sub(r"\d\d-\d\d \d\d:\d\d:\d\dZ", "…", said) for turn_id, said in why.items()}
     assert plain == {turns[session_id]: said for session_id, said in expected.items()}
     assert [row["error_class"] for row in seen["ended"]] == ["AttemptsSpent"] * 3
     text = turnline("turns", "--stuck")
     assert all(str(turn_id) in text for turn_id in why)
-    assert "never rung" in text
+    assert "never dispatched" in text
     assert max(map(len, text.splitlines())) <= 100
     assert SECRET_WORDS not in text + json.dumps(seen)
 
@@ -118,7 +118,7 @@ async def test_dead_turns_are_listed_until_they_are_redriven(turnline: Callable[
         await die(database, turn_id)
     held = await claimed(database, later := await asked(database, made, made.session_ids[0], "later"))
     reply = {"kind": "agent_message", "source": "ai_agent", "content": {"text": "Yes."}}
-    await write(database, held, later, 0, events=[reply], rest={"status": "done"})
+    await write(database, held, later, 0, events=[reply], outcome={"status": "done"})
 
     text = turnline("turns", "--dead")
 
