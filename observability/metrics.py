@@ -66,18 +66,18 @@ def not_claimed(why: str) -> None:
         TURNS.labels("dead").inc()
 
 
-def committed(turn_id: UUID, provider: str, change: TurnCommit, result: CommitResult, seconds: float) -> None:
-    """Count what a commit made true. `result` is what the database made of it; `seconds` is how long it took."""
+def committed(turn_id: UUID, provider: str, commit: TurnCommit, result: CommitResult, seconds: float) -> None:
+    """Count what a commit made true; it took `seconds`."""
     _COMMIT.observe(seconds)
-    if change.model_call is not None:
-        _model_call(provider if known(provider) else "other", change.model_call)
-    for settled in change.tool_results:
+    if commit.model_call is not None:
+        _model_call(provider if known(provider) else "other", commit.model_call)
+    for settled in commit.tool_results:
         TOOL_CALLS.labels(settled.outcome.status.value).inc()
         TOOL_S.observe(settled.outcome.latency_ms / 1000)
     match result.outcome:
         case Finish(status=status):
             _ended(turn_id, status)
-        case Park() if isinstance(change.rest, Finish):  # the session was paused before its reply was sent
+        case Park() if isinstance(commit.outcome, Finish):  # the session was paused before the reply was sent
             RESTS.labels("paused").inc()
         case Park(for_approval=True):
             RESTS.labels("approval").inc()

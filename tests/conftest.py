@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import redis
 
 from cli.standalone.unprivileged import scratch_directory
-from tests.support.servers import Databases, EmbeddedPostgres, EmbeddedValkey
+from store.database import MAINTENANCE_ROLE, Database
+from tests.support.db import opened
+from tests.support.servers import SECRET_KEY, Databases, EmbeddedPostgres, EmbeddedValkey
+
+if TYPE_CHECKING:
+    from tests.support.api_server import Service, Tenant
 
 # A shell starts what runs in its background with SIGINT ignored, and so would be every process of ours that is to be interrupted.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -45,11 +51,36 @@ def database_url(databases: Databases) -> Iterator[str]:
 
 
 @pytest.fixture
+def fresh_database_url(databases: Databases) -> Iterator[str]:
+    """A migrated database of this test, as the server's superuser.
+
+    A module whose tests cannot share a database overrides `database_url` with it.
+    """
+    url = databases.migrated()
+    yield url
+    databases.drop(url)
+
+
+@pytest.fixture
 def empty_database_url(databases: Databases) -> Iterator[str]:
     """A database of this test with nothing in it."""
     url = databases.empty()
     yield url
     databases.drop(url)
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """Connections of the application's role to `database_url`."""
+    async with opened(database_url, pool_size=10) as made:
+        yield made
+
+
+@pytest.fixture
+async def maintenance(database_url: str) -> AsyncIterator[Database]:
+    """Connections of the maintenance role to `database_url`."""
+    async with opened(database_url, MAINTENANCE_ROLE) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")
@@ -65,3 +96,26 @@ def broker_url(valkey: EmbeddedValkey) -> str:
     with redis.Redis.from_url(valkey.url) as client:
         client.flushall()
     return valkey.url
+
+
+@pytest.fixture(scope="module")
+def service(database_url: str, valkey: EmbeddedValkey) -> Iterator[Service]:
+    """The API, served by uvicorn in a thread of this process, on a real socket, Postgres and Valkey."""
+    from tests.support.api_server import serving  # FastAPI takes a second to load, and few tests need it
+
+    with serving(DATABASE_URL=database_url, CELERY_BROKER_URL=valkey.url, secret_keys=SECRET_KEY) as made:
+        yield made
+
+
+@pytest.fixture
+def acme(service: Service) -> Iterator[Tenant]:
+    """A new workspace, called with its admin's key."""
+    with service.tenant("Acme") as made:
+        yield made
+
+
+@pytest.fixture
+def other(service: Service) -> Iterator[Tenant]:
+    """Another new workspace."""
+    with service.tenant("Other") as made:
+        yield made

@@ -51,7 +51,7 @@ def decode_context(turn_id: UUID, row: Row, limits: Limits, secrets: Secrets) ->
     )
 
 
-def decode_start(row: Row) -> ResumePoint:
+def decode_resume_point(row: Row) -> ResumePoint:
     """Return where a row of claim_turn says that the turn resumes."""
     return ResumePoint(
         events=tuple(decode_event(item) for item in row["o_events"] or ()),
@@ -179,12 +179,12 @@ def encode_commit(commit: TurnCommit, approval_s: float) -> dict[str, Any]:
             "attempt": commit.reserve.call.attempt,
             "provider": commit.reserve.provider,
             "model": commit.reserve.model,
-            "last_message_offset": commit.reserve.heard,
+            "last_message_offset": commit.reserve.last_message_offset,
             "again": commit.reserve.again,
             "reserved_tokens": bound.tokens if bound else None,
             "reserved_usd": None if bound is None or bound.usd is None else str(bound.usd),
         }
-    match commit.rest:
+    match commit.outcome:
         case Finish(status, error_class, error_detail):
             payload["outcome"] = {"status": status, "error_class": error_class, "error_detail": _bounded(error_detail)}
         case Park(wait_s, refund, error_class, error_detail, for_approval):

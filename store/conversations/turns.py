@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from engine.errors import LeaseLost
 from engine.turn.commit import CommitResult, Finish, Reserved, TurnCommit
 from engine.turn.context import Limits
 from failpoints import failpoint
-from store.conversations.turn_codec import Secrets, decode_context, decode_result, decode_start, encode_commit
+from store.conversations.turn_codec import Secrets, decode_context, decode_result, decode_resume_point, encode_commit
 from store.database import Database
 
 log = logging.getLogger(__name__)
@@ -64,8 +65,9 @@ class Claim:
         self.last_offset = -1
         self.next_turn: UUID | None = None
         self.context = decode_context(turn_id, row, limits, secrets)
-        self.start = decode_start(row)
-        self.outstanding: Reserved | None = self.start.reserved  # the model call that has a ledger row and no result
+        self.on_commit: Callable[[TurnCommit, CommitResult, float], None] | None = None  # (commit, result, seconds it took)
+        self.resume_point = decode_resume_point(row)
+        self.outstanding: Reserved | None = self.resume_point.reserved  # the model call that has a ledger row and no result
         self._writes: int = row["o_writes"]
 
     async def write(self, commit: TurnCommit) -> CommitResult:
@@ -75,6 +77,7 @@ class Claim:
             LeaseLost: another claim holds the session; nothing was written.
             psycopg.Error: the database refuses it, or was away for too long.
         """
+        began = time.perf_counter()
         payload = Jsonb(encode_commit(commit, self.approval_s))
         _before_write(commit)
         row = await _with_retries(
@@ -91,7 +94,10 @@ class Claim:
             self.outstanding = commit.reserve.call if begun else None
         elif commit.model_call is not None:
             self.outstanding = None
-        return decode_result(row, commit.rest)
+        result = decode_result(row, commit.outcome)
+        if self.on_commit is not None:
+            self.on_commit(commit, result, time.perf_counter() - began)
+        return result
 
 
 async def claim(
@@ -153,13 +159,13 @@ async def _with_retries(send: Callable[[], Any], *, tries: int = 6) -> dict[str,
 
 def _before_write(commit: TurnCommit) -> None:
     failpoint("write.before_send")
-    if isinstance(commit.rest, Finish):
+    if isinstance(commit.outcome, Finish):
         failpoint("turn.before_final_commit")
 
 
 def _after_write(commit: TurnCommit) -> None:
     failpoint("write.committed")
-    if isinstance(commit.rest, Finish):
+    if isinstance(commit.outcome, Finish):
         failpoint("turn.final_commit")
     elif commit.tool_results:
         failpoint("tool_call.committed")

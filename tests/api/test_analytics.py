@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,42 +12,16 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from store.analytics import rollups
-from store.database import MAINTENANCE_ROLE, Database
 from tests.support import factories
 from tests.support.activity import Activity
-from tests.support.api_server import Service, Tenant, apart
+from tests.support.api_server import Service, Tenant
+from tests.support.busy_agent import FIRST, ZONE, busy_agent, roll_up
 from tests.support.recount import NIL, day, recount
-
-ZONE = "Asia/Kolkata"
-FIRST = datetime(2026, 3, 6, tzinfo=UTC)
-
-
-def rolled(service: Service) -> None:
-    async def add() -> None:
-        maintenance = Database(service.database_url, role=MAINTENANCE_ROLE, pool_size=2)
-        await maintenance.open()
-        await rollups.add(maintenance)
-        await rollups.cut_days_anew(maintenance)
-        await maintenance.close()
-
-    apart(add)
 
 
 @pytest.fixture
 def busy(service: Service, acme: Tenant) -> tuple[Tenant, str]:
-    """A workspace with an agent that had much to do, half of which is in the rollups and half is not."""
-    acme.tool("lookup")
-    agent = acme.agent()
-    service.sql("UPDATE workspaces SET timezone = %s WHERE id = %s", ZONE, acme.workspace_id)
-    made = factories.Tenant(acme.workspace_id, UUID(agent["id"]))
-    activity = Activity(service.database_url, [made], FIRST, 4, 7)
-    for step in range(300):
-        activity.step()
-        if step == 150:
-            rolled(service)
-    activity.close()
-    return acme, agent["id"]
+    return acme, busy_agent(service, acme)
 
 
 def counted(service: Service, agent: str, place: Callable[[datetime], Any]) -> tuple[dict[Any, Any], ...]:
@@ -81,7 +55,7 @@ def test_all_of_an_agent_equals_a_recount(service: Service, busy: tuple[Tenant, 
             key[1]: one["calls"] for key, one in tools.items()
         }
         assert {one["tool_name"] for one in told["tool_stats"]} == {"lookup", None}
-        rolled(service)
+        roll_up(service)
 
 
 def test_days_equal_a_recount_and_so_does_a_part_of_them(service: Service, busy: tuple[Tenant, str]):
@@ -109,7 +83,7 @@ def test_days_equal_a_recount_and_so_does_a_part_of_them(service: Service, busy:
         some = acme.call("GET", f"/v1/agents/{agent}/analytics", 200, params={"from": str(days[1]), "to": str(days[2])})
         assert some["metrics"]["session_count"] == sum(one["session_count"] for one in told["items"][1:3])
         assert Decimal(some["metrics"]["cost"]) == sum(Decimal(one["cost"]) for one in told["items"][1:3])
-        rolled(service)
+        roll_up(service)
 
 
 def test_hours_equal_a_recount(service: Service, busy: tuple[Tenant, str]):
@@ -137,7 +111,7 @@ def test_hours_equal_a_recount(service: Service, busy: tuple[Tenant, str]):
             assert Decimal(one["cost"]) == sum(model.get("cost_usd", Decimal(0)) for key, model in models.items() if key[0] == at)
         by_day = acme.call("GET", f"/v1/agents/{agent}/performance", 200, params=days)["items"]
         assert sum(one["session_count"] for one in told["items"]) == sum(one["session_count"] for one in by_day)
-        rolled(service)
+        roll_up(service)
 
 
 def test_a_workspace_equals_a_recount_of_all_its_agents_also_of_one_that_is_deleted(
@@ -177,7 +151,7 @@ def test_a_workspace_equals_a_recount_of_all_its_agents_also_of_one_that_is_dele
         assert some["metrics"]["session_count"] == sum(told[at]["session_count"] for at in ("2026-03-07", "2026-03-08"))
         by_hour = acme.call("GET", "/v1/performance", 200, params=days | {"by": "hour"})["items"]
         assert sum(one["session_count"] for one in by_hour) == whole["metrics"]["session_count"]
-        rolled(service)
+        roll_up(service)
 
     assert other.call("GET", "/v1/analytics", 200)["metrics"]["session_count"] == 0
     assert other.call("GET", "/v1/performance", 200, params=days)["items"] == []
@@ -208,7 +182,7 @@ def test_agents_with_stats(service: Service, busy: tuple[Tenant, str]):
 
 def test_another_time_zone_cuts_the_days_anew(service: Service, busy: tuple[Tenant, str]):
     acme, agent = busy
-    rolled(service)
+    roll_up(service)
     service.sql("UPDATE workspaces SET timezone = 'America/St_Johns' WHERE id = %s", acme.workspace_id)
     agents, _, _ = counted(service, agent, day("America/St_Johns"))
 
@@ -217,7 +191,7 @@ def test_another_time_zone_cuts_the_days_anew(service: Service, busy: tuple[Tena
         assert told["timezone"] == "America/St_Johns"
         started = {one["day"]: one["session_count"] for one in told["items"] if one["session_count"]}
         assert started == {str(key[0]): one["sessions_started"] for key, one in agents.items() if "sessions_started" in one}
-        rolled(service)
+        roll_up(service)
 
 
 @pytest.mark.parametrize(

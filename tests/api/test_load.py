@@ -6,13 +6,13 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from tests.support.api_server import SECRET_KEY, Service, Tenant, serving
-from tests.support.pool_proxy import Proxy
+from tests.support.proxy import Proxy
 from tests.support.servers import EmbeddedValkey, until
 
 
@@ -26,10 +26,7 @@ def relay(database_url: str) -> Iterator[Proxy]:
 @pytest.fixture(scope="module")
 def far(relay: Proxy, database_url: str, valkey: EmbeddedValkey) -> Iterator[Service]:
     """An API whose database is behind the relay."""
-    parts = urlsplit(database_url)
-    netloc = parts.netloc.replace(f":{parts.port}", f":{relay.port}")
-    url = urlunsplit(parts._replace(netloc=netloc))
-    with serving(DATABASE_URL=url, CELERY_BROKER_URL=valkey.url, TURNLINE_SECRET_KEYS=SECRET_KEY) as made:
+    with serving(DATABASE_URL=relay.url(database_url), CELERY_BROKER_URL=valkey.url, TURNLINE_SECRET_KEYS=SECRET_KEY) as made:
         yield made
 
 
@@ -39,7 +36,7 @@ def test_while_the_database_is_away_callers_are_told_to_come_back(far: Service, 
         body = {"text": "Is order 41 paid?", "message_key": "k"}
         path = f"/v1/sessions/{session['id']}/messages"
         assert acme.http.get("/v1/agents").status_code == 200  # the key is remembered now, the stranger's is not
-        relay.cut()
+        relay.take_down()
         try:
             with acme.using(stranger.text) as unknown, ThreadPoolExecutor(4) as pool:
                 asked = [
@@ -51,7 +48,7 @@ def test_while_the_database_is_away_callers_are_told_to_come_back(far: Service, 
                 answers = [future.result() for future in asked]
             assert acme.http.get("/healthz").status_code == 200
         finally:
-            relay.mend()
+            relay.heal()
 
         for answer in answers:
             assert answer.status_code == 503

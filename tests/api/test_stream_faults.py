@@ -7,15 +7,15 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 
 from api.routes import stream
-from tests.api.test_stream import Frame, Stream, streaming
 from tests.support.api_server import SECRET_KEY, Service, serving
-from tests.support.pool_proxy import Proxy
+from tests.support.event_stream import Frame, Stream, streaming
+from tests.support.proxy import Proxy
 from tests.support.servers import EmbeddedValkey, until
 
 
@@ -29,9 +29,7 @@ def relay(database_url: str) -> Iterator[Proxy]:
 @pytest.fixture
 def far(relay: Proxy, database_url: str, valkey: EmbeddedValkey) -> Iterator[Service]:
     """An API whose database is behind the relay."""
-    parts = urlsplit(database_url)
-    url = urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.port}", f":{relay.port}")))
-    with serving(DATABASE_URL=url, CELERY_BROKER_URL=valkey.url, secret_keys=SECRET_KEY) as made:
+    with serving(DATABASE_URL=relay.url(database_url), CELERY_BROKER_URL=valkey.url, secret_keys=SECRET_KEY) as made:
         yield made
 
 
@@ -59,7 +57,7 @@ def test_a_stream_outlives_its_database_s_absence(
         with streaming(acme, session["id"]) as events:
             acme.message(session["id"], "one")
             assert line(events).id == "0"
-            relay.cut()
+            relay.take_down()
             try:
                 with psycopg.connect(database_url, autocommit=True) as db:
                     said = '[{"kind": "status_update", "source": "system", "content": {"text": "two"}}]'
@@ -68,7 +66,7 @@ def test_a_stream_outlives_its_database_s_absence(
                 while comments < 2:  # it went on for two more looks
                     comments += bool(events.frame().comment)
             finally:
-                relay.mend()
+                relay.heal()
             assert line(events).value["content"] == {"text": "two"}
     assert "a bug" not in caplog.text
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 from zoneinfo import ZoneInfo
@@ -14,25 +12,25 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from cli.analytics import bar, duration, sparkline
-from tests.api.test_analytics import busy  # noqa: F401 - a fixture
 from tests.support.api_server import Service, Tenant
-from tests.support.servers import process_env
-
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+from tests.support.busy_agent import busy_agent
+from tests.support.cli import Turnline
+from tests.support.cli import turnline as run_cli
 
 
 @pytest.fixture
-def turnline(service: Service, acme: Tenant, tmp_path: Path) -> Run:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        given = {"TURNLINE_HOME": str(tmp_path), "DATABASE_URL": service.database_url, "COLUMNS": "140", "PYTHONIOENCODING": "utf-8"}
-        env = process_env(**given, TURNLINE_API_URL=service.url, TURNLINE_API_KEY=acme.api_key)
-        command = [sys.executable, "-m", "cli.main", *arguments]
-        return subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
-
-    return run
+def busy(service: Service, acme: Tenant) -> tuple[Tenant, str]:
+    return acme, busy_agent(service, acme)
 
 
-def test_an_agent_is_drawn_day_by_day(turnline: Run, busy: tuple[Tenant, str]):  # noqa: F811
+@pytest.fixture
+def turnline(service: Service, acme: Tenant, tmp_path: Path) -> Turnline:
+    """Turnline the command line against the API, as the workspace's admin."""
+    given = {"DATABASE_URL": service.database_url, "COLUMNS": "140", "PYTHONIOENCODING": "utf-8"}
+    return partial(run_cli, directory=tmp_path, TURNLINE_API_URL=service.url, TURNLINE_API_KEY=acme.api_key, **given)
+
+
+def test_an_agent_is_drawn_day_by_day(turnline: Turnline, busy: tuple[Tenant, str]):
     acme, agent = busy
     days = ("--from", "2026-03-01", "--to", "2026-03-20")
     told = json.loads(turnline("analytics", agent, *days, "--json").stdout)
@@ -49,7 +47,7 @@ def test_an_agent_is_drawn_day_by_day(turnline: Run, busy: tuple[Tenant, str]): 
     assert all(words in drawn.stdout for words in ("gpt-4o-mini", "lookup", "(tools it does not have)", "P99", "█", "without a price"))
 
 
-def test_a_workspace_is_drawn_without_an_agent(turnline: Run, busy: tuple[Tenant, str]):  # noqa: F811
+def test_a_workspace_is_drawn_without_an_agent(turnline: Turnline, busy: tuple[Tenant, str]):
     acme, _ = busy
     days = ("--from", "2026-03-01", "--to", "2026-03-20")
     told = json.loads(turnline("analytics", *days, "--json").stdout)
@@ -63,7 +61,7 @@ def test_a_workspace_is_drawn_without_an_agent(turnline: Run, busy: tuple[Tenant
     assert f"${told['analytics']['metrics']['cost']}" in drawn.stdout
 
 
-def test_an_agent_is_drawn_hour_by_hour(turnline: Run, busy: tuple[Tenant, str]):  # noqa: F811
+def test_an_agent_is_drawn_hour_by_hour(turnline: Turnline, busy: tuple[Tenant, str]):
     acme, agent = busy
     hours = acme.call("GET", f"/v1/agents/{agent}/performance?from=2026-03-06&to=2026-03-08&by=hour", 200)["items"]
 
@@ -75,13 +73,13 @@ def test_an_agent_is_drawn_hour_by_hour(turnline: Run, busy: tuple[Tenant, str])
     assert all(f"{one:%Y-%m-%d %H:00}" in drawn.stdout for one in shown)
 
 
-def test_an_agent_that_did_nothing_is_drawn_too(turnline: Run, acme: Tenant):
+def test_an_agent_that_did_nothing_is_drawn_too(turnline: Turnline, acme: Tenant):
     acme.agent(name="Idle")
     drawn = turnline("analytics", "Idle")
     assert (drawn.returncode, "0 started, 0 active, - completed" in drawn.stdout) == (0, True), drawn.stderr
 
 
-def test_mistakes_end_in_a_sentence(turnline: Run, acme: Tenant):
+def test_mistakes_end_in_a_sentence(turnline: Turnline, acme: Tenant):
     agent = acme.agent()["id"]
     for arguments, words in (
         (["analytics", "Nobody"], "There is no agent named 'Nobody'"),
@@ -96,7 +94,7 @@ def test_mistakes_end_in_a_sentence(turnline: Run, acme: Tenant):
         assert "Traceback" not in done.stderr
 
 
-def test_a_workspace_is_told_its_time_zone(turnline: Run, acme: Tenant):
+def test_a_workspace_is_told_its_time_zone(turnline: Turnline, acme: Tenant):
     name = str(acme.workspace_id)
     assert turnline("workspace", "timezone", name).stdout == "UTC\n"
     assert turnline("workspace", "timezone", name, "America/St_Johns").stdout == "America/St_Johns\n"

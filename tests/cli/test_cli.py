@@ -1,28 +1,20 @@
 import json
-import subprocess
-import sys
 import uuid
+from functools import partial
+from pathlib import Path
 
 import psycopg
 import pytest
 
-from tests.support.servers import SECRET_KEY, free_port, process_env
+from tests.support.cli import Turnline
+from tests.support.cli import turnline as run_cli
+from tests.support.servers import SECRET_KEY, free_port
 
 
 @pytest.fixture
-def turnline(tmp_path):
-    def run(*arguments, **env):
-        return subprocess.run(
-            [sys.executable, "-m", "cli.main", *arguments],
-            env=process_env(**{"TURNLINE_HOME": str(tmp_path / "home"), **env}),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    return run
+def turnline(tmp_path: Path) -> Turnline:
+    """Turnline the command line against the module's servers."""
+    return partial(run_cli, directory=tmp_path)
 
 
 def test_help_names_every_command(turnline):
@@ -93,7 +85,7 @@ def test_doctor_says_what_answers_and_what_does_not(turnline, empty_database_url
     }
     done = turnline("doctor", DATABASE_URL=empty_database_url, **given)
     wrong = [line for line in done.stdout.splitlines() if line.startswith("WRONG")]
-    assert [any(words in line for line in wrong) for words in ("Run `turnline migrate`", "key 2 is not 32 bytes", "REDIS_URL")] == [
+    assert [any(words in line for line in wrong) for words in ("Turnline `turnline migrate`", "key 2 is not 32 bytes", "REDIS_URL")] == [
         True
     ] * 3
     assert "The model provider is api.openai.com, with a key." in done.stdout
@@ -139,4 +131,4 @@ def test_a_workspace_is_made_with_its_first_key(turnline, database_url, empty_da
     nameless = turnline("workspace", "create", " ", DATABASE_URL=database_url)
     assert (nameless.returncode, "1 to 100 characters" in nameless.stderr) == (1, True)
     unmigrated = turnline("workspace", "create", "Acme", DATABASE_URL=empty_database_url)
-    assert (unmigrated.returncode, "Run `turnline migrate`" in unmigrated.stderr) == (1, True), unmigrated.stderr
+    assert (unmigrated.returncode, "Turnline `turnline migrate`" in unmigrated.stderr) == (1, True), unmigrated.stderr

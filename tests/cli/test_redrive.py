@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-import subprocess
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
 
-import psycopg
 import pytest
 
 from store.conversations import intake
 from store.database import Database
+from tests.support.cli import Turnline
+from tests.support.cli import turnline as run_cli
+from tests.support.db import fetch_value
 from tests.support.factories import Tenant, tenant
-from tests.support.servers import EmbeddedValkey, free_port, process_env
-
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+from tests.support.servers import EmbeddedValkey, free_port
 
 
 @pytest.fixture
-def turnline(tmp_path: Path, database_url: str) -> Run:
-    def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "cli.main", *arguments]
-        given = process_env(**({"TURNLINE_HOME": str(tmp_path / "home"), "DATABASE_URL": database_url} | env))
-        return subprocess.run(command, env=given, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
-
-    return run
+def turnline(tmp_path: Path, database_url: str) -> Turnline:
+    """Turnline the command line against the module's servers."""
+    return partial(run_cli, directory=tmp_path, DATABASE_URL=database_url)
 
 
 async def dead_turns(database_url: str, count: int = 1) -> tuple[Tenant, list[UUID]]:
@@ -49,13 +43,7 @@ async def dead_turns(database_url: str, count: int = 1) -> tuple[Tenant, list[UU
     return made, turn_ids
 
 
-def one(database_url: str, query: str, *parameters: object) -> object:
-    with psycopg.connect(database_url) as db:
-        row = db.execute(query, parameters).fetchone()
-    return row and row[0]
-
-
-async def test_a_dead_turn_is_redriven_and_rung(turnline: Run, database_url: str, valkey: EmbeddedValkey):
+async def test_a_dead_turn_is_redriven_and_rung(turnline: Turnline, database_url: str, valkey: EmbeddedValkey):
     _, (turn_id,) = await dead_turns(database_url)
 
     done = turnline("redrive", str(turn_id), CELERY_BROKER_URL=valkey.url)
@@ -63,15 +51,15 @@ async def test_a_dead_turn_is_redriven_and_rung(turnline: Run, database_url: str
     assert done.returncode == 0, done.stderr
     assert f"The turn {turn_id} is open again and begins from its last step" in done.stdout
     assert "was rung" in done.stdout
-    assert one(database_url, "SELECT status FROM turns WHERE id = %s", turn_id) == "queued"
+    assert fetch_value(database_url, "SELECT status FROM turns WHERE id = %s", turn_id) == "queued"
     by = "SELECT content->>'by' FROM events WHERE turn_id = %s AND content->>'status' = 'redriven'"
-    assert one(database_url, by, turn_id) == f"operator {getpass.getuser()}"
+    assert fetch_value(database_url, by, turn_id) == f"operator {getpass.getuser()}"
     again = turnline("redrive", str(turn_id))
     assert (again.returncode, "was not redriven: the turn is still open" in again.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(("broker", "says"), [(None, "No broker is configured here"), ("away", "The broker took no ring")])
-async def test_without_a_broker_it_says_that_the_sweep_rings(turnline: Run, database_url: str, broker: str | None, says: str):
+async def test_without_a_broker_it_says_that_the_sweep_rings(turnline: Turnline, database_url: str, broker: str | None, says: str):
     _, (turn_id,) = await dead_turns(database_url)
     env = {"CELERY_BROKER_URL": f"redis://127.0.0.1:{free_port()}"} if broker else {}
 
@@ -80,19 +68,19 @@ async def test_without_a_broker_it_says_that_the_sweep_rings(turnline: Run, data
     assert done.returncode == 0, done.stderr
     assert says in done.stdout
     assert "begins from its messages again" in done.stdout
-    content = one(database_url, "SELECT content FROM events WHERE turn_id = %s AND content->>'status' = 'redriven'", turn_id)
+    content = fetch_value(database_url, "SELECT content FROM events WHERE turn_id = %s AND content->>'status' = 'redriven'", turn_id)
     assert content == {"status": "redriven", "from_scratch": True, "by": "Grace"}
 
 
-async def test_a_quarantined_session_is_released(turnline: Run, database_url: str):
+async def test_a_quarantined_session_is_released(turnline: Turnline, database_url: str):
     made, _ = await dead_turns(database_url, 3)
     session_id = str(made.session_id)
-    assert one(database_url, "SELECT quarantined_at FROM sessions WHERE id = %s", made.session_id) is not None
+    assert fetch_value(database_url, "SELECT quarantined_at FROM sessions WHERE id = %s", made.session_id) is not None
 
     done = turnline("release", session_id)
 
     assert (done.returncode, f"The session {session_id} goes on." in done.stdout) == (0, True), done.stderr
-    assert one(database_url, "SELECT quarantined_at FROM sessions WHERE id = %s", made.session_id) is None
+    assert fetch_value(database_url, "SELECT quarantined_at FROM sessions WHERE id = %s", made.session_id) is None
     assert "is not quarantined" in turnline("release", session_id).stdout
     for command in ("redrive", "release"):
         unknown = turnline(command, str(uuid4()))

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
+
+import pytest
 
 from engine.tools.health import Thresholds
 from store.catalog import tool_health
 from store.database import Database
+from tests.support.cli import Turnline
+from tests.support.cli import turnline as run_cli
 from tests.support.factories import tenant
-from tests.support.servers import process_env
 
 FEW = Thresholds(degraded_after=1, unhealthy_after=2, healthy_after=2)
 WHY = "The tool's server could not be reached: no connection"
 
 
-def turnline(database_url: str, directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    env = process_env(TURNLINE_HOME=str(directory / "home"), DATABASE_URL=database_url, COLUMNS="300")
-    command = [sys.executable, "-m", "cli.main", "tools", *arguments]
-    return subprocess.run(command, env=env, cwd=directory, capture_output=True, text=True, timeout=60, check=False)
+@pytest.fixture
+def turnline(tmp_path: Path, database_url: str) -> Turnline:
+    """Run `turnline tools` against the module's database."""
+    return partial(run_cli, directory=tmp_path, DATABASE_URL=database_url, COLUMNS="300")
 
 
-async def test_it_lists_what_is_not_well_and_what_has_changed(database_url: str, tmp_path: Path):
-    assert "there are none" in turnline(database_url, tmp_path).stdout
+async def test_it_lists_what_is_not_well_and_what_has_changed(turnline: Turnline, database_url: str):
+    assert "there are none" in turnline("tools").stdout
     database = Database(database_url, pool_size=2)
     await database.open()
     made = await tenant(database, tools=tuple({"name": name, "integration": {}} for name in ("one", "two")))
@@ -34,8 +36,8 @@ async def test_it_lists_what_is_not_well_and_what_has_changed(database_url: str,
         await tool_health.record(database, tool_health.Observation(made.workspace_id, integration_id, error), FEW, every_s=300)
     await database.close()
 
-    shown = turnline(database_url, tmp_path)
-    told = json.loads(turnline(database_url, tmp_path, "--json").stdout)
+    shown = turnline("tools")
+    told = json.loads(turnline("tools", "--json").stdout)
 
     assert shown.returncode == 0, shown.stderr
     assert "1 healthy, 1 unhealthy" in shown.stdout

@@ -5,49 +5,34 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
 from store.conversations import intake, session_control
 from store.conversations import redrive as store_redrive
 from store.database import Database
+from tests.support.cli import turnline as run_cli
+from tests.support.db import fetch
 from tests.support.factories import Tenant, tenant
-from tests.support.servers import process_env
 
 SECRET_WORDS = "my cat is called Mozart"
 
 
 @pytest.fixture
 def turnline(tmp_path: Path, database_url: str) -> Callable[..., str]:
+    """Run the command line against the module's database, and return its output."""
+
     def run(*arguments: str) -> str:
-        command = [sys.executable, "-m", "cli.main", *arguments]
-        env = process_env(TURNLINE_HOME=str(tmp_path / "home"), DATABASE_URL=database_url, COLUMNS="100")
-        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        done = run_cli(*arguments, directory=tmp_path, DATABASE_URL=database_url, COLUMNS="100")
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     return run
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    made = Database(database_url, pool_size=2)
-    await made.open()
-    yield made
-    await made.close()
-
-
-def sql(database_url: str, statement: str, *parameters: object) -> None:
-    with psycopg.connect(database_url) as db:
-        db.execute(statement, parameters)
 
 
 async def asked(database: Database, made: Tenant, session_id: UUID, text: str = SECRET_WORDS) -> UUID:
@@ -84,10 +69,10 @@ async def test_each_open_turn_says_why_nobody_carries_it(turnline: Callable[...,
     for number in range(3):
         await die(database, await asked(database, made, quarantined, f"{number}"))
     turns[quarantined] = await asked(database, made, quarantined)
-    sql(database_url, "UPDATE turns SET status = 'waiting', not_before = now() + interval '1 hour' WHERE id = %s", turns[waiting])
-    sql(database_url, "UPDATE turns SET admission = 'pending' WHERE id = %s", turns[room])
-    sql(database_url, "UPDATE turns SET opened_at = now() - interval '5 minutes', claimed_at = claimed_at - interval '5 minutes'")
-    sql(database_url, "UPDATE turns SET opened_at = now() WHERE id = %s", turns[fresh])
+    fetch(database_url, "UPDATE turns SET status = 'waiting', not_before = now() + interval '1 hour' WHERE id = %s", turns[waiting])
+    fetch(database_url, "UPDATE turns SET admission = 'pending' WHERE id = %s", turns[room])
+    fetch(database_url, "UPDATE turns SET opened_at = now() - interval '5 minutes', claimed_at = claimed_at - interval '5 minutes'")
+    fetch(database_url, "UPDATE turns SET opened_at = now() WHERE id = %s", turns[fresh])
 
     seen = json.loads(turnline("turns", "--stuck", "--json"))
 
@@ -151,7 +136,7 @@ async def test_a_turns_whole_story(turnline: Callable[..., str], database: Datab
     failed = {"kind": "status_update", "source": "system", "content": {"status": "failed", "error_class": "BudgetSpent"}}
     over = {"status": "failed", "error_class": "BudgetSpent", "error_detail": "no reply after 8 model calls"}
     await write(database, held, turn_id, 2, model_call=estimated, events=[failed], outcome=over)
-    sql(
+    fetch(
         database_url,
         "INSERT INTO approvals (workspace_id, session_id, turn_id, tool_call_id, tool_name, arguments_hash, status, expires_at,"
         " decided_by, decided_at) VALUES (%s, %s, %s, 'c1', 'refund', 'h', 'approved', now(), 'Grace', now())",

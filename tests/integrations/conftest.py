@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
 from integrations.http import HttpClients
 from settings import Settings
-
-MakeOutside = Callable[..., HttpClients]
+from tests.support.tool_calls import MakeOutside
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from engine.enums import Effect
 from engine.events import ToolCall
 from engine.turn.context import IntegrationSpec, ToolSpec
 from integrations.executor import Performer
-from tests.integrations.conftest import MakeOutside
 from tests.support.http_servers import Handler, answering, free_port, never, reset, response, serve
+from tests.support.tool_calls import MakeOutside
 
 PARAMETERS = {"type": "object", "properties": {"order": {"type": "integer"}}, "required": ["order"]}
 
@@ -22,7 +22,7 @@ async def heard(outside: MakeOutside, url: str, *, order: object = 41, timeout_s
     spec = IntegrationSpec(uuid4(), "custom_tool", {"url": url, "timeout_s": timeout_s})
     tool = ToolSpec(uuid4(), "orders_lookup", "", PARAMETERS, effect=Effect.UNSAFE, integrations=(spec,))
     call = ToolCall("call_1", tool.name, {"order": order})
-    await Performer(made.settings, made).call_tool(tool, call, "key-1", 20.0, on_result=lambda *one: told.append(one))
+    await Performer(made.settings, made).use_tool(tool, call, "key-1", 20.0, on_result=lambda *one: told.append(one))
     assert {integration_id for integration_id, _ in told} <= {spec.id}
     return [error for _, error in told]
 

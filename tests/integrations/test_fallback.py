@@ -13,9 +13,8 @@ from engine.enums import Effect, ToolStatus
 from engine.turn.context import IntegrationSpec, ToolSpec
 from integrations.executor import Performer
 from integrations.tools import retries
-from tests.integrations.conftest import MakeOutside
-from tests.integrations.test_tools import OK, call, tool
 from tests.support.http_servers import Request, answering, free_port, reset, response, serve
+from tests.support.tool_calls import OK, MakeOutside, call, tool
 
 HERE = response({"from": "the second"})
 

@@ -12,9 +12,9 @@ from engine.errors import Rejected
 from engine.tools.http_config import check_configuration
 from engine.turn.context import IntegrationSpec
 from integrations.tools.health_probes import probed
-from tests.integrations.conftest import MakeOutside
 from tests.support.http_servers import Request, Server, reset, serve
 from tests.support.servers import free_port
+from tests.support.tool_calls import MakeOutside
 
 NO_NAMES = ["a..b", ".example.com", "a" * 64 + ".example", "xn--", "xn--zz--"]
 

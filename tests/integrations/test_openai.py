@@ -13,9 +13,9 @@ from engine.errors import Malformed, Rejected
 from engine.events import Usage
 from engine.turn.context import PromptMessage, PromptToolCall, ToolSpec
 from integrations.providers import provider_for
-from tests.integrations.conftest import MakeOutside
 from tests.support.http_servers import Handler, Request, answering, chunked, response, serve
 from tests.support.openai_stream import KEY, LOOKUP, PROMPT, TEXT, USAGE, ask, chunk, event, fail, piece, request, streaming
+from tests.support.tool_calls import MakeOutside
 
 
 async def test_a_streamed_text(outside: MakeOutside):

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from engine.errors import Malformed, ProviderDown, RateLimited, Rejected, ReplyLost, TimedOut, TurnlineError
-from tests.integrations.conftest import MakeOutside
 from tests.support.http_servers import Request, answering, chunked, never, reset, response
 from tests.support.openai_stream import KEY, PROMPT, TEXT, chunk, error, event, fail, piece, streaming
+from tests.support.tool_calls import MakeOutside
 
 STATUSES: list[tuple[int, dict[str, str], type[TurnlineError], float | None]] = [
     (429, {"retry_after": "2"}, RateLimited, 2.0),

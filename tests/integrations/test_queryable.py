@@ -14,9 +14,8 @@ from engine.events import ToolOutcome
 from integrations.executor import Performer
 from integrations.tools import retries
 from sandbox.server import Sandbox
-from tests.integrations.conftest import MakeOutside
-from tests.integrations.test_tools import OK, SECRET, call, tool
 from tests.support.http_servers import Handler, Request, answering, free_port, never, reset, response, serve
+from tests.support.tool_calls import OK, SECRET, MakeOutside, call, tool
 
 DONE = response({"done": True, "result": {"paid": True}})
 NOT_DONE = response({"done": False}, 404)

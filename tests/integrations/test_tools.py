@@ -12,41 +12,11 @@ from uuid import uuid4
 import pytest
 
 from engine.enums import Effect, ToolStatus
-from engine.events import ToolCall, ToolOutcome
+from engine.events import ToolCall
 from engine.turn.context import IntegrationSpec, ToolSpec
 from integrations.executor import Performer
-from tests.integrations.conftest import MakeOutside
-from tests.support.http_servers import Handler, Request, Server, answering, free_port, never, reset, response, serve
-
-PARAMETERS = {"type": "object", "properties": {"order": {"type": ["integer", "string"]}}, "required": ["order"]}
-SECRET = "s3cr3t-canary"
-OK = response({"paid": True})
-
-
-def tool(
-    server: Server | str,
-    effect: Effect = Effect.UNSAFE,
-    *,
-    path: str = "/orders",
-    parameters: Any = PARAMETERS,
-    return_schema: Any = None,
-    parameter_mapping: Any = None,
-    response_mapping: Any = None,
-    secrets: dict[str, str] | None = None,
-    **configuration: Any,
-) -> ToolSpec:
-    url = (server if isinstance(server, str) else server.url) + path
-    spec = IntegrationSpec(uuid4(), "custom_tool", {"url": url, **configuration}, parameter_mapping, response_mapping, secrets or {})
-    return ToolSpec(uuid4(), "orders.lookup", "Look an order up.", parameters, return_schema, effect=effect, integrations=(spec,))
-
-
-async def call(
-    performer: Performer, what: ToolSpec, arguments: Any = None, *, deadline_s: float = 20.0, begun: bool = False
-) -> ToolOutcome:
-    asked = ToolCall("call_1", what.name, {"order": 41} if arguments is None else arguments)
-    outcome = await performer.call_tool(what, asked, "key-1", deadline_s, begun=begun)
-    assert SECRET not in repr(outcome)
-    return outcome
+from tests.support.http_servers import Handler, Request, answering, free_port, never, reset, response, serve
+from tests.support.tool_calls import OK, SECRET, MakeOutside, call, tool
 
 
 @pytest.fixture
@@ -342,8 +312,8 @@ async def test_a_begun_call_that_reaches_nobody_now_is_unknown(performer: Perfor
         assert (await call(performer, tool(nowhere, effect), begun=True)).status is status
         unmapped = ToolSpec(uuid4(), "x", "", {}, effect=effect)
         assert (await call(performer, unmapped, begun=True)).status is status
-    assert (await performer.call_tool(None, ToolCall("c", "gone", {}), "k", 5, begun=True)).status is ToolStatus.UNKNOWN
-    garbled = await performer.call_tool(None, ToolCall("c", "gone", None, "{nope"), "k", 5, begun=True)
+    assert (await performer.use_tool(None, ToolCall("c", "gone", {}), "k", 5, begun=True)).status is ToolStatus.UNKNOWN
+    garbled = await performer.use_tool(None, ToolCall("c", "gone", None, "{nope"), "k", 5, begun=True)
     assert garbled.status is ToolStatus.FAILED, "what was no JSON was never sent"
 
 
@@ -418,16 +388,16 @@ async def test_a_host_that_is_no_name_is_an_outcome(performer: Performer, host: 
 
 
 async def test_calls_that_cannot_be_made(performer: Performer):
-    unknown = await performer.call_tool(None, ToolCall("c", "nope", {}), "k", 5, tool_names=("a", "b"))
+    unknown = await performer.use_tool(None, ToolCall("c", "nope", {}), "k", 5, tool_names=("a", "b"))
     assert (unknown.status, unknown.error, unknown.requests) == (ToolStatus.FAILED, "There is no tool 'nope'; there are: a, b.", 0)
-    assert "has none" in ((await performer.call_tool(None, ToolCall("c", "nope", {}), "k", 5)).error or "")
+    assert "has none" in ((await performer.use_tool(None, ToolCall("c", "nope", {}), "k", 5)).error or "")
     what = tool("http://127.0.0.1:1")
-    garbled = await performer.call_tool(what, ToolCall("c", what.name, None, "{nope"), "k", 5)
+    garbled = await performer.use_tool(what, ToolCall("c", what.name, None, "{nope"), "k", 5)
     assert (garbled.status, garbled.requests) == (ToolStatus.FAILED, 0)
     assert "not a JSON object" in (garbled.error or "")
     other = IntegrationSpec(uuid4(), "carrier_pigeon", {})
     for integrations in ((), (other,)):
-        lost = await performer.call_tool(ToolSpec(uuid4(), "x", "", {}, integrations=integrations), ToolCall("c", "x", {}), "k", 5)
+        lost = await performer.use_tool(ToolSpec(uuid4(), "x", "", {}, integrations=integrations), ToolCall("c", "x", {}), "k", 5)
         assert (lost.status, lost.requests) == (ToolStatus.FAILED, 0)
 
 

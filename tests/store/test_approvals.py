@@ -14,10 +14,11 @@ from engine.enums import ToolStatus
 from engine.errors import Conflict, NotFound, Rejected
 from engine.events import ToolOutcome
 from engine.turn.commit import Finish, Park, ToolStart, TurnCommit
-from engine.turn.loop import advance
+from engine.turn.runner import TurnRunner
 from store.conversations import approvals, intake, sweep, turns
 from store.database import Database
-from tests.support.engine_runs import LOOKUP, REFUND, asked, claimed, found, run_turn
+from tests.support.db import rows
+from tests.support.engine_runs import LOOKUP, REFUND, asked, claimed, run_turn
 from tests.support.factories import Tenant, tenant
 from tests.support.fakes import Script, calls, says
 
@@ -32,7 +33,7 @@ async def parked(database: Database, *wanted: Any, approval_s: float = 600.0, **
     assert accepted.turn_id is not None
     world = Script(calls(*(wanted or (asked(1),))), tools=PAID)
     assert await run_turn(database, accepted.turn_id, world, approval_s=approval_s) == PARKED
-    return made, accepted.turn_id, [row[0] for row in await found(database, made, "SELECT id FROM approvals ORDER BY tool_call_id")]
+    return made, accepted.turn_id, [row[0] for row in await rows(database, made, "SELECT id FROM approvals ORDER BY tool_call_id")]
 
 
 async def decide(database: Database, made: Tenant, approval_id: UUID, verdict: Any = "approved", **fields: Any) -> approvals.Decided:
@@ -40,8 +41,8 @@ async def decide(database: Database, made: Tenant, approval_id: UUID, verdict: A
 
 
 async def log_of(database: Database, made: Tenant) -> list[dict[str, Any]]:
-    rows = await found(database, made, 'SELECT kind, content FROM events ORDER BY "offset"')
-    return [{"kind": kind, **content} for kind, content in rows]
+    events = await rows(database, made, 'SELECT kind, content FROM events ORDER BY "offset"')
+    return [{"kind": kind, **content} for kind, content in events]
 
 
 async def results(database: Database, made: Tenant) -> list[dict[str, Any]]:
@@ -56,9 +57,9 @@ def superuser(url: str, statement: str, *parameters: object) -> None:
 async def test_an_unsafe_call_parks_the_turn_without_a_lease_and_says_what_it_asks_for(database: Database, maintenance: Database):
     made, turn_id, (approval_id,) = await parked(database)
 
-    assert await found(database, made, "SELECT status, attempts, error_class FROM turns") == [("waiting", 0, None)]
-    assert await found(database, made, "SELECT lease_owner, lease_until FROM sessions") == [(None, None)]
-    assert await found(database, made, "SELECT state, attempts FROM tool_calls") == [("awaiting_approval", 0)]
+    assert await rows(database, made, "SELECT status, attempts, error_class FROM turns") == [("waiting", 0, None)]
+    assert await rows(database, made, "SELECT lease_owner, lease_until FROM sessions") == [(None, None)]
+    assert await rows(database, made, "SELECT state, attempts FROM tool_calls") == [("awaiting_approval", 0)]
     event = (await log_of(database, made))[-1]
     assert (event["kind"], event["status"], event["approval_id"]) == ("status_update", "approval_requested", str(approval_id))
     assert (event["tool_call_id"], event["tool_name"]) == ("c1", "refund")
@@ -80,7 +81,7 @@ async def test_an_approved_call_is_made_once_and_the_turn_is_answered(database: 
     assert (event["decision"], event["decided_by"], event["reason"]) == ("approved", "Dana", "It is fine.")
     assert event["decided_at"]
     assert [result["status"] for result in await results(database, made)] == ["succeeded"]
-    assert (await found(database, made, "SELECT used_at IS NOT NULL FROM approvals")) == [(True,)]
+    assert (await rows(database, made, "SELECT used_at IS NOT NULL FROM approvals")) == [(True,)]
 
 
 async def test_of_a_denial_the_model_is_told_the_reason(database: Database):
@@ -140,12 +141,12 @@ async def test_what_cannot_be_run_or_kept_is_refused_and_decides_nothing(databas
     with pytest.raises(Rejected, match=says_what):
         await decide(database, made, approval_id, verdict, **given)
 
-    assert await found(database, made, "SELECT status, decided_by FROM approvals") == [("pending", None)]
+    assert await rows(database, made, "SELECT status, decided_by FROM approvals") == [("pending", None)]
 
 
 async def test_edits_are_checked_by_the_parameters_the_turn_began_with(database: Database):
     made, _, (approval_id,) = await parked(database)
-    await found(database, made, "UPDATE tools SET parameters = '{\"type\": \"object\"}' WHERE name = 'refund' RETURNING 1")
+    await rows(database, made, "UPDATE tools SET parameters = '{\"type\": \"object\"}' WHERE name = 'refund' RETURNING 1")
 
     with pytest.raises(approvals.Unfit) as refused:
         await decide(database, made, approval_id, edited_arguments={"order": "one"})
@@ -169,7 +170,7 @@ async def test_twenty_people_decide_at_once_and_one_of_them_does(database: Datab
     del outcomes[winner]
     assert sum(outcomes.values()) == 19
     assert all(outcome.endswith("before, by") for outcome in outcomes), outcomes
-    assert await found(database, made, "SELECT decided_by FROM approvals") == [(winner,)]
+    assert await rows(database, made, "SELECT decided_by FROM approvals") == [(winner,)]
     assert len([event for event in await log_of(database, made) if event.get("status") == "approval_decided"]) == 1
     assert await run_turn(database, turn_id, Script(says("Well."), tools=PAID)) == Finish("done")
 
@@ -180,13 +181,13 @@ async def test_what_nobody_decides_in_time_is_rung_expires_and_is_not_run(databa
 
     with pytest.raises(Conflict, match="expired"):
         await decide(database, made, approval_id)
-    await found(database, made, "UPDATE turns SET not_before = now() - interval '2 seconds' RETURNING 1")
+    await rows(database, made, "UPDATE turns SET not_before = now() - interval '2 seconds' RETURNING 1")
     assert turn_id in dict(await sweep.due(maintenance, stale_s=10))
     world = Script(says("Nobody could approve it."))
     assert await run_turn(database, turn_id, world) == Finish("done")
 
     assert world.made == []
-    assert await found(database, made, "SELECT status, decided_by FROM approvals") == [("expired", None)]
+    assert await rows(database, made, "SELECT status, decided_by FROM approvals") == [("expired", None)]
     assert [event["decision"] for event in await log_of(database, made) if event.get("status") == "approval_decided"] == ["expired"]
     assert "in time" in (await results(database, made))[0]["error"]
     with pytest.raises(Conflict, match="expired"):
@@ -206,7 +207,7 @@ async def test_several_calls_are_decided_in_any_order_and_what_needs_nobody_runs
 
     assert [(call.tool_call_id, call.arguments) for call in world.made] == [("c3", {"order": 3}), ("c2", {"order": 22})]
     assert Counter(result["tool_call_id"] for result in await results(database, made)) == Counter(("c1", "c2", "c3", "c4"))
-    assert await found(database, made, "SELECT tool_call_id, state FROM tool_calls ORDER BY 1") == [
+    assert await rows(database, made, "SELECT tool_call_id, state FROM tool_calls ORDER BY 1") == [
         ("c1", "denied"),
         ("c2", "succeeded"),
         ("c3", "succeeded"),
@@ -221,10 +222,10 @@ async def test_a_decision_while_the_turn_is_carried_is_taken_up_when_it_would_pa
 
     assert (await decide(database, made, second)).to_dispatch is None, "a worker has the turn"
     world = Script(tools=PAID)
-    assert await advance(claim, world, claim.context, claim.start) == PARKED
+    assert await TurnRunner(claim, world, claim.context, claim.resume_point).run() == PARKED
 
     assert claim.next_turn == turn_id
-    assert await found(database, made, "SELECT status FROM turns") == [("queued",)]
+    assert await rows(database, made, "SELECT status FROM turns") == [("queued",)]
     assert await run_turn(database, turn_id, Script(says("Both."), tools=PAID)) == Finish("done")
 
 
@@ -238,7 +239,7 @@ async def test_a_message_that_comes_while_a_turn_waits_is_read_after_the_decisio
     assert (joined.turn_id, joined.to_dispatch) == (turn_id, None)
     assert await run_turn(database, turn_id, world) == Finish("done")
     assert world.requests[0].messages[-1].text == "And hurry."
-    assert await found(database, made, "SELECT count(*) FROM turns") == [(1,)]
+    assert await rows(database, made, "SELECT count(*) FROM turns") == [(1,)]
 
 
 @pytest.mark.parametrize("how", ["interrupt", "cancel"])
@@ -250,8 +251,8 @@ async def test_an_approval_ends_with_its_turn(database: Database, how: str):
     else:
         await database.call("SELECT * FROM cancel_turns($1, $2, NULL, 'Dana')", made.workspace_id, made.session_id)
 
-    assert await found(database, made, "SELECT status FROM turns WHERE id = :id", id=turn_id) == [("cancelled",)]
-    assert await found(database, made, "SELECT status FROM approvals") == [("cancelled",)]
+    assert await rows(database, made, "SELECT status FROM turns WHERE id = :id", id=turn_id) == [("cancelled",)]
+    assert await rows(database, made, "SELECT status FROM approvals") == [("cancelled",)]
     assert [result["status"] for result in await results(database, made)] == ["denied"]
     with pytest.raises(Conflict, match="turn is over"):
         await decide(database, made, approval_id)
@@ -303,13 +304,13 @@ async def test_a_call_that_was_made_out_to_need_nobody_is_not_run(database: Data
 
 async def test_a_start_that_nobody_approved_is_refused_by_the_database(database: Database):
     made, turn_id, (approval_id,) = await parked(database)
-    await found(database, made, "UPDATE turns SET status = 'queued', not_before = NULL RETURNING 1")
+    await rows(database, made, "UPDATE turns SET status = 'queued', not_before = NULL RETURNING 1")
     claim = await claimed(database, turn_id)
 
     with pytest.raises(psycopg.Error, match="without approval"):
         await claim.write(TurnCommit(starts=(ToolStart("c1", "guess"),)))
 
-    assert await found(database, made, "SELECT state FROM tool_calls") == [("awaiting_approval",)]
+    assert await rows(database, made, "SELECT state FROM tool_calls") == [("awaiting_approval",)]
     assert (await decide(database, made, approval_id)).to_dispatch is None
 
 
@@ -317,9 +318,9 @@ async def test_an_approved_call_that_was_begun_and_lost_is_unknown_and_never_mad
     made, turn_id, (approval_id,) = await parked(database)
     await decide(database, made, approval_id)
     claim = await claimed(database, turn_id)
-    hashed = claim.start.pending["c1"].approval.arguments_hash
+    hashed = claim.resume_point.pending["c1"].approval.arguments_hash
     await claim.write(TurnCommit(starts=(ToolStart("c1", hashed),)))
-    await found(database, made, "UPDATE sessions SET lease_until = now() - interval '1 second' RETURNING 1")
+    await rows(database, made, "UPDATE sessions SET lease_until = now() - interval '1 second' RETURNING 1")
     world = Script(says("I do not know."), tools=PAID)
 
     assert await run_turn(database, turn_id, world) == Finish("done")

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import psycopg
 import pytest
 from uuid_utils.compat import uuid7
 
-from store.database import MAINTENANCE_ROLE, Database
+from store.database import Database
 from store.operations import audit
 from store.operations.audit_checks import QUESTIONS
 from tests.support.corrupt_rows import AT_REST, MOVING, PLANTED, SOUND
 from tests.support.factories import tenant
 from tests.support.invariants import violations
-from tests.support.servers import Databases
 
 
 class Planter:
     """A database of the test's own, changed as its superuser."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, database_url: str) -> None:
+        self.database_url = database_url
         self.ids: dict[str, Any] = {}
 
     def change(self, statements: str) -> None:
-        with psycopg.connect(self.url) as db:
+        with psycopg.connect(self.database_url) as db:
             db.execute("SET session_replication_role = replica")  # what constraints would forbid, a fault may have done
             for statement in filter(str.strip, statements.split(";")):
                 db.execute(statement, self.ids)
@@ -40,29 +38,14 @@ class Planter:
         )
 
 
-@pytest.fixture(scope="module")
-def url(databases: Databases) -> Iterator[str]:
-    made = databases.migrated()
-    yield made
-    databases.drop(made)
-
-
 @pytest.fixture
-async def maintenance(url: str) -> AsyncIterator[Database]:
-    made = Database(url, role=MAINTENANCE_ROLE, pool_size=2)
-    await made.open()
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-async def planter(url: str) -> Planter:
+async def planter(database_url: str) -> Planter:
     """Two sound sessions, alone in the database."""
-    found = Planter(url)
+    found = Planter(database_url)
     tables = "audits, model_calls, tool_calls, events, turns, sessions, agent_tools, tool_integrations, tools, agents, workspaces"
-    with psycopg.connect(url) as db:
+    with psycopg.connect(database_url) as db:
         db.execute(f"TRUNCATE {tables} CASCADE")
-    database = Database(url, pool_size=2)
+    database = Database(database_url, pool_size=2)
     await database.open()
     made = await tenant(database, sessions=2, tools=({"name": "refund", "effect": "unsafe"},))
     await database.close()
@@ -101,7 +84,7 @@ async def test_a_sound_database_has_no_violation(planter: Planter, maintenance: 
     assert report.findings == {}
     assert report.complete
     assert report.checked["sessions"] == 2
-    assert bool(violations(planter.url)) == (name not in ("nothing", *AT_REST))
+    assert bool(violations(planter.database_url)) == (name not in ("nothing", *AT_REST))
 
 
 async def test_two_calls_under_one_key(planter: Planter, maintenance: Database):

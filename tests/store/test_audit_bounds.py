@@ -4,52 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
 
-from store.database import MAINTENANCE_ROLE, Database
+from store.database import Database
 from store.operations import audit
+from tests.support.db import fetch
 from tests.support.factories import Tenant, tenant
-from tests.support.servers import Databases
 
 WRONG = "counters that differ from a recount"
 
 
 @pytest.fixture
-def url(databases: Databases) -> Iterator[str]:
-    made = databases.migrated()
-    yield made
-    databases.drop(made)
+def database_url(fresh_database_url: str) -> str:
+    """Give each test a database of its own."""
+    return fresh_database_url
 
 
 @pytest.fixture
-async def maintenance(url: str) -> AsyncIterator[Database]:
-    made = Database(url, role=MAINTENANCE_ROLE, pool_size=2)
-    await made.open()
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-async def made(url: str) -> Tenant:
+async def made(database_url: str) -> Tenant:
     """A tenant with eleven sessions that are a day old; the first of them has a counter that is off."""
-    database = Database(url, pool_size=2)
+    database = Database(database_url, pool_size=2)
     await database.open()
     found = await tenant(database, sessions=11)
     await database.close()
-    change(url, "UPDATE sessions SET last_activity_at = now() - interval '1 day', message_count = (id = %s)::integer", found.session_id)
+    fetch(
+        database_url,
+        "UPDATE sessions SET last_activity_at = now() - interval '1 day', message_count = (id = %s)::integer",
+        found.session_id,
+    )
     return found
 
 
-def change(url: str, statement: str, *values: object) -> None:
-    with psycopg.connect(url) as db:
-        db.execute(statement, values)
-
-
-async def test_out_of_time_it_stops_and_the_next_goes_on(url: str, maintenance: Database, made: Tenant, monkeypatch: pytest.MonkeyPatch):
+async def test_out_of_time_it_stops_and_the_next_goes_on(
+    database_url: str, maintenance: Database, made: Tenant, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(audit, "BATCH_SESSIONS", 2)
     monkeypatch.setattr(audit, "PAGE", 5)  # so that a page ends in the middle of a batch
 
@@ -59,8 +50,8 @@ async def test_out_of_time_it_stops_and_the_next_goes_on(url: str, maintenance: 
     assert first.left == audit.Walk(audit.BEGINNING, sorted(made.session_ids)[-4])
 
     # Meanwhile one that was looked at is active again, and one that was not.
-    change(
-        url,
+    fetch(
+        database_url,
         "UPDATE sessions SET last_activity_at = now(), message_count = 9 WHERE id = ANY (%s)",
         [made.session_ids[-1], made.session_ids[3]],
     )
@@ -86,7 +77,7 @@ async def test_older_sessions_are_gone_through_slice_by_slice(maintenance: Datab
     assert [WRONG in report.findings for report in slices] == [True, False, False, True]
 
 
-async def test_a_time_given_is_looked_at_and_changes_nothing_for_the_next_plain_one(url: str, maintenance: Database, made: Tenant):
+async def test_a_time_given_is_looked_at_and_changes_nothing_for_the_next_plain_one(database_url: str, maintenance: Database, made: Tenant):
     recent = await audit.run(maintenance, since=datetime.now(UTC) - timedelta(hours=1))
     everything = await audit.run(maintenance, since=audit.BEGINNING)
     plain = await audit.run(maintenance)
@@ -94,10 +85,10 @@ async def test_a_time_given_is_looked_at_and_changes_nothing_for_the_next_plain_
     assert [report.checked["sessions"] for report in (recent, everything, plain)] == [0, 11, 11]
 
 
-async def test_sessions_with_open_work_are_looked_at_however_old(url: str, maintenance: Database, made: Tenant):
+async def test_sessions_with_open_work_are_looked_at_however_old(database_url: str, maintenance: Database, made: Tenant):
     await audit.run(maintenance)
-    change(
-        url,
+    fetch(
+        database_url,
         "INSERT INTO turns (workspace_id, session_id, opened_at_offset, opened_at) VALUES (%s, %s, 0, now() - interval '1 day')",
         made.workspace_id,
         made.session_ids[4],
@@ -109,17 +100,17 @@ async def test_sessions_with_open_work_are_looked_at_however_old(url: str, maint
 
 
 async def test_a_session_that_takes_too_long_is_left_out_and_named(
-    url: str, maintenance: Database, made: Tenant, monkeypatch: pytest.MonkeyPatch
+    database_url: str, maintenance: Database, made: Tenant, monkeypatch: pytest.MonkeyPatch
 ):
     """It is asked about in halves, so that the sessions beside it are looked at all the same."""
     slow = made.session_ids[6]
-    change(
-        url,
+    fetch(
+        database_url,
         'INSERT INTO events (workspace_id, session_id, "offset", kind, source, content) VALUES (%s, %s, 0, %s, %s, %s)',
         *(made.workspace_id, slow, "customer_message", "customer", "{}"),
     )
-    change(
-        url,
+    fetch(
+        database_url,
         "CREATE FUNCTION dawdle() RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$ BEGIN PERFORM pg_sleep(60); RETURN true; END $$;"
         "CREATE POLICY dawdle ON events AS RESTRICTIVE FOR SELECT TO turnline_maintenance USING (dawdle())",
     )
@@ -134,15 +125,15 @@ async def test_a_session_that_takes_too_long_is_left_out_and_named(
     assert row["checked"]["unasked"] == [str(slow)]
 
 
-async def test_an_audit_that_cannot_ask_says_so_in_its_row(url: str, maintenance: Database, made: Tenant):
-    change(url, "REVOKE SELECT (cost_usd) ON model_calls FROM turnline_maintenance")
+async def test_an_audit_that_cannot_ask_says_so_in_its_row(database_url: str, maintenance: Database, made: Tenant):
+    fetch(database_url, "REVOKE SELECT (cost_usd) ON model_calls FROM turnline_maintenance")
     with pytest.raises(Exception, match="permission denied"):
         await audit.run(maintenance)
 
     (row,) = await audit.latest(maintenance)
     assert row["error"] == "ProgrammingError: the database could not be asked everything"
     assert row["finished_at"] is not None
-    change(url, "GRANT SELECT (cost_usd) ON model_calls TO turnline_maintenance")
+    fetch(database_url, "GRANT SELECT (cost_usd) ON model_calls TO turnline_maintenance")
     assert (await audit.run(maintenance)).since == audit.BEGINNING, "an audit that failed counts for nothing"
 
 
@@ -161,8 +152,8 @@ async def test_what_was_said_is_out_of_reach(maintenance: Database, column: str)
         await maintenance.rows(f"SELECT {name} FROM {table}")
 
 
-async def test_the_applications_role_has_no_right_to_the_operators_tables(url: str):
-    app = Database(url, pool_size=1)
+async def test_the_applications_role_has_no_right_to_the_operators_tables(database_url: str):
+    app = Database(database_url, pool_size=1)
     await app.open()
     for statement in ("SELECT 1 FROM audits", "SELECT 1 FROM workers", "DELETE FROM audits"):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):

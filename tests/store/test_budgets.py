@@ -18,10 +18,11 @@ from engine.errors import ReplyLost
 from engine.events import ModelReply, ToolCall, ToolOutcome, Usage
 from engine.turn.commit import Finish, Park, Reserve, Reserved, SettledCall, TurnCommit
 from engine.turn.context import Bound, Cost, ModelRequest, TurnContext
-from engine.turn.loop import advance
+from engine.turn.runner import TurnRunner
 from store.conversations import budgets, intake
 from store.database import Database
-from tests.support.engine_runs import claimed, found, run_turn
+from tests.support.db import rows
+from tests.support.engine_runs import claimed, run_turn
 from tests.support.factories import Tenant, tenant
 
 Amount = Decimal | int  # dollars or tokens
@@ -39,7 +40,7 @@ class Market:
     bound_is: Bound = MOST
     called: int = 0
 
-    async def call_model(self, request: ModelRequest, heard: list[str]) -> tuple[ModelReply, Cost]:
+    async def call_model(self, request: ModelRequest, on_delta: Callable[[str], None]) -> tuple[ModelReply, Cost]:
         self.called += 1
         if self.meanwhile is not None:
             await self.meanwhile(self.called)
@@ -51,7 +52,7 @@ class Market:
     def bound(self, request: ModelRequest) -> Bound:
         return self.bound_is
 
-    def estimate(self, request: ModelRequest, heard: str) -> tuple[Usage, Cost]:
+    def estimate(self, request: ModelRequest, streamed: str) -> tuple[Usage, Cost]:
         raise AssertionError("nothing is cut off here")
 
 
@@ -136,7 +137,7 @@ async def test_as_many_turns_at_once_call_the_model_as_there_is_room_for(databas
     assert (statuses.count("done"), statuses.count("failed"), world.called) == (room, turns_at_once - room, room)
     assert await shown(database, made, budget_id) == (COST * room, 0)
     ledger = "SELECT sum(cost_usd), count(*) FILTER (WHERE state = 'reserved') FROM model_calls"
-    assert await found(database, made, ledger) == [(COST * room, 0)]
+    assert await rows(database, made, ledger) == [(COST * room, 0)]
 
 
 @pytest.mark.usefixtures("watched")
@@ -161,7 +162,7 @@ async def test_budgets_of_all_kinds_hold_together_while_replies_are_lost_and_tur
 
     await asyncio.gather(*(run_turn(database, turn_id, Market(now_and_then_lost)) for turn_id in turn_ids))
 
-    ((settled, unknown, failed),) = await found(
+    ((settled, unknown, failed),) = await rows(
         database,
         made,
         "SELECT count(*) FILTER (WHERE state = 'settled'), count(*) FILTER (WHERE state = 'unknown'),"
@@ -176,7 +177,7 @@ async def test_budgets_of_all_kinds_hold_together_while_replies_are_lost_and_tur
     for name in ("workspace, tokens a day", "agent, tokens"):
         assert await shown(database, made, of[name]) == (tokens * settled, MOST.tokens * unknown), name
     mine = f"SELECT count(*) FILTER (WHERE state = 'settled') FROM model_calls WHERE session_id = '{made.session_id}'"
-    ((settled_here,),) = await found(database, made, mine)
+    ((settled_here,),) = await rows(database, made, mine)
     assert (await shown(database, made, of["session, dollars"]))[0] == COST * settled_here
 
 
@@ -192,7 +193,7 @@ async def test_what_a_call_did_not_use_has_room_for_the_next(database: Database)
 
     turn_id = await opened(database, made)
     claim = await claimed(database, turn_id)
-    rest = await advance(claim, Market(), claim.context, claim.start)
+    rest = await TurnRunner(claim, Market(), claim.context, claim.resume_point).run()
     assert isinstance(rest, Finish)
     assert (rest.status, rest.error_class) == ("failed", "BudgetSpent")
     assert rest.error_detail == (
@@ -208,7 +209,7 @@ async def test_within_one_commit_a_call_is_settled_before_the_next_is_held(datab
     await claim.write(TurnCommit(reserve=held(0)))
     written = await claim.write(TurnCommit(model_call=settled_at(0), reserve=held(1)))
 
-    assert written.refused is None
+    assert written.budget_refusal is None
     assert await shown(database, made, budget_id) == (COST, MOST_USD)
 
 
@@ -234,11 +235,11 @@ async def test_a_write_that_is_sent_twice_holds_and_spends_once(database: Databa
     budget_id = await budget(database, made, MOST_USD * 3)
     claim = await claimed(database, await opened(database, made))
 
-    assert (await twice(claim, TurnCommit(reserve=held(0)))).refused is None
+    assert (await twice(claim, TurnCommit(reserve=held(0)))).budget_refusal is None
     assert await shown(database, made, budget_id) == (0, MOST_USD)
-    assert (await twice(claim, TurnCommit(model_call=settled_at(0), reserve=held(1)))).refused is None
+    assert (await twice(claim, TurnCommit(model_call=settled_at(0), reserve=held(1)))).budget_refusal is None
     assert await shown(database, made, budget_id) == (COST, MOST_USD)
-    await twice(claim, TurnCommit(model_call=settled_at(1), rest=Finish("done")))
+    await twice(claim, TurnCommit(model_call=settled_at(1), outcome=Finish("done")))
     assert await shown(database, made, budget_id) == (2 * COST, 0)
 
 
@@ -247,8 +248,8 @@ async def test_a_refusal_that_is_sent_twice_is_a_refusal_twice(database: Databas
     budget_id = await budget(database, made, COST)
     claim = await claimed(database, await opened(database, made))
 
-    assert (await twice(claim, TurnCommit(reserve=held(0)))).refused
-    await claim.write(TurnCommit(model_call=SettledCall(Reserved(0, 0), ModelCallState.FAILED, error_class="NotSent"), rest=Park(0.0)))
+    assert (await twice(claim, TurnCommit(reserve=held(0)))).budget_refusal
+    await claim.write(TurnCommit(model_call=SettledCall(Reserved(0, 0), ModelCallState.FAILED, error_class="NotSent"), outcome=Park(0.0)))
     assert await shown(database, made, budget_id) == (0, 0)
 
 
@@ -264,7 +265,9 @@ async def test_a_write_that_is_sent_again_after_a_stop_was_asked_for_tells_what_
     claim._writes -= 1
     written = await claim.write(TurnCommit(model_call=settled_at(0), reserve=held(1)))
 
-    assert (written.stop, written.refused) == (None, None), "the call stands in the ledger; the stop is heard of as any other"
+    assert (written.cancel_reason, written.budget_refusal) == (None, None), (
+        "the call stands in the ledger; the stop is heard of as any other"
+    )
     assert claim.outstanding == Reserved(1, 0)
     assert await shown(database, made, budget_id) == (COST, MOST_USD)
 
@@ -275,11 +278,11 @@ async def test_a_call_that_nobody_heard_of_keeps_its_hold(database: Database):
     turn_id = await opened(database, made)
     claim = await claimed(database, turn_id)
     await claim.write(TurnCommit(reserve=held(0)))
-    await found(database, made, "UPDATE sessions SET lease_until = now() - interval '1 second' RETURNING 1")
+    await rows(database, made, "UPDATE sessions SET lease_until = now() - interval '1 second' RETURNING 1")
 
     assert await run_turn(database, turn_id, Market()) == Finish("done")
 
-    assert await found(database, made, "SELECT state FROM model_calls ORDER BY attempt") == [("unknown",), ("settled",)]
+    assert await rows(database, made, "SELECT state FROM model_calls ORDER BY attempt") == [("unknown",), ("settled",)]
     assert await shown(database, made, budget_id) == (COST, MOST_USD)
 
 
@@ -295,11 +298,11 @@ async def test_a_new_day_begins_with_nothing_spent_and_what_yesterday_held_is_ye
     assert await shown(database, made, by_day) == (0, 0), "shown as of today, though nothing was reserved today"
     assert await run_turn(database, await opened(database, made, made.session_ids[1]), Market()) == Finish("done")
     assert await shown(database, made, by_day) == (COST, 0)
-    await claim.write(TurnCommit(model_call=settled_at(0), rest=Finish("done")))
+    await claim.write(TurnCommit(model_call=settled_at(0), outcome=Finish("done")))
 
     assert await shown(database, made, by_day) == (COST, 0), "yesterday's call counts to yesterday"
     assert await shown(database, made, in_all) == (2 * COST, 0)
-    assert await found(database, made, "SELECT count(*) FROM budget_holds") == [(0,)]
+    assert await rows(database, made, "SELECT count(*) FROM budget_holds") == [(0,)]
 
 
 async def test_a_model_without_a_price_fails_under_a_budget_in_dollars_and_not_under_one_in_tokens(database: Database):
@@ -337,7 +340,7 @@ async def test_a_budget_that_goes_while_calls_are_under_way_takes_its_holds_alon
 
     assert set(rests) == {Finish("done")}
     assert await shown(database, made, kept) == (20 * COST, 0)
-    assert await found(database, made, "SELECT count(*) FROM budget_holds") == [(0,)]
+    assert await rows(database, made, "SELECT count(*) FROM budget_holds") == [(0,)]
 
 
 async def test_a_raised_cap_lets_the_next_message_be_answered(database: Database):
@@ -348,7 +351,7 @@ async def test_a_raised_cap_lets_the_next_message_be_answered(database: Database
         await budgets.change(db, budget_id, Decimal(1))
 
     assert await run_turn(database, await opened(database, made), Market()) == Finish("done")
-    assert await found(database, made, "SELECT status, error_class FROM turns ORDER BY opened_at_offset") == [
+    assert await rows(database, made, "SELECT status, error_class FROM turns ORDER BY opened_at_offset") == [
         ("failed", "BudgetSpent"),
         ("done", None),
     ]
@@ -361,7 +364,7 @@ async def test_a_call_whose_usage_was_not_told_spends_all_that_was_held(database
     await claim.write(TurnCommit(reserve=held(0)))
     untold = ModelReply("Yes.", (), FinishReason.STOP, "gpt-4o", None)
 
-    await claim.write(TurnCommit(model_call=SettledCall(Reserved(0, 0), ModelCallState.SETTLED, untold), rest=Finish("done")))
+    await claim.write(TurnCommit(model_call=SettledCall(Reserved(0, 0), ModelCallState.SETTLED, untold), outcome=Finish("done")))
 
     assert await shown(database, made, dollars) == (MOST_USD, 0)
     assert await shown(database, made, tokens) == (MOST.tokens, 0)

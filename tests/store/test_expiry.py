@@ -15,7 +15,7 @@ from store.conversations import expiry, intake, session_control, sessions, turns
 from store.conversations import redrive as store_redrive
 from store.database import Database
 from store.operations import audit
-from tests.support.claims import rows
+from tests.support.db import rows
 from tests.support.engine_runs import REFUND, asked, claimed, run_turn
 from tests.support.factories import Tenant, tenant
 from tests.support.fakes import Script, calls
@@ -166,6 +166,6 @@ async def test_an_approval_expires_whoever_looks(
     if state == "auto":  # and the turn, when it is carried on, takes it for what it is
         claim = await claimed(database, turn_id)
         assert isinstance(claim, turns.Claim)
-        (pending,) = claim.start.pending.values()
+        (pending,) = claim.resume_point.pending.values()
         assert pending.approval is not None
         assert pending.approval.decision is ApprovalStatus.EXPIRED

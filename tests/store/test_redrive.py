@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text as sql
 
 from engine.enums import EventKind, Source
 from engine.errors import Conflict
@@ -18,6 +16,7 @@ from engine.turn.context import Limits
 from store.conversations import intake, turns
 from store.conversations import redrive as store_redrive
 from store.database import Database
+from tests.support.db import rows
 from tests.support.factories import Tenant, tenant
 
 
@@ -29,11 +28,6 @@ async def claim(database: Database, turn_id: UUID, owner: str, lease_s: float = 
 
 async def redrive(database: Database, made: Tenant, turn_id: UUID, *, from_scratch: bool = False) -> store_redrive.Redriven:
     return await store_redrive.redrive(database, made.workspace_id, turn_id, from_scratch=from_scratch, by="me", window=200)
-
-
-async def rows(database: Database, made: Tenant, query: str, **values: Any) -> Sequence[Any]:
-    async with database.transaction(made.workspace_id) as db:
-        return [tuple(row) for row in (await db.execute(sql(query), values)).all()]
 
 
 async def asked(database: Database, made: Tenant, text: str = "one") -> UUID:
@@ -89,9 +83,9 @@ async def test_an_earlier_turn_is_redriven_before_those_that_wait_behind_it(data
     assert again.to_dispatch == first
     assert (await claim(database, second, "too early")).why == "not_next"
     claimed = await claim(database, first, "first")
-    assert [event.content["text"] for event in claimed.start.events if event.kind is EventKind.CUSTOMER_MESSAGE] == ["one"]
+    assert [event.content["text"] for event in claimed.resume_point.events if event.kind is EventKind.CUSTOMER_MESSAGE] == ["one"]
     reply = Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "Yes."}, {"read_through": 0})
-    await claimed.write(TurnCommit(events=(reply,), rest=Finish("done")))
+    await claimed.write(TurnCommit(events=(reply,), outcome=Finish("done")))
     assert claimed.next_turn == second
 
 
@@ -102,7 +96,7 @@ async def test_once_a_later_turn_is_carried_or_answered_an_earlier_one_stays_dea
     claimed = await claim(database, await asked(database, made, "two"), "later")
     if status == "done":
         reply = Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "Yes."}, {"read_through": 8})
-        await claimed.write(TurnCommit(events=(reply,), rest=Finish("done")))
+        await claimed.write(TurnCommit(events=(reply,), outcome=Finish("done")))
 
     with pytest.raises(Conflict, match="later turn"):
         await redrive(database, made, first)
@@ -114,7 +108,7 @@ async def test_a_reply_ends_the_row_of_dead_turns(database: Database):
     await dead(database, made, "two")
     claimed = await claim(database, await asked(database, made, "three"), "answers")
     reply = Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "Yes."}, {"read_through": 8})
-    await claimed.write(TurnCommit(events=(reply,), rest=Finish("done")))
+    await claimed.write(TurnCommit(events=(reply,), outcome=Finish("done")))
 
     await dead(database, made, "four")
     await dead(database, made, "five")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -13,28 +12,16 @@ from store.conversations import intake
 from store.database import Database
 from store.operations import audit
 from store.retention import cleanup
+from tests.support.db import fetch
 from tests.support.factories import Tenant, tenant
 from tests.support.invariants import violations
 from tests.support.past_sessions import filled, left
-from tests.support.servers import Databases
 
 
 @pytest.fixture
-def database_url(databases: Databases) -> Iterator[str]:
-    """A database of each test's own."""
-    url = databases.migrated()
-    yield url
-    databases.drop(url)
-
-
-def change(url: str, statement: str, *values: object) -> None:
-    with psycopg.connect(url) as db:
-        db.execute(statement, values)
-
-
-def ask(url: str, query: str, *values: object) -> list[tuple[object, ...]]:
-    with psycopg.connect(url) as db:
-        return db.execute(query, values).fetchall()
+def database_url(fresh_database_url: str) -> str:
+    """Give each test a database of its own."""
+    return fresh_database_url
 
 
 async def test_what_has_outlived_its_retention_goes_and_the_rest_stays(database: Database, maintenance: Database, database_url: str):
@@ -45,8 +32,8 @@ async def test_what_has_outlived_its_retention_goes_and_the_rest_stays(database:
     filled(database_url, made, [young], days_ago=29)
     filled(database_url, made, [active], status="active")
     filled(database_url, other)
-    change(database_url, "UPDATE sessions SET held_at = now(), held_by = 'Olga' WHERE id = %s", held)
-    change(database_url, "INSERT INTO turns (workspace_id, session_id, opened_at_offset) VALUES (%s, %s, 8)", made.workspace_id, at_work)
+    fetch(database_url, "UPDATE sessions SET held_at = now(), held_by = 'Olga' WHERE id = %s", held)
+    fetch(database_url, "INSERT INTO turns (workspace_id, session_id, opened_at_offset) VALUES (%s, %s, 8)", made.workspace_id, at_work)
     before = left(database_url, [young, held, at_work, active, *other.session_ids])
 
     assert await cleanup.due(maintenance) == (1, 8)
@@ -57,7 +44,7 @@ async def test_what_has_outlived_its_retention_goes_and_the_rest_stays(database:
     assert not any(again.counts.values())
     assert left(database_url, [old]) == {}
     assert left(database_url, [young, held, at_work, active, *other.session_ids]) == before
-    record = ask(database_url, "SELECT session_id, workspace_id, agent_id, reason, finished_at >= begun_at, events, turns FROM deletions")
+    record = fetch(database_url, "SELECT session_id, workspace_id, agent_id, reason, finished_at >= begun_at, events, turns FROM deletions")
     assert record == [(old, made.workspace_id, made.agent_id, "retention", True, 8, 2)]
 
 
@@ -69,7 +56,7 @@ async def test_the_shorter_of_two_retentions_counts(
 ):
     made = await tenant(database, data_retention_days=agent)
     filled(database_url, made, days_ago=15)
-    change(database_url, "UPDATE workspaces SET data_retention_days = %s", workspace)
+    fetch(database_url, "UPDATE workspaces SET data_retention_days = %s", workspace)
 
     await cleanup.clean_up(maintenance, rest=0)
 
@@ -79,7 +66,7 @@ async def test_the_shorter_of_two_retentions_counts(
 async def test_retention_counts_from_the_last_thing_that_happened(database: Database, maintenance: Database, database_url: str):
     made = await tenant(database)
     filled(database_url, made, days_ago=60)
-    change(database_url, "UPDATE sessions SET last_activity_at = now() - interval '29 days'")
+    fetch(database_url, "UPDATE sessions SET last_activity_at = now() - interval '29 days'")
 
     assert not any((await cleanup.clean_up(maintenance, rest=0)).counts.values())
 
@@ -90,7 +77,7 @@ async def test_what_calls_of_unknown_outcome_held_of_a_budget_counts_as_spent(da
 
     await cleanup.clean_up(maintenance, rest=0)
 
-    assert ask(database_url, "SELECT scope, reserved, spent FROM budgets") == [("agent", 0, 1.5)]
+    assert fetch(database_url, "SELECT scope, reserved, spent FROM budgets") == [("agent", 0, 1.5)]
     assert violations(database_url) == {}
 
 
@@ -98,15 +85,15 @@ async def test_what_analytics_count_is_not_lost(database: Database, maintenance:
     made = await tenant(database)
     filled(database_url, made)
     facts = "SELECT kind, count(*), sum(input_tokens), sum(messages) FROM usage_facts GROUP BY 1 ORDER BY 1"
-    before = ask(database_url, facts)
-    change(database_url, "UPDATE sessions SET counted = false")
+    before = fetch(database_url, facts)
+    fetch(database_url, "UPDATE sessions SET counted = false")
     assert not any((await cleanup.clean_up(maintenance, rest=0)).counts.values()), "not before it is counted"
 
-    change(database_url, "UPDATE sessions SET counted = true")
+    fetch(database_url, "UPDATE sessions SET counted = true")
     await cleanup.clean_up(maintenance, rest=0)
 
     assert left(database_url, made.session_ids) == {}
-    assert ask(database_url, facts) == before != []
+    assert fetch(database_url, facts) == before != []
 
 
 async def test_in_the_middle_the_session_is_gone_for_everybody_and_the_books_are_right(
@@ -143,7 +130,7 @@ async def test_two_at_once_share_the_work_and_count_it_once(database: Database, 
 
     assert first.counts["sessions"] + second.counts["sessions"] == 60
     assert first.counts["events"] + second.counts["events"] == 480
-    assert ask(database_url, "SELECT count(*), sum(events), count(finished_at) FROM deletions") == [(60, 480, 60)]
+    assert fetch(database_url, "SELECT count(*), sum(events), count(finished_at) FROM deletions") == [(60, 480, 60)]
     assert left(database_url, made.session_ids) == {}
 
 
@@ -163,11 +150,11 @@ async def test_a_record_of_long_ago_is_forgotten(database: Database, maintenance
     made = await tenant(database, sessions=2)
     filled(database_url, made)
     await cleanup.clean_up(maintenance, rest=0)
-    change(database_url, "UPDATE deletions SET begun_at = begun_at - interval '401 days' WHERE session_id = %s", made.session_id)
+    fetch(database_url, "UPDATE deletions SET begun_at = begun_at - interval '401 days' WHERE session_id = %s", made.session_id)
 
     await cleanup.clean_up(maintenance, rest=0)
 
-    assert ask(database_url, "SELECT session_id FROM deletions") == [(made.session_ids[1],)]
+    assert fetch(database_url, "SELECT session_id FROM deletions") == [(made.session_ids[1],)]
 
 
 @pytest.mark.parametrize("table", ["sessions", "turns", "events", "model_calls", "tool_calls", "approvals", "budget_holds", "budgets"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -15,32 +15,23 @@ from sqlalchemy import text
 from store import database
 from store.analytics import rollups, totals
 from store.database import MAINTENANCE_ROLE, Database
-from tests.store.test_rollups import answers_equal_a_recount, cut_in, opened, same, two_agents
 from tests.support.activity import Activity
+from tests.support.db import opened
 from tests.support.recount import Counted, recount, rolled_up
-from tests.support.servers import Databases
+from tests.support.rollup_checks import assert_rollups_equal_recount, assert_sessions_started_equal_recount, make_tenants, set_time_zone
 
 FIRST = datetime(2026, 3, 6, tzinfo=UTC)
 
 
 @pytest.fixture
-def url(databases: Databases) -> Iterator[str]:
-    made = databases.migrated()
-    yield made
-    databases.drop(made)
+def database_url(fresh_database_url: str) -> str:
+    """Give each test a database of its own."""
+    return fresh_database_url
 
 
 @pytest.fixture
-async def maintenance(url: str) -> AsyncIterator[Database]:
-    made = Database(url, role=MAINTENANCE_ROLE, pool_size=2)
-    await made.open()
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-async def activity(url: str) -> AsyncIterator[Activity]:
-    made = Activity(url, await two_agents(url, "UTC"), FIRST, 3, 11)
+async def activity(database_url: str) -> AsyncIterator[Activity]:
+    made = Activity(database_url, await make_tenants(database_url, "UTC"), FIRST, 3, 11)
     yield made
     made.close()
 
@@ -50,15 +41,15 @@ def steps(activity: Activity, count: int) -> None:
         activity.step()
 
 
-def all_of(url: str) -> tuple[tuple[Counted, ...], ...]:
-    return tuple(rolled_up(url, grain, "start::text") for grain in ("quarter", "day", "total"))
+def all_of(database_url: str) -> tuple[tuple[Counted, ...], ...]:
+    return tuple(rolled_up(database_url, grain, "start::text") for grain in ("quarter", "day", "total"))
 
 
-async def test_a_transaction_that_commits_late_is_counted_once_it_does(url: str, maintenance: Database, activity: Activity):
+async def test_a_transaction_that_commits_late_is_counted_once_it_does(database_url: str, maintenance: Database, activity: Activity):
     while not activity.db.execute("SELECT 1 FROM turns WHERE status = 'done'").fetchone():
         activity.step()
     ((held,),) = activity.db.execute("SELECT session_id FROM turns WHERE status = 'done' LIMIT 1").fetchall()
-    with psycopg.connect(url) as late:
+    with psycopg.connect(database_url) as late:
         late.execute("UPDATE sessions SET tokens_used = tokens_used + 9 WHERE id = %s", [held])
         while activity.sessions[-1][1] == held:
             activity.opens()
@@ -72,23 +63,25 @@ async def test_a_transaction_that_commits_late_is_counted_once_it_does(url: str,
         assert left == [(held, "turn")]
     await rollups.add(maintenance)
     assert await rollups.to_come(maintenance) == {"facts": 0, "sessions": 0}
-    same(url, "UTC")
+    assert_rollups_equal_recount(database_url, "UTC")
 
 
-async def test_running_again_changes_nothing(url: str, maintenance: Database, activity: Activity):
+async def test_running_again_changes_nothing(database_url: str, maintenance: Database, activity: Activity):
     steps(activity, 60)
     await rollups.add(maintenance)
     assert sum((await totals.fold(maintenance)).values()) > 0
-    before, rows = all_of(url), _versions(url)
+    before, rows = all_of(database_url), _versions(database_url)
 
     assert await rollups.add(maintenance) == (0, 0)
     assert await rollups.cut_days_anew(maintenance) == 0
     assert await totals.fold(maintenance) == {"agents": 0, "tools": 0}
 
-    assert (all_of(url), _versions(url)) == (before, rows)
+    assert (all_of(database_url), _versions(database_url)) == (before, rows)
 
 
-async def test_sessions_from_before_are_counted_whatever_happens_to_them_meanwhile(url: str, maintenance: Database, activity: Activity):
+async def test_sessions_from_before_are_counted_whatever_happens_to_them_meanwhile(
+    database_url: str, maintenance: Database, activity: Activity
+):
     activity.db.execute("SET session_replication_role = replica")  # no trigger notes what happens
     steps(activity, 120)
     activity.db.execute("UPDATE sessions SET counted = false")
@@ -101,90 +94,90 @@ async def test_sessions_from_before_are_counted_whatever_happens_to_them_meanwhi
     steps(activity, 20)
     await rollups.add(maintenance)
 
-    same(url, "UTC")
+    assert_rollups_equal_recount(database_url, "UTC")
 
 
-async def test_what_is_deleted_stays_counted_and_late_changes_are_added_to_it(url: str, maintenance: Database, activity: Activity):
+async def test_what_is_deleted_stays_counted_and_late_changes_are_added_to_it(database_url: str, maintenance: Database, activity: Activity):
     steps(activity, 150)
     await rollups.add(maintenance)
-    before = all_of(url)
-    with psycopg.connect(url) as db:
+    before = all_of(database_url)
+    with psycopg.connect(database_url) as db:
         ended = [row[0] for row in db.execute("SELECT id FROM sessions WHERE status <> 'active'")]
         assert ended
         for table in ("events", "model_calls", "tool_calls", "turns"):
             db.execute(f"DELETE FROM {table} WHERE session_id = ANY (%s)", [ended])
         db.execute("DELETE FROM sessions WHERE id = ANY (%s)", [ended])
     await rollups.add(maintenance)
-    assert all_of(url) == before
+    assert all_of(database_url) == before
 
     left = next(session for _, session, _ in activity.sessions if session not in ended)
-    with psycopg.connect(url) as db:
+    with psycopg.connect(database_url) as db:
         db.execute("UPDATE sessions SET satisfaction_score = 4 WHERE id = %s AND satisfaction_score IS NULL", [left])
         db.execute("UPDATE sessions SET cost_usd = cost_usd + 7 WHERE id = %s", [left])
     await rollups.add(maintenance)
-    assert _total(all_of(url)[1], "cohort_cost_usd") == _total(before[1], "cohort_cost_usd") + 7
-    assert _total(all_of(url)[1], "sessions_started") == _total(before[1], "sessions_started")
+    assert _total(all_of(database_url)[1], "cohort_cost_usd") == _total(before[1], "cohort_cost_usd") + 7
+    assert _total(all_of(database_url)[1], "sessions_started") == _total(before[1], "sessions_started")
 
 
-async def test_an_active_session_that_is_erased_is_active_no_more(url: str, maintenance: Database, activity: Activity):
+async def test_an_active_session_that_is_erased_is_active_no_more(database_url: str, maintenance: Database, activity: Activity):
     activity.opens()
     await rollups.add(maintenance)
-    with psycopg.connect(url) as db:
+    with psycopg.connect(database_url) as db:
         db.execute("DELETE FROM sessions")
     await rollups.add(maintenance)
 
-    assert _total(all_of(url)[2], "sessions_started") == 1
-    assert _total(all_of(url)[2], "active_sessions") == 0
+    assert _total(all_of(database_url)[2], "sessions_started") == 1
+    assert _total(all_of(database_url)[2], "active_sessions") == 0
 
 
-async def test_another_time_zone_cuts_days_that_equal_a_recount(url: str, maintenance: Database, activity: Activity):
+async def test_another_time_zone_cuts_days_that_equal_a_recount(database_url: str, maintenance: Database, activity: Activity):
     steps(activity, 100)
     await rollups.add(maintenance)
     for zone in ("Australia/Lord_Howe", "America/St_Johns", "UTC"):
-        with psycopg.connect(url) as db:
+        with psycopg.connect(database_url) as db:
             db.execute("UPDATE workspaces SET timezone = %s", [zone])
         steps(activity, 10)
         await rollups.add(maintenance)  # to days of the zone before
         assert await rollups.cut_days_anew(maintenance) > 0
         steps(activity, 10)
         await rollups.add(maintenance)
-        same(url, zone)
+        assert_rollups_equal_recount(database_url, zone)
 
 
 async def test_while_days_are_cut_piece_by_piece_everything_is_counted_once(
-    url: str, maintenance: Database, activity: Activity, monkeypatch: pytest.MonkeyPatch
+    database_url: str, maintenance: Database, activity: Activity, monkeypatch: pytest.MonkeyPatch
 ):
     """Also where a run ends in the middle, the time zone is changed once more, or two runs do it at once."""
     monkeypatch.setattr(rollups, "DAYS", 2)
     steps(activity, 150)
     await rollups.add(maintenance)
     for zone, pieces in (("Australia/Lord_Howe", 1), ("Asia/Kolkata", 2), ("America/St_Johns", 99)):
-        cut_in(url, zone)
+        set_time_zone(database_url, zone)
         for made in activity.tenants:
             done = 0
             while done < pieces and await rollups.cut_some_days(maintenance, made.workspace_id, made.agent_id) is False:
                 steps(activity, 4)
-                await answers_equal_a_recount(url, made, zone)
+                await assert_sessions_started_equal_recount(database_url, made, zone)
                 await rollups.add(maintenance)
-                await answers_equal_a_recount(url, made, zone)
+                await assert_sessions_started_equal_recount(database_url, made, zone)
                 done += 1
             assert done > 0
     assert await rollups.cut_days_anew(maintenance) == 0
-    same(url, "America/St_Johns")
+    assert_rollups_equal_recount(database_url, "America/St_Johns")
 
-    cut_in(url, "UTC")
-    async with opened(url, MAINTENANCE_ROLE) as other:
+    set_time_zone(database_url, "UTC")
+    async with opened(database_url, MAINTENANCE_ROLE) as other:
         both = await asyncio.gather(rollups.cut_days_anew(maintenance), rollups.cut_days_anew(other), rollups.add(maintenance))
     assert both[0] + both[1] == len(activity.tenants)
-    same(url, "UTC")
+    assert_rollups_equal_recount(database_url, "UTC")
 
 
-async def test_a_run_waits_for_another_longer_than_for_other_locks(url: str, activity: Activity, monkeypatch: pytest.MonkeyPatch):
+async def test_a_run_waits_for_another_longer_than_for_other_locks(database_url: str, activity: Activity, monkeypatch: pytest.MonkeyPatch):
     options = database._options(MAINTENANCE_ROLE).replace("statement_timeout=10s", "statement_timeout=400ms").replace("=5s", "=200ms")
     monkeypatch.setattr(database, "_options", lambda role: options)
     steps(activity, 5)
-    async with opened(url, MAINTENANCE_ROLE) as impatient:
-        with psycopg.connect(url) as holder:
+    async with opened(database_url, MAINTENANCE_ROLE) as impatient:
+        with psycopg.connect(database_url) as holder:
             holder.execute("SELECT pg_advisory_xact_lock(7460001)")
             waiting = asyncio.create_task(rollups.add(impatient))
             await asyncio.sleep(1)
@@ -197,31 +190,31 @@ async def test_a_run_waits_for_another_longer_than_for_other_locks(url: str, act
 
 
 @pytest.mark.parametrize("zone", ["Europe/Atlantis", "Foo+3", "", "UTC'; SELECT"])
-async def test_a_time_zone_that_there_is_not_is_refused(url: str, activity: Activity, zone: str):
-    with psycopg.connect(url) as db, pytest.raises(psycopg.DatabaseError):
+async def test_a_time_zone_that_there_is_not_is_refused(database_url: str, activity: Activity, zone: str):
+    with psycopg.connect(database_url) as db, pytest.raises(psycopg.DatabaseError):
         db.execute("UPDATE workspaces SET timezone = %s", [zone])
 
 
-async def test_totals_equal_a_recount_and_only_rows_that_changed_are_written(url: str, maintenance: Database, activity: Activity):
+async def test_totals_equal_a_recount_and_only_rows_that_changed_are_written(database_url: str, maintenance: Database, activity: Activity):
     for count in (120, 30):
         steps(activity, count)
         await rollups.add(maintenance)
         await totals.fold(maintenance)
-        _totals_are_right(url)
-    rows = _versions(url)
+        _totals_are_right(database_url)
+    rows = _versions(database_url)
     activity.db.execute("UPDATE sessions SET cost_usd = cost_usd + 1 WHERE id = %s", [_some(activity)])
     await rollups.add(maintenance)
     assert await totals.fold(maintenance) == {"agents": 1, "tools": 0}
-    changed = {key for key, version in _versions(url).items() if rows[key] != version}
+    changed = {key for key, version in _versions(database_url).items() if rows[key] != version}
     assert changed == {("agents", activity.sessions[0][0].agent_id)}
 
 
 async def test_two_copies_at_once_count_everything_once(
-    url: str, maintenance: Database, activity: Activity, monkeypatch: pytest.MonkeyPatch
+    database_url: str, maintenance: Database, activity: Activity, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(rollups, "_QUEUED", rollups._QUEUED.replace(str(rollups.BATCH), "7"))  # many small batches, to and fro
     steps(activity, 120)
-    other = Database(url, role=MAINTENANCE_ROLE, pool_size=2)
+    other = Database(database_url, role=MAINTENANCE_ROLE, pool_size=2)
     await other.open()
     (one, _), (two, _) = await asyncio.gather(rollups.add(maintenance), rollups.add(other))
     folded = await asyncio.gather(totals.fold(maintenance), totals.fold(other))
@@ -229,8 +222,8 @@ async def test_two_copies_at_once_count_everything_once(
 
     assert min(one, two) > 0
     assert sum(copy["agents"] for copy in folded) == len({tenant.agent_id for tenant, _, _ in activity.sessions})
-    same(url, "UTC")
-    _totals_are_right(url)
+    assert_rollups_equal_recount(database_url, "UTC")
+    _totals_are_right(database_url)
 
 
 def _some(activity: Activity) -> UUID:
@@ -241,8 +234,8 @@ def _total(counted: tuple[Counted, ...], name: str) -> Any:
     return sum(one.get(name, 0) for one in counted[0].values())
 
 
-def _versions(url: str) -> dict[tuple[str, UUID], str]:
-    with psycopg.connect(url) as db:
+def _versions(database_url: str) -> dict[tuple[str, UUID], str]:
+    with psycopg.connect(database_url) as db:
         return {
             (table, row[0]): row[1]
             for table in ("agents", "tools", "agent_tools")
@@ -250,9 +243,9 @@ def _versions(url: str) -> dict[tuple[str, UUID], str]:
         }
 
 
-def _totals_are_right(url: str) -> None:
-    agents, _, tools = recount(url, lambda at: 0)
-    with psycopg.connect(url, row_factory=psycopg.rows.dict_row) as db:
+def _totals_are_right(database_url: str) -> None:
+    agents, _, tools = recount(database_url, lambda at: 0)
+    with psycopg.connect(database_url, row_factory=psycopg.rows.dict_row) as db:
         for row in db.execute("SELECT * FROM agents"):
             sums = agents.get((row["id"], 0), {})
             assert row["total_sessions"] == sums.get("sessions_started", 0)

@@ -7,14 +7,15 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-import psycopg
 import pytest
 
-from engine.tools.health import Status, Thresholds
+from engine.enums import HealthStatus
+from engine.tools.health import Thresholds
 from store.catalog import tool_health
 from store.conversations import intake
 from store.database import Database
 from tests.support.claims import claimed
+from tests.support.db import fetch
 from tests.support.factories import Tenant, tenant
 
 FEW = Thresholds(degraded_after=1, unhealthy_after=2, healthy_after=2)
@@ -34,15 +35,9 @@ async def hear(database: Database, made: Tenant, integration_id: UUID, *errors: 
     ]
 
 
-def sql(url: str, statement: str, *values: Any) -> list[Any]:
-    with psycopg.connect(url, autocommit=True) as db:
-        cursor = db.execute(statement, values)
-        return cursor.fetchall() if cursor.description else []
-
-
 @pytest.fixture(autouse=True)
 def nothing_due(database_url: str) -> None:
-    sql(database_url, "UPDATE tool_integrations SET next_health_check = now() + interval '1 day'")
+    fetch(database_url, "UPDATE tool_integrations SET next_health_check = now() + interval '1 day'")
 
 
 async def test_many_askers_take_each_integration_once(database: Database, maintenance: Database):
@@ -58,14 +53,16 @@ async def test_what_was_taken_by_somebody_who_died_is_due_again(database: Databa
     await tool_health.take(maintenance, 10, failed=False)
     assert (await tool_health.how_many_are_due(maintenance))[0] == 0
 
-    sql(database_url, "UPDATE tool_integrations SET next_health_check = next_health_check - interval '61 seconds' WHERE id = ANY (%s)", ids)
+    fetch(
+        database_url, "UPDATE tool_integrations SET next_health_check = next_health_check - interval '61 seconds' WHERE id = ANY (%s)", ids
+    )
 
     assert sorted(one for _, one in await tool_health.take(maintenance, 10, failed=False)) == sorted(ids)
 
 
 async def test_one_that_is_switched_off_is_not_asked(database: Database, maintenance: Database, database_url: str):
     _, ids = await made_with(database, 2)
-    sql(database_url, "UPDATE tool_integrations SET enabled = false WHERE id = %s", ids[0])
+    fetch(database_url, "UPDATE tool_integrations SET enabled = false WHERE id = %s", ids[0])
 
     assert [one for _, one in await tool_health.take(maintenance, 10, failed=False)] == [ids[1]]
 
@@ -76,7 +73,7 @@ async def test_what_failed_last_is_taken_apart_and_what_was_not_due_then_is_left
     made, (well, ill) = await made_with(database, 2)
     await hear(database, made, well, None)
     await hear(database, made, ill, "away")
-    sql(database_url, "UPDATE tool_integrations SET next_health_check = now() - interval '1 minute' WHERE id IN (%s, %s)", well, ill)
+    fetch(database_url, "UPDATE tool_integrations SET next_health_check = now() - interval '1 minute' WHERE id IN (%s, %s)", well, ill)
     due, now = await tool_health.how_many_are_due(maintenance)
 
     assert due == 2
@@ -90,7 +87,13 @@ async def test_changes_are_kept_with_their_reason_and_in_order(database: Databas
 
     changes = await hear(database, made, integration_id, None, "away", "still away", None, None)
 
-    assert [change and change.now for change in changes] == [Status.HEALTHY, Status.DEGRADED, Status.UNHEALTHY, None, Status.HEALTHY]
+    assert [change and change.now for change in changes] == [
+        HealthStatus.HEALTHY,
+        HealthStatus.DEGRADED,
+        HealthStatus.UNHEALTHY,
+        None,
+        HealthStatus.HEALTHY,
+    ]
     kept = [row for row in await tool_health.changes(maintenance, 50) if row["integration_id"] == integration_id]
     assert [(row["from_status"], row["to_status"], row["error"]) for row in reversed(kept)] == [
         ("unknown", "healthy", None),
@@ -98,7 +101,7 @@ async def test_changes_are_kept_with_their_reason_and_in_order(database: Databas
         ("degraded", "unhealthy", "still away"),
         ("unhealthy", "healthy", None),
     ]
-    row = sql(
+    row = fetch(
         database_url,
         "SELECT health_status, error_count, last_error, last_health_check IS NULL FROM tool_integrations WHERE id = %s",
         integration_id,
@@ -112,7 +115,7 @@ async def test_what_fails_is_asked_sooner(database: Database, database_url: str)
     await hear(database, made, ill, "away")
 
     wait = "SELECT extract(epoch FROM next_health_check - now())::float8 FROM tool_integrations WHERE id = %s"
-    ((well_s,),), ((ill_s,),) = sql(database_url, wait, well), sql(database_url, wait, ill)
+    ((well_s,),), ((ill_s,),) = fetch(database_url, wait, well), fetch(database_url, wait, ill)
     assert 200 < well_s <= 300
     assert 15 < ill_s <= 30
 
@@ -130,7 +133,7 @@ async def test_an_answered_call_puts_the_probe_off(
     await tool_health.record(database, tool_health.Observation(made.workspace_id, integration_id, None, asked_for_s), FEW, every_s=300)
 
     query = "SELECT next_health_check < now() + interval '31 seconds' FROM tool_integrations WHERE id = %s"
-    assert sql(database_url, query, integration_id) == [(soon,)]
+    assert fetch(database_url, query, integration_id) == [(soon,)]
 
 
 async def test_a_failure_of_asking_does_not_count_where_an_answer_was_heard_meanwhile(database: Database, database_url: str):
@@ -140,7 +143,7 @@ async def test_a_failure_of_asking_does_not_count_where_an_answer_was_heard_mean
     async def fails(asked_for_s: float) -> Any:
         failed = tool_health.Observation(made.workspace_id, integration_id, "silent", asked_for_s)
         await tool_health.record(database, failed, FEW, every_s=300)
-        ((count,),) = sql(database_url, "SELECT error_count FROM tool_integrations WHERE id = %s", integration_id)
+        ((count,),) = fetch(database_url, "SELECT error_count FROM tool_integrations WHERE id = %s", integration_id)
         return count
 
     assert await fails(asked_for_s=60.0) == 0
@@ -150,7 +153,7 @@ async def test_a_failure_of_asking_does_not_count_where_an_answer_was_heard_mean
 
 async def test_a_turn_knows_which_of_its_integrations_are_degraded(database: Database, database_url: str):
     made, ids = await made_with(database, 2)
-    sql(database_url, "UPDATE tool_integrations SET health_status = 'degraded' WHERE id = %s", ids[0])
+    fetch(database_url, "UPDATE tool_integrations SET health_status = 'degraded' WHERE id = %s", ids[0])
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "Hello")
 
     context = (await claimed(database, accepted.turn_id)).context
@@ -163,19 +166,21 @@ async def test_many_who_heard_the_same_at_once_count_each(database: Database, da
 
     await asyncio.gather(*(hear(database, made, integration_id, "away") for _ in range(8)))
 
-    assert sql(database_url, "SELECT error_count, health_status FROM tool_integrations WHERE id = %s", integration_id) == [(8, "unhealthy")]
-    assert len(sql(database_url, "SELECT 1 FROM tool_health_changes WHERE integration_id = %s", integration_id)) == 2
+    assert fetch(database_url, "SELECT error_count, health_status FROM tool_integrations WHERE id = %s", integration_id) == [
+        (8, "unhealthy")
+    ]
+    assert len(fetch(database_url, "SELECT 1 FROM tool_health_changes WHERE integration_id = %s", integration_id)) == 2
 
 
 async def test_a_tool_is_offered_as_long_as_one_of_its_integrations_is_not_unhealthy(database: Database, database_url: str):
     made, ids = await made_with(database, 2)
-    sql(
+    fetch(
         database_url,
         "INSERT INTO tool_integrations (workspace_id, tool_id, integration_type, target_id, configuration, priority)"
         " SELECT workspace_id, tool_id, integration_type, 'spare', configuration, -1 FROM tool_integrations WHERE id = %s",
         ids[1],
     )
-    sql(database_url, "UPDATE tool_integrations SET health_status = 'unhealthy' WHERE id = ANY (%s)", ids)
+    fetch(database_url, "UPDATE tool_integrations SET health_status = 'unhealthy' WHERE id = ANY (%s)", ids)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "Hello")
 
     context = (await claimed(database, accepted.turn_id)).context

@@ -6,15 +6,14 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from uuid import UUID
 
 import httpx
-import psycopg
 import uvicorn
 from fastapi import FastAPI
 
@@ -23,7 +22,7 @@ from api.dependencies import AppState
 from engine.enums import AccessRole
 from settings import Settings
 from store.catalog import workspaces
-from store.database import Database
+from tests.support.db import fetch, opened
 from tests.support.servers import SECRET_KEY, until
 
 __all__ = ["SECRET_KEY", "Service", "Tenant", "apart", "opened", "serving"]
@@ -40,17 +39,6 @@ def apart(work: Callable[[], Awaitable[Result]]) -> Result:
 
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(lambda: asyncio.run(run())).result()
-
-
-@asynccontextmanager
-async def opened(url: str) -> AsyncIterator[Database]:
-    """The application's view of the database at `url`."""
-    database = Database(url, pool_size=2)
-    await database.open()
-    try:
-        yield database
-    finally:
-        await database.close()
 
 
 @dataclass(slots=True)
@@ -192,9 +180,7 @@ class Service:
 
     def sql(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Rows of `query`, as the server's superuser, who sees every tenant."""
-        with psycopg.connect(self.database_url, autocommit=True) as db:
-            found = db.execute(query, parameters)
-            return found.fetchall() if found.description else []
+        return fetch(self.database_url, query, *parameters)
 
 
 def settings(**values: Any) -> Settings:

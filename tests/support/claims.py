@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any
 from uuid import UUID
-
-from sqlalchemy import text as sql
 
 from engine.enums import EventKind, FinishReason, ModelCallState, Source
 from engine.events import Event, ModelReply, Usage
@@ -15,13 +11,14 @@ from engine.turn.commit import Finish, Reserved, SettledCall, TurnCommit
 from engine.turn.context import Cost, Limits
 from store.conversations import turns
 from store.database import Database
-from tests.support.factories import Tenant
 
 FIRST = Reserved(0, 0)
 REPLY = ModelReply("Yes.", (), FinishReason.STOP, "gpt-4o", Usage(100, 0, 0, 30, 0))
 ASKED = SettledCall(FIRST, ModelCallState.SETTLED, REPLY, Cost(Decimal("0.0005"), "test"))
 ANSWERED = TurnCommit(
-    events=(Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "Yes."}, {"read_through": 0}),), model_call=ASKED, rest=Finish("done")
+    events=(Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "Yes."}, {"read_through": 0}),),
+    model_call=ASKED,
+    outcome=Finish("done"),
 )
 
 
@@ -31,9 +28,3 @@ async def claimed(database: Database, turn_id: UUID | None, owner: str = "me", l
     found = await turns.claim(database, turn_id, owner, lease_s=lease_s, max_attempts=5, window=400, limits=Limits(), secrets=lambda *_: {})
     assert isinstance(found, turns.Claim), found
     return found
-
-
-async def rows(database: Database, made: Tenant, query: str, **values: Any) -> Sequence[Any]:
-    """All rows of `query`, as the tenant sees them."""
-    async with database.transaction(made.workspace_id) as db:
-        return (await db.execute(sql(query), values)).all()

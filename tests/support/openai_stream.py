@@ -14,8 +14,8 @@ from engine.errors import TurnlineError
 from engine.events import ModelReply
 from engine.turn.context import ModelRequest, PromptMessage, ToolSpec
 from integrations.providers import provider_for
-from tests.integrations.conftest import MakeOutside
 from tests.support.http_servers import Handler, Server, answering, chunked, serve
+from tests.support.tool_calls import MakeOutside
 
 KEY = "sk-test-0123456789abcdef"
 PROMPT = "My card number is four four four four, is order 41 paid?"

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Self, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
 from cli.standalone.process_utils import LOOPBACK
 
@@ -126,6 +127,16 @@ class Proxy:
     def cut(self) -> int:
         """Reset every connection; returns how many there were."""
         return self._do(self._cut)
+
+    def take_down(self) -> None:
+        """Refuse new connections and reset the open ones until healed, as if the server's machine had rebooted."""
+        self.refuse()
+        self.cut()
+
+    def url(self, server_url: str) -> str:
+        """Return `server_url` with its port replaced by the proxy's, so that its client connects through the proxy."""
+        parts = urlsplit(server_url)
+        return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.port}", f":{self.port}")))
 
     def lose_replies(self) -> int:
         """Let each connection that is open now lose its server's next bytes, and be reset at once: what was asked has been done, and

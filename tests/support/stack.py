@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import psycopg
-
 from cli.standalone.commands import basic_auth_header
+from tests.support.db import fetch, fetch_value
 from tests.support.servers import ROOT, SECRET_KEY, free_port, process_env, until
 
 TOOL = {
@@ -26,8 +25,6 @@ TOOL = {
     "effect": "idempotent",
     "parameters": {"type": "object", "properties": {"order": {"type": "integer"}}, "required": ["order"]},
 }
-
-
 FLOWER_AUTH = "operator:tests-know-it"
 
 
@@ -150,19 +147,21 @@ class Stack:
 
     def one(self, query: str, *parameters: object) -> Any:
         """The first column of the query's one row."""
-        with psycopg.connect(self.database_url) as db:
-            row = db.execute(query, parameters).fetchone()
-        return row and row[0]
+        return fetch_value(self.database_url, query, *parameters)
 
     def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
         """All rows of the query."""
-        with psycopg.connect(self.database_url) as db:
-            return db.execute(query, parameters).fetchall()
+        return fetch(self.database_url, query, *parameters)
 
     def status(self, turn_id: UUID | None) -> str:
         """The turn's status now."""
         status: str = self.one("SELECT status FROM turns WHERE id = %s", turn_id)
         return status
+
+    def tool(self, **fields: Any) -> dict[str, Any]:
+        """Return a tool for `factories.tenant` that is mapped to the sandbox's server and needs no approval."""
+        connected = {"integration": {"configuration": {"url": f"{self.sandbox_url}/tools/orders_lookup"}}}
+        return {**TOOL, **connected, "configuration": {"approval": "never"}, **fields}
 
     def drained(self, within_s: float = 30) -> None:
         """Wait until no turn is open and no lease is held."""

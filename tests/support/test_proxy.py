@@ -190,3 +190,16 @@ def test_a_server_that_is_not_there_is_counted(proxy: Proxy, echo: Echo):
     with contextlib.suppress(ConnectionResetError), connect(proxy) as client:
         assert client.recv(100) == b""
     until(lambda: proxy.counts.unreachable == 1)
+
+
+def test_taken_down_it_resets_and_refuses_until_healed(proxy: Proxy, client: socket.socket):
+    assert ask(client, b"before\n") == b"before\n"
+    proxy.take_down()
+
+    with pytest.raises(ConnectionResetError):
+        client.recv(100)
+    with pytest.raises(ConnectionRefusedError):
+        connect(proxy)
+    proxy.heal()
+    with connect(proxy) as newcomer:
+        assert ask(newcomer, b"after\n") == b"after\n"

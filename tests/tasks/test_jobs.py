@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,31 +18,19 @@ from cli.doctor import examine
 from cli.standalone import commands
 from settings import Settings
 from store.conversations import intake
-from store.database import MAINTENANCE_ROLE, Database
+from store.database import Database
 from store.operations import job_runs
 from tasks import jobs
+from tests.support.cli import Turnline
+from tests.support.cli import turnline as run_cli
 from tests.support.factories import tenant
 from tests.support.servers import Databases, EmbeddedValkey, process_env, until
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
 
 @pytest.fixture
-def turnline(tmp_path: Path, database_url: str, valkey: EmbeddedValkey) -> Run:
-    def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        given = {"TURNLINE_HOME": str(tmp_path / "home"), "DATABASE_URL": database_url, "CELERY_BROKER_URL": valkey.url} | env
-        command = [sys.executable, "-m", "cli.main", "jobs", *arguments]
-        return subprocess.run(command, env=process_env(**given), cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
-
-    return run
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    made = Database(database_url, role=MAINTENANCE_ROLE, pool_size=2)
-    await made.open()
-    yield made
-    await made.close()
+def turnline(tmp_path: Path, database_url: str, valkey: EmbeddedValkey) -> Turnline:
+    """Turnline `turnline jobs` against the module's servers."""
+    return partial(run_cli, "jobs", directory=tmp_path, DATABASE_URL=database_url, CELERY_BROKER_URL=valkey.url)
 
 
 @pytest.fixture
@@ -68,7 +55,7 @@ def test_every_scheduled_task_is_a_job_with_a_row_of_its_own():
     assert all(one.summary.endswith(".") for one in known.values())
 
 
-async def test_a_job_run_by_hand_says_what_it_did_and_leaves_a_row(turnline: Run, database_url: str):
+async def test_a_job_run_by_hand_says_what_it_did_and_leaves_a_row(turnline: Turnline, database_url: str):
     await unrung_turn(database_url)
 
     would = turnline("run", "turns.sweep", "--dry-run")
@@ -87,7 +74,7 @@ async def test_a_job_run_by_hand_says_what_it_did_and_leaves_a_row(turnline: Run
     assert all(run["asked_by"].startswith("operator") for run in runs)
 
 
-def test_the_list_tells_of_every_job(turnline: Run):
+def test_the_list_tells_of_every_job(turnline: Turnline):
     assert turnline("run", "usage.audit").returncode == 0
 
     listed = turnline("list")
@@ -107,7 +94,7 @@ def test_the_list_tells_of_every_job(turnline: Run):
         (["run", "turns.sweep"], {"CELERY_BROKER_URL": ""}, "CELERY_BROKER_URL is not set"),
     ],
 )
-def test_a_mistake_ends_in_a_sentence(turnline: Run, arguments: list[str], env: dict[str, str], words: str):
+def test_a_mistake_ends_in_a_sentence(turnline: Turnline, arguments: list[str], env: dict[str, str], words: str):
     done = turnline(*arguments, **env)
 
     assert done.returncode == 1
@@ -115,7 +102,7 @@ def test_a_mistake_ends_in_a_sentence(turnline: Run, arguments: list[str], env: 
     assert "Traceback" not in done.stderr
 
 
-async def test_a_run_that_fails_says_where_and_keeps_what_it_had_done(database: Database, settings: Settings):
+async def test_a_run_that_fails_says_where_and_keeps_what_it_had_done(maintenance: Database, settings: Settings):
     async def breaks(work: jobs.Work) -> None:
         work.count(rows_deleted=3)
         raise ValueError("the words of a customer")
@@ -123,12 +110,12 @@ async def test_a_run_that_fails_says_where_and_keeps_what_it_had_done(database: 
     with pytest.raises(jobs.JobFailed, match=r"ValueError at test_jobs\.py"):
         await jobs.run(jobs.Job("tests.breaks", "Breaks.", breaks), settings=settings)
 
-    (row,) = await job_runs.latest(database, "tests.breaks", only_bad=True)
+    (row,) = await job_runs.latest(maintenance, "tests.breaks", only_bad=True)
     assert (row["state"], row["counts"]) == ("failed", {"rows_deleted": 3})
     assert "customer" not in row["error"]
 
 
-async def test_a_run_that_was_killed_shows_as_cut_off_with_what_it_had_done(database: Database, database_url: str):
+async def test_a_run_that_was_killed_shows_as_cut_off_with_what_it_had_done(maintenance: Database, database_url: str):
     program = f"""
 import asyncio
 from settings import Settings
@@ -149,22 +136,22 @@ asyncio.run(jobs.run(jobs.Job("tests.long", "Is long.", long), settings=Settings
     process.kill()
     await process.wait()
 
-    assert [row["state"] for row in await job_runs.latest(database, "tests.long")] == ["running"]
+    assert [row["state"] for row in await job_runs.latest(maintenance, "tests.long")] == ["running"]
     with psycopg.connect(database_url) as db:
         db.execute("UPDATE job_runs SET seen_at = seen_at - interval '5 minutes' WHERE job = 'tests.long'")
-    assert [row["state"] for row in await job_runs.latest(database, "tests.long", only_bad=True)] == ["cut off"]
+    assert [row["state"] for row in await job_runs.latest(maintenance, "tests.long", only_bad=True)] == ["cut off"]
 
 
-async def test_runs_of_long_ago_are_forgotten_and_failed_ones_later(database: Database, database_url: str):
+async def test_runs_of_long_ago_are_forgotten_and_failed_ones_later(maintenance: Database, database_url: str):
     with psycopg.connect(database_url) as db:
         db.execute(
             "INSERT INTO job_runs (job, asked_by, finished_at, error) SELECT 'tests.often', 'schedule',"
             " CASE WHEN n <> 2 THEN now() END, CASE WHEN n = 1 THEN 'it broke' END FROM generate_series(1, %s) n",
             [job_runs.KEPT + 20],
         )
-    await job_runs.begin(database, "tests.often", asked_by="schedule", dry_run=False)
+    await job_runs.begin(maintenance, "tests.often", asked_by="schedule", dry_run=False)
 
-    rows = await job_runs.latest(database, "tests.often", limit=1000)
+    rows = await job_runs.latest(maintenance, "tests.often", limit=1000)
     assert len(rows) == job_runs.KEPT + 3, "one failed, one was killed"
     assert [row["error"] for row in rows if row["error"]] == ["it broke"]
 
@@ -196,10 +183,10 @@ async def test_doctor_names_the_jobs_that_have_not_ended_well_for_long(
     databases.drop(database_url)
 
 
-async def test_what_the_schedule_asks_for_twice_is_done_by_one(database: Database, database_url: str, settings: Settings):
+async def test_what_the_schedule_asks_for_twice_is_done_by_one(maintenance: Database, database_url: str, settings: Settings):
     """So copies of a long job do not fill the maintenance worker; one that was killed is in nobody's way for long."""
     begun = await asyncio.gather(
-        *(job_runs.begin(database, "tests.alone", asked_by="schedule", dry_run=False, alone=True) for _ in range(8))
+        *(job_runs.begin(maintenance, "tests.alone", asked_by="schedule", dry_run=False, alone=True) for _ in range(8))
     )
     assert sum(run_id is not None for run_id in begun) == 1
 

@@ -5,31 +5,27 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
 
 from store.database import Database
+from tests.support.cli import Turnline
+from tests.support.cli import turnline as run_cli
+from tests.support.db import fetch_value
 from tests.support.factories import Tenant, tenant
 from tests.support.invariants import violations
 from tests.support.past_sessions import filled, left
-from tests.support.servers import Databases, process_env, until
-
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+from tests.support.servers import process_env, until
 
 
 @pytest.fixture
-def database_url(databases: Databases) -> Iterator[str]:
-    """A database of each test's own."""
-    url = databases.migrated()
-    yield url
-    databases.drop(url)
+def database_url(fresh_database_url: str) -> str:
+    """Give each test a database of its own."""
+    return fresh_database_url
 
 
 @pytest.fixture
@@ -38,12 +34,9 @@ def environment(tmp_path: Path, database_url: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def turnline(tmp_path: Path, environment: dict[str, str]) -> Run:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "cli.main", *arguments]
-        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
-
-    return run
+def turnline(tmp_path: Path, database_url: str) -> Turnline:
+    """Turnline the command line against the module's servers."""
+    return partial(run_cli, directory=tmp_path, DATABASE_URL=database_url)
 
 
 async def conversations(database_url: str, sessions: int, turns: int) -> Tenant:
@@ -53,12 +46,6 @@ async def conversations(database_url: str, sessions: int, turns: int) -> Tenant:
     await database.close()
     filled(database_url, made, turns=turns)
     return made
-
-
-def ask(url: str, query: str) -> Any:
-    with psycopg.connect(url) as db:
-        row = db.execute(query).fetchone()
-    return row and row[0]
 
 
 # The job itself, with batches so small and so far between that there is a middle.
@@ -75,13 +62,13 @@ asyncio.run(jobs.run(CLEAN_UP, settings=get_settings(), asked_by="operator"))
 
 
 async def test_killed_in_the_middle_it_goes_on_and_the_record_counts_each_row_once(
-    turnline: Run, environment: dict[str, str], database_url: str
+    turnline: Turnline, environment: dict[str, str], database_url: str
 ):
     """Three times, wherever that may be; then the next run finishes."""
     made = await conversations(database_url, 6, 300)
 
     def fewer_than(events: float) -> bool:
-        return bool(ask(database_url, "SELECT count(*) FROM events") < events)
+        return bool(fetch_value(database_url, "SELECT count(*) FROM events") < events)
 
     for part in (0.8, 0.6, 0.4):
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", SLOW, env=environment)
@@ -96,25 +83,27 @@ async def test_killed_in_the_middle_it_goes_on_and_the_record_counts_each_row_on
     assert done.returncode == 0, done.stderr
     assert left(database_url, made.session_ids) == {}
     totals = "SELECT array[count(*), count(finished_at), sum(events), sum(turns), sum(model_calls), sum(approvals)]::text FROM deletions"
-    assert ask(database_url, totals) == "{6,6,7200,1800,1800,1800}"
-    assert ask(database_url, "SELECT spent FROM budgets") == 3
+    assert fetch_value(database_url, totals) == "{6,6,7200,1800,1800,1800}"
+    assert fetch_value(database_url, "SELECT spent FROM budgets") == 3
 
 
-async def test_two_processes_and_an_operator_at_once(turnline: Run, environment: dict[str, str], database_url: str):
+async def test_two_processes_and_an_operator_at_once(turnline: Turnline, environment: dict[str, str], database_url: str):
     made = await conversations(database_url, 40, 20)
     processes = [await asyncio.create_subprocess_exec(sys.executable, "-c", SLOW, env=environment) for _ in range(2)]
-    await asyncio.to_thread(until, lambda: ask(database_url, "SELECT count(*) FROM deletions") > 0, 30)
+    await asyncio.to_thread(until, lambda: fetch_value(database_url, "SELECT count(*) FROM deletions") > 0, 30)
 
     done = await asyncio.to_thread(turnline, "jobs", "run", "retention.clean_up")
 
     assert done.returncode == 0, done.stderr
     assert [await process.wait() for process in processes] == [0, 0]
     assert left(database_url, made.session_ids) == {}
-    assert ask(database_url, "SELECT array[count(*), count(finished_at), sum(events)]::text FROM deletions") == "{40,40,3200}"
-    assert ask(database_url, "SELECT sum((counts->>'events_deleted')::integer) FROM job_runs WHERE job = 'retention.clean_up'") == 3200
+    assert fetch_value(database_url, "SELECT array[count(*), count(finished_at), sum(events)]::text FROM deletions") == "{40,40,3200}"
+    assert (
+        fetch_value(database_url, "SELECT sum((counts->>'events_deleted')::integer) FROM job_runs WHERE job = 'retention.clean_up'") == 3200
+    )
 
 
-async def test_by_hand_it_says_what_it_would_do_and_what_it_did(turnline: Run, database_url: str):
+async def test_by_hand_it_says_what_it_would_do_and_what_it_did(turnline: Turnline, database_url: str):
     made = await conversations(database_url, 3, 2)
     held = turnline("hold", str(made.session_ids[0]), "--reason", "A dispute.")
     assert "by operator" in held.stdout, held.stderr
@@ -132,20 +121,20 @@ async def test_by_hand_it_says_what_it_would_do_and_what_it_did(turnline: Run, d
     assert "There is no session" in turnline("hold", str(made.session_ids[1])).stderr
 
 
-async def test_a_workspace_may_keep_less_than_its_agents(turnline: Run, database_url: str):
+async def test_a_workspace_may_keep_less_than_its_agents(turnline: Turnline, database_url: str):
     made = await conversations(database_url, 1, 1)
     workspace = str(made.workspace_id)
 
     assert "as long as their agents say" in turnline("workspace", "retention", workspace).stdout
     assert "for 7 days" in turnline("workspace", "retention", workspace, "7").stdout
-    assert ask(database_url, "SELECT data_retention_days FROM workspaces") == 7
+    assert fetch_value(database_url, "SELECT data_retention_days FROM workspaces") == 7
     assert "as long as their agents say" in turnline("workspace", "retention", workspace, "--none").stdout
-    assert ask(database_url, "SELECT data_retention_days FROM workspaces") is None
+    assert fetch_value(database_url, "SELECT data_retention_days FROM workspaces") is None
     assert turnline("workspace", "retention", workspace, "0").returncode == 2
     assert "There is no workspace" in turnline("workspace", "retention", str(made.agent_id), "7").stderr
 
 
-async def test_sessions_are_given_up_by_the_job(turnline: Run, database_url: str):
+async def test_sessions_are_given_up_by_the_job(turnline: Turnline, database_url: str):
     made = await conversations(database_url, 3, 1)
     with psycopg.connect(database_url) as db:
         db.execute("UPDATE sessions SET status = 'active', ended_at = NULL")
@@ -157,4 +146,4 @@ async def test_sessions_are_given_up_by_the_job(turnline: Run, database_url: str
     assert "would have done: 3 sessions abandoned" in would.stdout, would.stderr
     assert "done: 3 sessions abandoned" in did.stdout, did.stderr
     assert "nothing to do" in again.stdout
-    assert len(made.session_ids) == ask(database_url, "SELECT count(*) FROM sessions WHERE status = 'abandoned'")
+    assert len(made.session_ids) == fetch_value(database_url, "SELECT count(*) FROM sessions WHERE status = 'abandoned'")

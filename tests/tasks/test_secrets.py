@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
 from uuid import UUID
 
 import psycopg
@@ -18,14 +17,6 @@ from tasks.secrets import RESEAL
 from tests.support.factories import tenant
 
 OLD, NEW, GONE = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2, 3))
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    made = Database(database_url, pool_size=2)
-    await made.open()
-    yield made
-    await made.close()
 
 
 async def sealed_with(database: Database, url: str, key: str, count: int) -> list[tuple[UUID, UUID]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 from typing import Any
 
 import psycopg
@@ -14,19 +13,15 @@ from settings import Settings
 from store.database import Database
 from tasks import jobs
 from tasks.tools import CHECK_ALL
+from tests.support.db import fetch
 from tests.support.factories import Tenant, tenant
 from tests.support.http_servers import Request, answering, response, serve
 from tests.support.servers import SECRET_KEY, free_port
 
 
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    with psycopg.connect(database_url, autocommit=True) as db:
-        db.execute("UPDATE tool_integrations SET next_health_check = now() + interval '1 day'")
-    made = Database(database_url, pool_size=2)
-    await made.open()
-    yield made
-    await made.close()
+@pytest.fixture(autouse=True)
+def nothing_due(database_url: str) -> None:
+    fetch(database_url, "UPDATE tool_integrations SET next_health_check = now() + interval '1 day'")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
@@ -16,14 +15,6 @@ from tests.support.factories import Tenant, tenant
 from worker.health_recorder import HealthRecorder, thresholds
 
 SILENT = "The tool's server did not answer within 5 s"
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    made = Database(database_url, pool_size=2)
-    await made.open()
-    yield made
-    await made.close()
 
 
 @pytest.fixture

@@ -11,17 +11,10 @@ import pytest
 from engine.errors import LeaseLost
 from store.conversations import intake
 from store.database import Database
-from tests.store.test_turns import claim, rows
+from tests.support.claims import claimed
+from tests.support.db import rows
 from tests.support.factories import tenant
 from worker.leases import Leases
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    made = Database(database_url, pool_size=4)
-    await made.open()
-    yield made
-    await made.close()
 
 
 @pytest.fixture
@@ -35,7 +28,7 @@ async def leases(database: Database) -> AsyncIterator[Leases]:
 async def test_a_held_lease_lives_longer_than_one_claim_gives_it(database: Database, leases: Leases):
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
-    held = await claim(database, accepted.turn_id, lease_s=1.0)
+    held = await claimed(database, accepted.turn_id, lease_s=1.0)
 
     async with leases.hold(held.session_id, held.fence):
         await asyncio.sleep(1.5)
@@ -48,7 +41,7 @@ async def test_a_held_lease_lives_longer_than_one_claim_gives_it(database: Datab
 async def test_work_under_a_lease_that_was_taken_over_is_cancelled(database: Database, leases: Leases):
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
-    held = await claim(database, accepted.turn_id)
+    held = await claimed(database, accepted.turn_id)
     await rows(database, made, "UPDATE sessions SET lease_fence = lease_fence + 1 RETURNING 1")
 
     with pytest.raises(LeaseLost):

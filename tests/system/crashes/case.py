@@ -187,10 +187,8 @@ class Case:
         assert sleeper.process.stop() == 0
 
     def _lose_reply(self, crash: Crash) -> None:
-        where = urlsplit(self.lane.database_url)
-        with Proxy(where.port or 0) as proxy:
-            through = where._replace(netloc=where.netloc.replace(f":{where.port}", f":{proxy.port}")).geturl()
-            armed = self._reach(crash, self.lane.armed_broker, DATABASE_URL=through)
+        with Proxy(urlsplit(self.lane.database_url).port or 0) as proxy:
+            armed = self._reach(crash, self.lane.armed_broker, DATABASE_URL=proxy.url(self.lane.database_url))
             written = self._writes()
             before = proxy.counts
             assert proxy.lose_replies() > 0

@@ -157,12 +157,6 @@ class Rig:
         return {log: log.stat().st_size for log in self.stack.directory.glob("*.log")}
 
 
-def through(url: str, port: int, proxy: Proxy) -> str:
-    """`url` with the proxy's port instead of the server's."""
-    assert f"127.0.0.1:{port}/" in url
-    return url.replace(f"127.0.0.1:{port}/", f"127.0.0.1:{proxy.port}/")
-
-
 def _watch(rig: Rig, over: threading.Event) -> None:
     while not over.wait(0.2):
         rig.revive()
@@ -181,8 +175,8 @@ def rig(kind: Kind, directory: Path, *, workers: int = 2, concurrency: int = 6, 
         postgres.make_login()
         to_database, to_broker = stack.enter_context(Proxy(postgres.port)), stack.enter_context(Proxy(broker.port))
         urls = {
-            "DATABASE_URL": through(postgres.login_url, postgres.port, to_database),
-            "CELERY_BROKER_URL": through(broker.url, broker.port, to_broker),
+            "DATABASE_URL": to_database.url(postgres.login_url),
+            "CELERY_BROKER_URL": to_broker.url(broker.url),
             "TURNLINE_API_PORT": "0",
         }
         processes = stack.enter_context(running(Stack(postgres.url, broker.url, directory / "logs", **(urls | settings))))

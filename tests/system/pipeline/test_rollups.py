@@ -18,18 +18,17 @@ from settings import Settings
 from store.conversations import intake
 from store.database import Database
 from tasks.dispatcher import Dispatcher
-from tests.store.test_rollups import same, two_agents
 from tests.support.activity import Activity
 from tests.support.factories import tenant
 from tests.support.recount import quarter, recount, rolled_up
+from tests.support.rollup_checks import assert_rollups_equal_recount, make_tenants
 from tests.support.servers import Databases, process_env, until
 from tests.support.stack import Stack
-from tests.system.pipeline.test_turn import tool
 
 
 async def test_real_turns_are_in_the_totals_once_the_tasks_have_run(stack: Stack, database: Database, dispatcher: Dispatcher):
     stack.worker()
-    made = await tenant(database, sessions=3, tools=(tool(stack),))
+    made = await tenant(database, sessions=3, tools=(stack.tool(),))
     for session_id in made.session_ids:
         accepted = await intake.accept(database, made.workspace_id, session_id, "Is order 41 paid?")
         assert accepted.turn_id is not None
@@ -56,7 +55,7 @@ async def test_real_turns_are_in_the_totals_once_the_tasks_have_run(stack: Stack
 def url(databases: Databases) -> Iterator[str]:
     """A database with some activity that is not in the rollups yet, beyond what is."""
     made = databases.migrated()
-    activity = Activity(made, asyncio.run(two_agents(made, "UTC")), datetime(2026, 3, 6, tzinfo=UTC), 3, 3)
+    activity = Activity(made, asyncio.run(make_tenants(made, "UTC")), datetime(2026, 3, 6, tzinfo=UTC), 3, 3)
     for step in range(200):
         activity.step()
         if step == 50:
@@ -85,7 +84,7 @@ def test_a_run_that_is_killed_in_the_middle_of_a_batch_leaves_it_to_the_next(url
     with psycopg.connect(url) as db:
         assert db.execute("SELECT count(*) FROM usage_facts").fetchone() == (facts,)
     assert fold(url).wait(60) == 0
-    same(url, "UTC")
+    assert_rollups_equal_recount(url, "UTC")
     with psycopg.connect(url) as db:
         assert db.execute("SELECT sum(total_cost) FROM agents").fetchone() == db.execute("SELECT sum(cost_usd) FROM sessions").fetchone()
 
@@ -94,7 +93,7 @@ def test_two_processes_at_once_count_everything_once(url: str):
     both = [fold(url), fold(url)]
 
     assert [process.wait(60) for process in both] == [0, 0]
-    same(url, "UTC")
+    assert_rollups_equal_recount(url, "UTC")
     with psycopg.connect(url) as db:
         assert db.execute("SELECT count(*) FROM usage_facts").fetchone() == (0,)
         assert db.execute("SELECT sum(total_cost) FROM agents").fetchone() == db.execute("SELECT sum(cost_usd) FROM sessions").fetchone()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any
 
 import pytest
 from celery import Celery
@@ -23,14 +22,8 @@ def worker(stack: Stack) -> Process:
     return stack.worker()
 
 
-def tool(stack: Stack, **fields: Any) -> dict[str, Any]:
-    """A tool mapped to the sandbox's server."""
-    connected = {"integration": {"configuration": {"url": f"{stack.sandbox_url}/tools/orders_lookup"}}}
-    return {**TOOL, **connected, "configuration": {"approval": "never"}, **fields}
-
-
 async def test_a_message_whose_answer_needs_the_tool(stack: Stack, database: Database, dispatcher: Dispatcher):
-    made = await tenant(database, tools=(tool(stack),))
+    made = await tenant(database, tools=(stack.tool(),))
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
     assert accepted.turn_id is not None
     dispatcher.dispatch(accepted.turn_id)
@@ -50,7 +43,7 @@ async def test_a_message_whose_answer_needs_the_tool(stack: Stack, database: Dat
 async def test_what_is_held_covers_what_is_used_and_budgets_spend_what_the_ledger_says(
     stack: Stack, database: Database, dispatcher: Dispatcher
 ):
-    made = await tenant(database, tools=(tool(stack),))
+    made = await tenant(database, tools=(stack.tool(),))
     async with database.transaction(made.workspace_id) as db:
         for unit, cap in (("usd", Decimal(1)), ("tokens", Decimal(100_000))):
             await budgets.create(db, made.workspace_id, scope="workspace", scope_id=None, unit=unit, period="day", cap=cap)  # type: ignore[arg-type]
@@ -182,7 +175,7 @@ async def test_what_a_tool_may_do(
 ):
     """Whatever it does, the model is told, the turn is answered, and an effect that cannot be repeated safely is not."""
     loose = {"type": "object", "properties": {"order": {"type": "integer"}, "fault": {"type": "string"}}}
-    made = await tenant(database, tools=(tool(stack, effect=effect, parameters=loose),))
+    made = await tenant(database, tools=(stack.tool(effect=effect, parameters=loose),))
     text = f'[[call orders_lookup {{"order": 41, "fault": "{fault}"}}]] {fault} {effect}'
     accepted = await intake.accept(database, made.workspace_id, made.session_id, text)
     assert accepted.turn_id is not None
@@ -198,7 +191,7 @@ async def test_what_a_tool_may_do(
 
 
 async def test_bad_arguments_go_back_to_the_model(stack: Stack, database: Database, dispatcher: Dispatcher):
-    made = await tenant(database, tools=(tool(stack),))
+    made = await tenant(database, tools=(stack.tool(),))
     for text in ("[[bad-arguments orders_lookup]]", "[[unknown-tool]]", '[[call orders_lookup {"order": "forty-one"}]]'):
         accepted = await intake.accept(database, made.workspace_id, made.session_id, text)
         assert accepted.turn_id is not None
@@ -230,7 +223,7 @@ async def test_a_tool_may_not_reach_into_the_network(stack: Stack, database: Dat
 
 
 async def test_no_words_and_no_secrets_in_the_logs(stack: Stack, database: Database, dispatcher: Dispatcher):
-    made = await tenant(database, tools=(tool(stack),))
+    made = await tenant(database, tools=(stack.tool(),))
     for text in ("canary-words are these", "[[fault 401]] canary-words", '[[call orders_lookup {"order": "canary-words"}]]'):
         accepted = await intake.accept(database, made.workspace_id, made.session_id, text)
         assert accepted.turn_id is not None

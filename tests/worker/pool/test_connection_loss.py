@@ -11,21 +11,18 @@ from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.messaging import Consumer
 
-from tests.support.pool_proxy import Proxy
-from tests.worker.pool.conftest import PATIENCE_S, Site, until
-from tests.worker.pool.test_shutdown import hold
+from tests.support.pool_site import PATIENCE_S, Site, hold, until
+from tests.support.proxy import Proxy
 
 
 def test_turns_outlive_a_broken_connection(site: Site) -> None:
     gate = uuid.uuid4().hex
-    broker = urlsplit(site.broker)
-    with Proxy(broker.port or 0) as proxy:
-        through = broker._replace(netloc=broker.netloc.replace(f":{broker.port}", f":{proxy.port}")).geturl()
-        with site.worker(POOL_TEST_BROKER=through) as worker:
+    with Proxy(urlsplit(site.broker).port or 0) as proxy:
+        with site.worker(POOL_TEST_BROKER=proxy.url(site.broker)) as worker:
             held = hold(site, worker, gate, 20)
-            proxy.cut()
+            proxy.take_down()
             until(lambda: "Connection refused" in worker.log.read_text(), "a refused attempt to connect")
-            proxy.mend()
+            proxy.heal()
             until(lambda: worker.log.read_text().count("Connected to") == 2, "a new connection")
             assert site.send("plain", 1, queue=worker.queue).get(timeout=PATIENCE_S) == 2
             if site.kind == "rabbitmq":  # which delivers again at once, while the first runs go on: what the fence is for
@@ -51,7 +48,7 @@ def test_a_polling_channel_with_unacknowledged_messages_can_be_closed_after_its_
         while not got or polling._in_poll is None:
             with contextlib.suppress(TimeoutError):
                 connection.drain_events(timeout=0.1)
-        proxy.cut()
+        proxy.take_down()
 
         connection.collect(socket_timeout=1)
         connection.close()

@@ -13,7 +13,7 @@ from billiard.exceptions import WorkerLostError
 from celery import chain, chord, group
 from celery.exceptions import Reject, SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 
-from tests.worker.pool.conftest import PATIENCE_S, Site, Worker, until
+from tests.support.pool_site import PATIENCE_S, Site, Worker, until
 
 
 def get(result: Any) -> Any:

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import signal
 import uuid
-from typing import Any
 
 import pytest
 from celery import group
 
-from tests.worker.pool.conftest import PATIENCE_S, Site, Worker, until
-
-
-def hold(site: Site, worker: Worker, gate: str, count: int) -> Any:
-    """Send `count` bodies that wait at `gate`, and return when they do, as far as Celery knows too."""
-    results = group(site.signature("holds", gate, queue=worker.queue) for _ in range(count)).apply_async()
-    until(lambda: len(worker.ask("active")) == count and site.count(f"begun:{gate}") == count, f"{count} starts")
-    return results
+from tests.support.pool_site import PATIENCE_S, Site, Worker, hold, until
 
 
 def unacknowledged(site: Site) -> int:
