@@ -177,7 +177,7 @@ def test_tool_cannot_become_queryable_while_an_integration_has_no_status(acme: T
     tool = acme.tool("refund")
     made = acme.integration(tool["id"], configuration={"url": "https://x.example"})
     path = f"/v1/tools/{tool['id']}"
-    assert "needs status" in acme.call("PATCH", path, 422, json={"effect": "queryable"})["detail"]
+    assert "needs `status`" in acme.call("PATCH", path, 422, json={"effect": "queryable"})["detail"]
     assert acme.call("GET", path, 200)["effect"] == "unsafe"
     acme.call("PATCH", f"{path}/integrations/{made['id']}", 200, json={"enabled": False})
     assert acme.call("PATCH", path, 200, json={"effect": "queryable"})["effect"] == "queryable"
