@@ -1,7 +1,8 @@
-"""What every table shares: constraint names, the type map, ids and times."""
+"""The parts that all tables share: constraint names, the type map, ids and times."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -21,7 +22,7 @@ JsonObject = Annotated[dict[str, Any], mapped_column(JSONB, server_default=text(
 
 
 class Base(DeclarativeBase):
-    """Names constraints (`pk_`, `fk_`, `uq_`, `ix_`, `ck_`) and maps types to columns, so that a model states only what is its own."""
+    """The base of all tables. It names constraints (`pk_`, `fk_`, `uq_`, `ix_`, `ck_`) and maps Python types to column types."""
 
     metadata = MetaData(
         naming_convention={
@@ -42,6 +43,6 @@ class Base(DeclarativeBase):
     }
 
 
-def one_of(column: str, values: type[StrEnum]) -> str:
-    """Return the SQL of a CHECK that `column` holds one of the enum's values."""
+def one_of(column: str, values: Iterable[StrEnum]) -> str:
+    """Return the SQL condition that `column` holds one of the values: of an enum, or of some of its members."""
     return f"{column} IN ({', '.join(repr(value.value) for value in values)})"

@@ -1,4 +1,4 @@
-"""What may be spent, and what is held against it while model calls are under way."""
+"""Budgets, and the amounts that running model calls reserve of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from models.base import Base, CreatedAt, Id, UpdatedAt, one_of
 
 
 class BudgetRow(Base):
-    """A cap on dollars or tokens, a day (UTC) or in all, of a workspace, an agent or a session. `spent + reserved` never exceeds `cap`."""
+    """A cap on dollars or tokens, per day (UTC) or in total, for a workspace, agent or session. `spent + reserved` never exceeds `cap`."""
 
     __tablename__ = "budgets"
     id: Mapped[Id]
@@ -40,7 +40,7 @@ class BudgetRow(Base):
 
 
 class BudgetHoldRow(Base):
-    """What one model call holds of one budget until it is settled. A call of unknown outcome keeps its hold."""
+    """The amount that one model call reserves of one budget until it is settled. A call of unknown outcome keeps its reservation."""
 
     __tablename__ = "budget_holds"
     turn_id: Mapped[UUID] = mapped_column(primary_key=True)

@@ -1,4 +1,4 @@
-"""One immutable line of a session's log."""
+"""Events."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from models.base import Base, CreatedAt, JsonObject
 class EventRow(Base):
     """One line of a session's log: written once, never updated. The application's role has no right to change or delete it.
 
-    `fence` is the claim's number the event was written under; in a session it never decreases by offset.
-    A customer's message carries the fence of the moment and the turn it was accepted into.
+    `fence` is the fence of the claim that wrote the event; in a session it never decreases from one offset to the next. A customer's
+    message has the session's fence at that moment and the turn that it was accepted into.
     """
 
     __tablename__ = "events"

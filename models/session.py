@@ -1,4 +1,4 @@
-"""One conversation: its counters, and the right to write it."""
+"""Sessions."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from models.base import Base, BigCount, Count, CreatedAt, Id, JsonObject, Update
 
 
 class SessionRow(Base):
-    """A session. Its row is the lock under which its log grows: offsets come from `next_offset`, held until commit.
+    """A session. Its row is the lock under which its log grows: offsets come from `next_offset`, and the lock is held until commit.
 
-    `lease_*`: who may write the session's turn, until when (the database's clock), proven by which number.
-    `dead_in_row` counts dead turns since the last reply; with the third the session is quarantined until an operator lets it go on.
-    The counters equal a recount of the log and the ledger, in every committed state. While it is held it is not deleted; once `deleting_at`
-    is set it is gone for the application, and what belongs to it goes in batches, this row last.
-    `average_response_time` is in milliseconds, from turns that were answered. `counted`: what changes in it is noted for analytics; it
-    is false only of sessions older than those, until a job has counted them.
+    `lease_owner` may write the session's turn until `lease_until` (the database's clock), and proves it with `lease_fence`.
+    `dead_in_row` counts dead turns since the last reply; the third quarantines the session until an operator releases it.
+    The counters equal a recount of the log and the ledger in every committed state. A session with a legal hold (`held_at`) is not
+    deleted. Once `deleting_at` is set, the application no longer sees the session, and its rows are deleted in batches, this one last.
+    `average_response_time` is in milliseconds, over answered turns. `counted`: its changes are recorded for analytics; false only for
+    sessions from before analytics, until a job has counted them.
     """
 
     __tablename__ = "sessions"

@@ -10,7 +10,7 @@ from realtime.publisher import Publisher
 from store.conversations import intake
 from store.conversations.intake import Accepted
 from store.database import Database
-from tasks.dispatcher import Dispatcher
+from worker.dispatching import Dispatcher
 
 
 async def accept_and_dispatch(

@@ -23,7 +23,7 @@ from celery.worker import state
 
 from settings import Settings, get_settings
 from store.database import MAINTENANCE_ROLE, Database
-from store.operations import turn_lists, workers
+from store.operations import stuck_turns, workers
 from worker.redis_transport import BrokerReplies
 
 log = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ class Watchdog(threading.Thread):
                 age_s = time.monotonic() - self._began
                 await workers.seen(database, self._name, os.getpid(), age_s=age_s, idle_s=idle_s, running=activity.active)
                 allowed_s = self._limit_s if activity.connected else self._limit_s + RECONNECT_PAUSE_S
-                stuck = await turn_lists.stuck(database, 1, self._limit_s) if idle_s >= allowed_s else []
+                stuck = await stuck_turns.open_turns(database, 1, self._limit_s, runnable=True) if idle_s >= allowed_s else []
         except Exception as error:  # noqa: BLE001 - a database that does not answer is not the worker's fault
             log.info("The watchdog could not query the database: %s", type(error).__name__)
             return None

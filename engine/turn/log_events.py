@@ -7,9 +7,10 @@ from uuid import UUID
 
 from engine.enums import CancelReason, EventKind, Source, ToolStatus
 from engine.events import Event, ModelReply, ToolCall, ToolOutcome
+from engine.sentences import PLAIN
 from engine.turn.commit import Finish
 
-FAILED_TEXT = "This message could not be answered."
+FAILED_TEXT = PLAIN["not_answered"]
 SPENT_TEXT = "This message could not be answered: a limit on what may be spent on it has been reached."
 
 
@@ -54,7 +55,7 @@ def cancelled_event(reason: CancelReason, partial_text: str, *, read_through: in
 
     `read_through`: the offset of the last message that this part had read.
     """
-    content: dict[str, object] = {"status": "cancelled", "error_class": str(reason), "text": "The reply was cancelled."}
+    content: dict[str, object] = {"status": "cancelled", "error_class": str(reason), "text": PLAIN["reply_cancelled"]}
     if partial_text:
         content["partial_text"] = partial_text
     if reason is CancelReason.ROLLED_BACK:

@@ -14,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine import histogram
+from engine.enums import Grain
 from engine.errors import NotFound, Rejected
 from engine.histogram import Histogram
 from store.analytics.rollup_sql import AGENT, BOTH_TIMES, MODEL, TOOL, Sums, local_date, within
@@ -36,7 +37,6 @@ _TOOL_COUNTS = "SELECT agent_id, count(*) AS tools FROM agent_tools WHERE agent_
 
 Row = dict[str, Any]
 Step = Literal["day", "hour"]
-Grain = Literal["quarter", "day", "total"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ async def in_all(db: AsyncConnection, workspace_id: UUID, agent_id: UUID | None,
 
     `agent`, `models`, `tools` are sums; `timezone` is that of the days. What agents came to that are deleted now is among them.
     """
-    zone, grains = await _grains(db, workspace_id, agent_id, "day" if days else "total")
+    zone, grains = await _grains(db, workspace_id, agent_id, Grain.DAY if days else Grain.TOTAL)
     asked = (workspace_id, zone, days, grains)
     (agent,) = await _sums(db, AGENT, *asked, place="0") or [_nothing(AGENT)]
     models = await _sums(db, MODEL, *asked, place="0")
@@ -110,7 +110,7 @@ async def step_by_step(
     """
     if by == "hour" and (days.last - days.first).days >= LONGEST_DAYS_BY_HOUR:
         raise Rejected(f"From `from` to `to` there may be {LONGEST_DAYS_BY_HOUR} days by hour.")
-    zone, grains = await _grains(db, workspace_id, agent_id, "quarter" if by == "hour" else "day")
+    zone, grains = await _grains(db, workspace_id, agent_id, Grain.QUARTER if by == "hour" else Grain.DAY)
     asked = (workspace_id, zone, days, grains)
     agents = {row["place"]: row for row in await _sums(db, AGENT, *asked, place=_PLACES[by])}
     models: dict[Any, Row] = {}
@@ -124,7 +124,7 @@ async def step_by_step(
 
 async def stats(db: AsyncConnection, workspace_id: UUID, agent_ids: Sequence[UUID]) -> dict[UUID, Row]:
     """What each of these agents came to in all, with `tool_count`, by agent."""
-    rows = await _sums(db, AGENT, workspace_id, "UTC", None, {"total": list(agent_ids)}, place="agent_id")
+    rows = await _sums(db, AGENT, workspace_id, "UTC", None, {Grain.TOTAL: list(agent_ids)}, place="agent_id")
     told = {row["place"]: row for row in rows}
     counts = {row.agent_id: row.tools for row in await db.execute(text(_TOOL_COUNTS), {"agents": list(agent_ids)})}
     return {one: told.get(one, _nothing(AGENT)) | {"tool_count": counts.get(one, 0)} for one in agent_ids}
@@ -144,9 +144,9 @@ async def _grains(db: AsyncConnection, workspace_id: UUID, agent_id: UUID | None
     row = (await db.execute(text(_ZONE), {"workspace": workspace_id, "agents": asked})).one_or_none()
     if row is None:
         raise NotFound("no such workspace")
-    if grain != "day" or not row.not_cut:
+    if grain is not Grain.DAY or not row.not_cut:
         return row.timezone, {grain: asked}
-    return row.timezone, {"day": [one for one in asked if one not in set(row.not_cut)], "quarter": row.not_cut}
+    return row.timezone, {Grain.DAY: [one for one in asked if one not in set(row.not_cut)], Grain.QUARTER: row.not_cut}
 
 
 def _all(grains: Mapping[str, list[UUID]]) -> list[UUID]:

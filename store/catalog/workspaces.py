@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import available_timezones
 
@@ -15,13 +15,14 @@ from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils.compat import uuid7
 
+from engine.enums import AccessRole
 from engine.errors import Conflict, NotFound, Rejected
 from models import ApiKeyRow, PermissionRow, UserRow, WorkspaceRow
 from store.database import Database
 from store.tenancy import workspace_of_api_key
 
-Role = Literal["admin", "write", "read"]
-ROLES: tuple[Role, ...] = ("admin", "write", "read")  # the mightiest first
+ROLES = tuple(AccessRole)
+"""The role that allows the most first."""
 KEY_MAX_LENGTH = 200
 TOUCH_EVERY_S = 60
 WINTER_ONLY = {"CET", "EET", "MET", "WET"}  # to Postgres these are abbreviations: winter's time, all year
@@ -50,7 +51,7 @@ class Caller:
     workspace_id: UUID
     key_id: UUID
     user_id: UUID | None
-    role: Role | None
+    role: AccessRole | None
     last_used_at: datetime | None
 
     @property
@@ -61,7 +62,7 @@ class Caller:
     @property
     def may_write(self) -> bool:
         """Whether the key may change things."""
-        return self.role in ("admin", "write")
+        return self.role in (AccessRole.ADMIN, AccessRole.WRITE)
 
 
 async def create(database: Database, name: str, *, owner_email: str | None = None) -> Created:
@@ -74,7 +75,7 @@ async def create(database: Database, name: str, *, owner_email: str | None = Non
     if not name.strip() or len(name) > 100:
         raise Rejected("A workspace's name must have 1 to 100 characters.")
     workspace_id = uuid7()
-    first = _new_key(workspace_id, "admin", "first key", None)
+    first = _new_key(workspace_id, AccessRole.ADMIN, "first key", None)
     async with database.transaction(workspace_id) as db:
         owner_id = None
         if owner_email is not None:
@@ -86,7 +87,9 @@ async def create(database: Database, name: str, *, owner_email: str | None = Non
         await db.execute(insert(WorkspaceRow).values(id=workspace_id, name=name, owner_id=owner_id))
         if owner_id is not None:
             await db.execute(
-                insert(PermissionRow).values(workspace_id=workspace_id, user_id=owner_id, entity_id=workspace_id, permission_type="admin")
+                insert(PermissionRow).values(
+                    workspace_id=workspace_id, user_id=owner_id, entity_id=workspace_id, permission_type=AccessRole.ADMIN
+                )
             )
         await db.execute(insert(ApiKeyRow).values(first.row))
     return Created(workspace_id, first.text)
@@ -133,7 +136,7 @@ async def set_retention_days(db: AsyncConnection, workspace_id: UUID, days: int 
 
 
 async def create_api_key(
-    database: Database, workspace_id: UUID, *, role: Role = "admin", name: str = "", user_id: UUID | None = None
+    database: Database, workspace_id: UUID, *, role: AccessRole = AccessRole.ADMIN, name: str = "", user_id: UUID | None = None
 ) -> CreatedKey:
     """Create an API key. With `user_id` it can do no more than that user's permission allows, at any time."""
     made = _new_key(workspace_id, role, name, user_id)
@@ -177,7 +180,7 @@ async def caller_of(database: Database, key_text: str) -> Caller | None:
     if row is None:
         return None
     allowed = [row.role] if row.user_id is None else [row.role, row.permission_type]
-    role = None if None in allowed else max(allowed, key=ROLES.index)
+    role = None if None in allowed else AccessRole(max(allowed, key=ROLES.index))
     return Caller(workspace_id, row.id, row.user_id, role, row.last_used_at)
 
 
@@ -206,7 +209,7 @@ class _NewKey(NamedTuple):
     row: dict[str, Any]
 
 
-def _new_key(workspace_id: UUID, role: Role, name: str, user_id: UUID | None) -> _NewKey:
+def _new_key(workspace_id: UUID, role: AccessRole, name: str, user_id: UUID | None) -> _NewKey:
     key_id, prefix = uuid7(), f"tl_{secrets.token_hex(4)}"
     key_text = f"{prefix}_{secrets.token_urlsafe(32)}"
     row = {"id": key_id, "workspace_id": workspace_id, "user_id": user_id, "name": name, "role": role}

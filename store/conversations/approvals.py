@@ -1,4 +1,4 @@
-"""Approvals: what waits for a person, and what they decide."""
+"""Approvals of tool calls: listing them, and a person's decision."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ WIRE = (
     ApprovalRow.edited_arguments,
     ApprovalRow.used_at,
 )
-# The tool's parameters as the turn was pinned to them: what the call is checked by when it is run.
+# The tool's parameters in the turn's snapshot of the agent: the call is checked against these when it runs.
 PARAMETERS = text(
     "SELECT jsonb_path_query_first(k.snapshot, '$.tools[*] ? (@.id == $id)', jsonb_build_object('id', p.tool_id))->'parameters'"
     " FROM approvals p JOIN turns t ON t.id = p.turn_id JOIN sessions s ON s.id = p.session_id"
@@ -51,7 +51,7 @@ Verdict = Literal["approved", "denied"]
 
 
 class Unfit(Rejected):
-    """Edited arguments that the tool does not take. `failures` are sentences with their places."""
+    """Edited arguments that do not match the tool's parameters. `failures` are sentences, each with its place in the arguments."""
 
     def __init__(self, failures: Sequence[str]) -> None:
         super().__init__(f"The edited arguments do not fit the tool's parameters: {failures[0]}")
@@ -60,7 +60,7 @@ class Unfit(Rejected):
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """A decision that is in the log at `offset`. `to_dispatch`: the turn that goes on, if it may."""
+    """A decision that is in the log at `offset`. `to_dispatch`: the turn to dispatch now, if any."""
 
     approval: dict[str, Any]
     offset: int
@@ -68,7 +68,7 @@ class Decided:
 
 
 async def get(db: AsyncConnection, approval_id: UUID) -> dict[str, Any]:
-    """The approval. Raises NotFound."""
+    """Return the approval. Raises NotFound."""
     row = (await db.execute(select(*WIRE).where(ApprovalRow.id == approval_id))).mappings().one_or_none()
     if row is None:
         raise NotFound("no such approval")
@@ -85,7 +85,7 @@ async def page(
     after: str | None = None,
     total: bool = False,
 ) -> pagination.Page:
-    """The workspace's approvals, the newest first."""
+    """Return a page of the workspace's approvals, the newest first."""
     query = select(*WIRE)
     if status is not None:
         query = query.where(ApprovalRow.status == status)
@@ -106,23 +106,24 @@ async def decide(
     reason: str | None = None,
     edited_arguments: dict[str, Any] | None = None,
 ) -> Decided:
-    """Decide for `by`, once: the decision is good for this call with the arguments that were shown, or those given in their place.
+    """Store the decision of `by`, once. It holds for this call with the arguments that were shown, or with `edited_arguments`.
 
     Raises:
-        NotFound: no such approval in this workspace.
-        Conflict: it was decided before, has expired, or its turn is over.
-        Rejected: the reason or the edited arguments cannot be kept, or there are some with a denial. Unfit: the tool does not take them.
+        NotFound: the workspace has no such approval.
+        Conflict: it was decided before or has expired, or its turn is over.
+        Rejected: the reason or the edited arguments are too long or not storable, or a denial has edited arguments.
+        Unfit: the edited arguments do not match the tool's parameters.
     """
     _check(verdict, reason, edited_arguments)
     async with database.transaction(workspace_id) as db:
-        asked = await get(db, approval_id)
+        shown = await get(db, approval_id)
         if edited_arguments is not None:
             parameters = await db.scalar(PARAMETERS, {"id": approval_id})
             if failures := ["The agent has no such tool."] if parameters is None else validate(parameters, edited_arguments):
                 raise Unfit(failures)
-    given = asked["arguments"] if edited_arguments is None else edited_arguments
-    # Bound to what was shown, not to what was to be run: where the two differ, nothing is run.
-    bound = hash_to_approve(asked["session_id"], asked["tool_id"], asked["tool_call_id"], asked["tool_name"], given)
+    given = shown["arguments"] if edited_arguments is None else edited_arguments
+    # The hash is of the arguments that were shown. If the call has others, it is not run.
+    bound = hash_to_approve(shown["session_id"], shown["tool_id"], shown["tool_call_id"], shown["tool_name"], given)
     edited = None if edited_arguments is None else Jsonb(edited_arguments)
     row = await database.call(DECIDE, workspace_id, approval_id, verdict, by, reason, edited, bound)
     async with database.transaction(workspace_id) as db:

@@ -1,4 +1,4 @@
-"""How much is open, and how long it waits: what the front door asks before it takes more."""
+"""Back-pressure: how much work is open and how long it waits, read by the API before it accepts more."""
 
 from __future__ import annotations
 
@@ -10,29 +10,16 @@ from sqlalchemy import text as sql
 
 from store.database import Database
 
-# One turn that nobody can carry must not close the door for everybody for long.
+# How many times `Limits.behind_s` a turn counts as behind: one turn that no worker can run must not block all intake for long.
 LONGEST = 10.0
 
-PRESSURE = "SELECT * FROM backpressure($1, $2, $3, $4)"
-
-# As accept_message decides it (store/sql/accept_message.sql), read without a lock: to refuse must be cheap.
-# A message that interrupts a turn takes its place.
-OPENS_ONE_MORE = """
-SELECT s.status = 'active' AND s.mode <> 'manual' AND a.status = 'active' AND a.deleted_at IS NULL
-    AND NOT EXISTS (SELECT 1 FROM events e WHERE e.session_id = s.id AND e.message_key = :key)
-    AND CASE coalesce(:strategy, a.strategy) WHEN 'enqueue' THEN true
-        WHEN 'coalesce' THEN last.strategy IS NULL OR last.strategy = 'enqueue' OR last.cancel_requested_at IS NOT NULL
-        ELSE last.strategy IS NULL END
-FROM sessions s JOIN agents a ON a.id = s.agent_id LEFT JOIN LATERAL (
-    SELECT strategy, cancel_requested_at FROM turns t WHERE t.session_id = s.id AND t.status IN ('queued', 'running', 'waiting')
-    ORDER BY t.opened_at_offset DESC LIMIT 1) last ON true
-WHERE s.id = :session
-"""
+BACKPRESSURE = "SELECT * FROM backpressure($1, $2, $3, $4)"
+EFFECT = "SELECT o_effect FROM message_effect(:session, :key, :strategy)"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What may be open: turns of one workspace, turns of all, seconds that a turn may wait for a worker. 0: no limit."""
+    """How much may be open: turns of one workspace, turns of all workspaces, seconds that a turn may wait for a worker. 0: no limit."""
 
     workspace: int
     total: int
@@ -44,7 +31,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was open. Counts end at their limits; what has no limit is not counted."""
+    """How much was open. Each count stops at its limit; a count without a limit is not made."""
 
     by_workspace: Mapping[UUID, int]
     total: int
@@ -52,9 +39,9 @@ class Reading:
 
 
 async def read(database: Database, limits: Limits, workspaces: Sequence[UUID]) -> Reading:
-    """Count what is open in each of `workspaces` and in all of them, and how long the oldest turn has waited for a worker."""
+    """Count the open turns of each of `workspaces` and of all, and return how long the oldest turn has waited for a worker."""
     row = await database.call(
-        PRESSURE,
+        BACKPRESSURE,
         list(workspaces),
         limits.workspace or None,
         limits.total or None,
@@ -66,7 +53,12 @@ async def read(database: Database, limits: Limits, workspaces: Sequence[UUID]) -
 async def opens_one_more(
     database: Database, workspace_id: UUID, session_id: UUID, *, message_key: str | None, strategy: str | None
 ) -> bool:
-    """Whether a message would leave one more turn open: not one that is repeated, joins a turn, is refused anyway or is for a person."""
+    """Return whether a message would leave one more turn open.
+
+    accept_message decides by the same SQL function (store/sql/message_effect.sql), but under the session's lock. Here it is read
+    without a lock, because a refusal must be cheap. A repeated message, one that joins or replaces a turn, one that is refused for
+    another reason and one that a person will answer open no turn.
+    """
     async with database.transaction(workspace_id) as db:
-        found = await db.scalar(sql(OPENS_ONE_MORE), {"session": session_id, "key": message_key, "strategy": strategy})
-    return bool(found)
+        effect = await db.scalar(sql(EFFECT), {"session": session_id, "key": message_key, "strategy": strategy})
+    return bool(effect == "opens")

@@ -1,4 +1,4 @@
-"""Budgets: caps on what model calls may use, and what has been spent and is held of them."""
+"""Budgets: caps on the cost or tokens of model calls, with the amounts spent and reserved."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from store import pagination
 MAX_CAP = Decimal(10) ** 10  # exclusive; ten digits on either side of the point
 
 TODAY = cast(func.timezone("UTC", func.now()), Date)
-BEGUN = (BudgetRow.period == "day") & (BudgetRow.day < TODAY)  # a day nothing was reserved on yet
+STALE = (BudgetRow.period == BudgetPeriod.DAY) & (BudgetRow.day < TODAY)  # the amounts are of an earlier day
 WIRE = (
     BudgetRow.id,
     BudgetRow.scope,
@@ -26,9 +26,9 @@ WIRE = (
     BudgetRow.unit,
     BudgetRow.period,
     BudgetRow.cap,
-    case((BEGUN, 0), else_=BudgetRow.spent).label("spent"),
-    case((BEGUN, 0), else_=BudgetRow.reserved).label("reserved"),
-    case((BudgetRow.period == "day", func.greatest(BudgetRow.day, TODAY)), else_=null()).label("day"),
+    case((STALE, 0), else_=BudgetRow.spent).label("spent"),
+    case((STALE, 0), else_=BudgetRow.reserved).label("reserved"),
+    case((BudgetRow.period == BudgetPeriod.DAY, func.greatest(BudgetRow.day, TODAY)), else_=null()).label("day"),
     BudgetRow.created_at,
     BudgetRow.updated_at,
 )
@@ -44,14 +44,14 @@ async def create(
     period: BudgetPeriod,
     cap: Decimal,
 ) -> dict[str, Any]:
-    """Create a budget of US dollars or tokens, a day (UTC) or in all, and return it. It counts model calls from now on.
+    """Create a budget in US dollars or tokens, per day (UTC) or in total, and return it. It counts model calls from now on.
 
-    `scope_id` may be left out for the workspace itself.
+    `scope_id` may be None for the workspace itself.
 
     Raises:
-        Rejected: the cap is no amount of its unit; an agent or session is not named.
-        NotFound: what the budget is to be of is not in this workspace.
-        Conflict: there is one of this scope, unit and period already.
+        Rejected: the cap is not a valid amount of its unit; the scope is an agent or session and `scope_id` is None.
+        NotFound: the agent or session is not in this workspace.
+        Conflict: a budget of this scope, unit and period exists.
     """
     _check(unit, cap)
     scope_id = await _scope_id(db, workspace_id, scope, scope_id)
@@ -63,7 +63,7 @@ async def create(
 
 
 async def get(db: AsyncConnection, budget_id: UUID) -> dict[str, Any]:
-    """The budget as it stands. Raises NotFound."""
+    """Return the budget with its current amounts. Raises NotFound."""
     row = (await db.execute(select(*WIRE).where(BudgetRow.id == budget_id))).mappings().one_or_none()
     if row is None:
         raise NotFound("no such budget")
@@ -79,7 +79,7 @@ async def page(
     after: str | None = None,
     total: bool = False,
 ) -> pagination.Page:
-    """The workspace's budgets, the newest first."""
+    """Return a page of the workspace's budgets, the newest first."""
     query = select(*WIRE)
     if scope is not None:
         query = query.where(BudgetRow.scope == scope)
@@ -89,11 +89,11 @@ async def page(
 
 
 async def change(db: AsyncConnection, budget_id: UUID, cap: Decimal) -> dict[str, Any]:
-    """Set another cap, from the next model call on, and return the budget. One below what is spent lets nothing more be called.
+    """Set another cap, from the next model call on, and return the budget. A cap below what is spent allows no more calls.
 
     Raises:
-        NotFound: no such budget.
-        Rejected: the cap is no amount of its unit.
+        NotFound: the workspace has no such budget.
+        Rejected: the cap is not a valid amount of its unit.
     """
     _check((await get(db, budget_id))["unit"], cap)
     await db.execute(update(BudgetRow).where(BudgetRow.id == budget_id).values(cap=cap, updated_at=func.now()))
@@ -101,7 +101,7 @@ async def change(db: AsyncConnection, budget_id: UUID, cap: Decimal) -> dict[str
 
 
 async def remove(db: AsyncConnection, budget_id: UUID) -> None:
-    """Remove the budget and what is held of it; model calls under way go on. Raises NotFound."""
+    """Delete the budget and its reservations; running model calls go on. Raises NotFound."""
     gone = await db.execute(delete(BudgetRow).where(BudgetRow.id == budget_id))
     if not gone.rowcount:
         raise NotFound("no such budget")
@@ -110,12 +110,12 @@ async def remove(db: AsyncConnection, budget_id: UUID) -> None:
 def _check(unit: BudgetUnit, cap: Decimal) -> None:
     if not cap.is_finite() or not 0 <= cap < MAX_CAP or cap.as_tuple().exponent < -10:  # type: ignore[operator]  # an int where finite
         raise Rejected("cap must be an amount from 0 to 9999999999 with at most ten digits after the point.")
-    if unit == "tokens" and cap != cap.to_integral_value():
+    if unit == BudgetUnit.TOKENS and cap != cap.to_integral_value():
         raise Rejected("cap must be a whole number of tokens.")
 
 
 async def _scope_id(db: AsyncConnection, workspace_id: UUID, scope: BudgetScope, scope_id: UUID | None) -> UUID:
-    if scope == "workspace":
+    if scope == BudgetScope.WORKSPACE:
         if scope_id not in (None, workspace_id):
             raise NotFound("no such workspace")
         return workspace_id
@@ -123,7 +123,7 @@ async def _scope_id(db: AsyncConnection, workspace_id: UUID, scope: BudgetScope,
         raise Rejected(f"scope_id is required: the {scope} that the budget is of.")
     there = (
         select(AgentRow.id).where(AgentRow.id == scope_id, AgentRow.deleted_at.is_(None))
-        if scope == "agent"
+        if scope == BudgetScope.AGENT
         else select(SessionRow.id).where(SessionRow.id == scope_id)
     )
     if await db.scalar(there) is None:

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from engine.sentences import with_sentences
 from models import EventRow
 
 WIRE = (
@@ -27,8 +28,8 @@ WIRE = (
 async def after(
     db: AsyncConnection, session_id: UUID, offset: int = -1, *, kinds: Sequence[str] = (), limit: int = 100
 ) -> list[dict[str, Any]]:
-    """The session's events above `offset`, ascending, at most `limit`, of `kinds` if any are named; each as it goes on the wire."""
+    """Return the session's events above `offset` as the API sends them, ascending, at most `limit`; of `kinds` only, if any are given."""
     query = select(*WIRE).where(EventRow.session_id == session_id, EventRow.offset > offset).order_by(EventRow.offset).limit(limit)
     if kinds:
         query = query.where(EventRow.kind.in_(kinds))
-    return [dict(row) for row in (await db.execute(query)).mappings()]
+    return [{**row, "content": with_sentences(row["content"])} for row in (await db.execute(query)).mappings()]

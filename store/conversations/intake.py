@@ -1,4 +1,4 @@
-"""Intake: the one function behind both doors, HTTP and Celery."""
+"""Accepting customers' messages, for the HTTP API and for the Celery task."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 from sqlalchemy import text as sql
 
+from engine.enums import Strategy
 from engine.errors import Conflict, NotFound, Permanent, RateLimited, Rejected
 from engine.safe_json import check_json_value
 from store.database import Database, dumps
@@ -18,17 +19,18 @@ from store.database import Database, dumps
 TEXT_MAX_BYTES = 64 * 1024
 KEY_MAX_LENGTH = 200
 METADATA_MAX_BYTES = 64 * 1024
-SETTLES_S = 5.0  # when it is worth asking again whether a turn has settled
-STRATEGIES = ("coalesce", "enqueue", "reject", "interrupt", "rollback")
+RETRY_AFTER_S = 5.0  # when a turn may have settled
+STRATEGIES = tuple(Strategy)
 
 ACCEPT = "SELECT * FROM accept_message($1, $2, $3, $4, $5, $6, $7, $8)"
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A customer's message that is in the log. `turn_id` is None where a person answers (mode manual).
+    """A customer's message that is in the log. `turn_id` is None if a person answers (mode manual).
 
-    `repeated`: its `message_key` had been accepted before; everything here is the first one's. `to_dispatch`: the turn that wants ringing.
+    `repeated`: its `message_key` was accepted before, and all fields are those of the first message. `to_dispatch`: the turn to dispatch
+    now, if any.
     """
 
     event_id: UUID
@@ -52,16 +54,16 @@ async def accept(
     window: int = 200,
     max_open: int | None = None,
 ) -> Accepted:
-    """Append a customer's message and open a turn for it, or join the open one; one transaction.
+    """Append a customer's message and open a turn for it, or join the open turn, in one transaction.
 
-    Safe to repeat with the same `message_key`. `window`: how many turns of the workspace may be rung or running at a time;
-    `max_open`: how many turns of the session may be open.
+    Safe to repeat with the same `message_key`. `window` is the workspace's in-flight limit; `max_open` is how many turns of the session
+    may be open.
 
     Raises:
-        Rejected: the text is blank, longer than 64 KiB or not storable; the key, metadata or strategy is not what it must be.
-        NotFound: no such session in this workspace.
-        Conflict: the key was used with another text; the session has ended; its agent does not answer any more; a turn is open, and
-            the strategy is reject, or is rollback and an unsafe tool has run.
+        Rejected: the text is blank, longer than 64 KiB or not storable; the key, metadata or strategy is not valid.
+        NotFound: the workspace has no such session.
+        Conflict: the key was used with another text; the session has ended; its agent is not active; a turn is open, and the strategy
+            is reject, or is rollback and an unsafe tool has run.
         RateLimited: the session has `max_open` open turns.
     """
     check_message(text, message_key, metadata)
@@ -93,7 +95,7 @@ async def accept(
         case "too_many_open":
             raise RateLimited(
                 f"the session has {max_open} open turns, which is as many as it may have; send the message again when one has settled",
-                retry_after_s=SETTLES_S,
+                retry_after_s=RETRY_AFTER_S,
             )
         case "agent_inactive":
             raise Conflict("the session's agent is not active")
@@ -102,7 +104,7 @@ async def accept(
 
 
 def check_message(text: object, message_key: object, metadata: object) -> None:
-    """Raises Rejected where the text, key or metadata is not what a message's must be."""
+    """Raise Rejected unless the text, key and metadata are valid for a message."""
     check_text(text)
     if message_key is not None and not (isinstance(message_key, str) and 1 <= len(message_key) <= KEY_MAX_LENGTH):
         raise Rejected(f"message_key must be a string of 1 to {KEY_MAX_LENGTH} characters.")
@@ -127,10 +129,10 @@ def check_text(text: object) -> None:
 async def record_refusal(
     database: Database, workspace_id: UUID, session_id: UUID, message_key: object, text: object, error: Permanent
 ) -> int | None:
-    """Append a `status_update` that says why a message was not accepted, for a sender who gets no answer; returns its offset.
+    """Append a `status_update` that says why a message was not accepted, and return its offset; for senders that get no response.
 
-    None where the session has been deleted meanwhile. The same refusal of the same message is recorded once, however often it is
-    delivered. The event names the key, never the text.
+    Return None if the session was deleted meanwhile. The same refusal of the same message is recorded once, however often the message
+    is delivered. The event holds the message's key and never its text.
     """
     refusal = hashlib.sha256(f"{message_key}\0{text}".encode("utf-8", "surrogatepass")).hexdigest()
     key = message_key[:KEY_MAX_LENGTH] if isinstance(message_key, str) and _storable(message_key) else None

@@ -1,4 +1,4 @@
-"""Repair: giving a turn that ended without a reply another go, and letting a quarantined session go on."""
+"""Redriving turns that ended without a reply, and releasing quarantined sessions."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ RELEASE = "SELECT * FROM release_session($1, $2, $3, $4)"
 REFUSED = {
     "not_ended": "the turn is still open; only one that has failed or is dead is redriven",
     "answered": "the turn was answered",
-    "cancelled": "the turn was cancelled; somebody did not want it answered",
-    "answered_later": "a later turn of the session has answered since, or is about to; its reply would come after that one's",
+    "cancelled": "the turn was cancelled on request",
+    "answered_later": "a later turn of the session has answered or is running; a reply to this one would come out of order",
     "unsafe_ran": "a tool that must not be repeated has run, or may have; redrive it from its last step instead of from scratch",
     "session_ended": "the session has ended",
     "manual": "a person answers in this session; set its mode to auto first",
@@ -40,15 +40,15 @@ class Released:
 
 
 async def redrive(database: Database, workspace_id: UUID, turn_id: UUID, *, from_scratch: bool, by: str, window: int) -> Redriven:
-    """Open a failed or dead turn again, with all its attempts and limits, and lift its session's quarantine.
+    """Open a failed or dead turn again, with full attempts and limits, and lift its session's quarantine.
 
-    It goes on from its last step: finished model calls and tool calls stand. With `from_scratch` it begins at its messages again,
-    with the agent as it is now, and what it had done is out of the model's sight. `by` is named in the log. `window`: how many turns
-    of the workspace may be rung or running at a time.
+    It resumes at its last step: finished model calls and tool calls stand. With `from_scratch` it starts at its messages again, with
+    the agent as it is now, and the model does not see what it did before. `by` is named in the log. `window` is the workspace's
+    in-flight limit.
 
     Raises:
-        NotFound: no such turn in this workspace.
-        Conflict: it cannot be redriven; the sentence says why.
+        NotFound: the workspace has no such turn.
+        Conflict: the turn cannot be redriven; the message says why.
     """
     row = await database.call(REDRIVE, workspace_id, turn_id, from_scratch, by, window)
     outcome = row["o_outcome"]
@@ -60,7 +60,7 @@ async def redrive(database: Database, workspace_id: UUID, turn_id: UUID, *, from
 
 
 async def release(database: Database, workspace_id: UUID, session_id: UUID, *, by: str, window: int) -> Released:
-    """Lift a session's quarantine: its open turns are carried again; dead ones stay dead. Harmless to repeat. Raises NotFound."""
+    """Lift a session's quarantine, so that its open turns run again. Dead turns stay dead. Safe to repeat. Raises NotFound."""
     row = await database.call(RELEASE, workspace_id, session_id, by, window)
     if row["o_outcome"] == "not_found":
         raise NotFound("no such session")

@@ -1,4 +1,4 @@
-"""What people do to a session while it runs: cancelling its turns, switching who answers, writing themselves."""
+"""Cancelling turns, switching a session's mode, and replying as a person."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
+from engine.enums import SessionMode, Source
 from engine.errors import Conflict, NotFound, Rejected
 from store.conversations.intake import Accepted, check_message
 from store.database import Database
 
 CANCEL = "SELECT * FROM cancel_turns($1, $2, $3, $4)"
 SET_MODE = "SELECT * FROM set_mode($1, $2, $3, $4, $5)"
-SAY = "SELECT * FROM reply_as_person($1, $2, $3, $4, $5, $6)"
+REPLY = "SELECT * FROM reply_as_person($1, $2, $3, $4, $5, $6)"
 
-MODES = ("auto", "manual", "paused")
-PEOPLE = ("human_agent", "human_agent_on_behalf_of_ai_agent")
+MODES = tuple(SessionMode)
+PEOPLE = (Source.HUMAN_AGENT, Source.HUMAN_AGENT_ON_BEHALF_OF_AI_AGENT)
 
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """What became of a request to cancel. `to_dispatch`: the turn to be carried next, if any; `offset`: where the session's log ends.
+    """The result of a request to cancel. `to_dispatch` is the turn to dispatch now, if any; `offset` is the log's last.
 
-    cancelled: what was open has ended. cancelling: a worker carries a turn, and will end it within a second. settled: nothing was open.
+    `status`: cancelled, all that was open has ended; cancelling, a worker has a turn and ends it within a second; settled, nothing
+    was open.
     """
 
     status: Literal["cancelled", "cancelling", "settled"]
@@ -42,12 +44,12 @@ class Switched:
 
 
 async def cancel_session(database: Database, workspace_id: UUID, session_id: UUID, *, by: str) -> Cancelled:
-    """Cancel every open turn of a session. Harmless to repeat. Raises NotFound."""
+    """Cancel every open turn of a session. Safe to repeat. Raises NotFound."""
     return _cancelled(await database.call(CANCEL, workspace_id, session_id, None, by), "no such session")
 
 
 async def cancel_turn(database: Database, workspace_id: UUID, turn_id: UUID, *, by: str) -> Cancelled:
-    """Cancel a turn, if it is open; the others of its session go on. Harmless to repeat. Raises NotFound."""
+    """Cancel a turn if it is open; other turns of its session go on. Safe to repeat. Raises NotFound."""
     return _cancelled(await database.call(CANCEL, workspace_id, None, turn_id, by), "no such turn")
 
 
@@ -58,14 +60,14 @@ def _cancelled(row: dict[str, Any], missing: str) -> Cancelled:
 
 
 async def set_mode(database: Database, workspace_id: UUID, session_id: UUID, mode: str, *, by: str, window: int = 200) -> Switched:
-    """Switch who answers: the agent (auto), a person (manual: open turns end), nobody for now (paused: turns rest). Harmless to repeat.
+    """Switch who answers: the agent (auto), a person (manual, which ends open turns) or nobody (paused, which parks them). Safe to repeat.
 
-    Once this has returned for manual, no message of the agent follows in the log until the mode is auto again. `window`: how many turns of
-    the workspace may be rung or running at a time.
+    Once this has returned for manual, the log gets no agent message until the mode is auto again. `window` is the workspace's in-flight
+    limit.
 
     Raises:
-        Rejected: no such mode.
-        NotFound: no such session in this workspace.
+        Rejected: `mode` is not a mode.
+        NotFound: the workspace has no such session.
         Conflict: the session has ended.
     """
     if mode not in MODES:
@@ -90,19 +92,19 @@ async def reply_as_person(
     message_key: str | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> Accepted:
-    """Append a person's message, as themselves or on the agent's behalf, whatever the mode. It opens no turn and stops none.
+    """Append a person's message, as themselves or on the agent's behalf, in any mode. It opens no turn and cancels none.
 
     Safe to repeat with the same `message_key`.
 
     Raises:
-        Rejected: the text, key or metadata is not what a message's must be; `source` is no person.
-        NotFound: no such session in this workspace.
+        Rejected: the text, key or metadata is not valid; `source` is not a person.
+        NotFound: the workspace has no such session.
         Conflict: the key was used for another message; the session has ended.
     """
     check_message(text, message_key, metadata)
     if source not in PEOPLE:
         raise Rejected(f"source must be one of {', '.join(PEOPLE)}.")
-    row = await database.call(SAY, workspace_id, session_id, source, Jsonb({"text": text}), Jsonb(metadata or {}), message_key)
+    row = await database.call(REPLY, workspace_id, session_id, source, Jsonb({"text": text}), Jsonb(metadata or {}), message_key)
     match row["o_outcome"]:
         case "accepted" | "repeated":
             repeated = row["o_outcome"] == "repeated"

@@ -1,4 +1,4 @@
-"""Sessions as they go on the wire. Their turns are written by `store/conversations/intake.py` and `store/conversations/turns.py` only."""
+"""Sessions as the API shows them. Only `intake.py` and `turns.py` write their turns."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ WIRE = (*_OWN, *_AGENT)
 
 
 async def create(db: AsyncConnection, workspace_id: UUID, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Open a session with the agent `values["agent_id"]` and return it.
+    """Create a session with the agent `values["agent_id"]` and return it.
 
     Raises:
-        NotFound: no such agent.
+        NotFound: the workspace has no such agent.
         Conflict: the agent is not active.
-        Rejected: the user is not the workspace's.
+        Rejected: the user is not in the workspace.
     """
     status = await db.scalar(select(AgentRow.status).where(AgentRow.id == values["agent_id"], AgentRow.deleted_at.is_(None)))
     if status is None:
@@ -85,7 +85,7 @@ async def create(db: AsyncConnection, workspace_id: UUID, values: Mapping[str, A
 
 
 async def get(db: AsyncConnection, session_id: UUID) -> dict[str, Any]:
-    """The session with its counters and a glance at its agent. Raises NotFound."""
+    """Return the session with its counters and its agent's name and model. Raises NotFound."""
     row = (await db.execute(_joined().where(SessionRow.id == session_id))).mappings().one_or_none()
     if row is None:
         raise NotFound("no such session")
@@ -93,7 +93,7 @@ async def get(db: AsyncConnection, session_id: UUID) -> dict[str, Any]:
 
 
 async def exists(db: AsyncConnection, session_id: UUID) -> bool:
-    """Whether the workspace has this session."""
+    """Return whether the workspace has this session."""
     return await db.scalar(select(SessionRow.id).where(SessionRow.id == session_id)) is not None
 
 
@@ -108,7 +108,7 @@ async def page(
     after: str | None = None,
     total: bool = False,
 ) -> pagination.Page:
-    """The workspace's sessions, the newest first."""
+    """Return a page of the workspace's sessions, the newest first."""
     query = _joined()
     if agent_id is not None:
         query = query.where(SessionRow.agent_id == agent_id)
@@ -123,12 +123,12 @@ async def page(
 
 
 async def end(db: AsyncConnection, session_id: UUID, reason: str | None = None) -> dict[str, Any]:
-    """Complete the session and return it; `reason` goes into its metadata as `end_reason`. One that has ended stays as it is.
+    """Complete the session and return it; `reason` is stored in its metadata as `end_reason`. A session that has ended is unchanged.
 
-    A turn that is open goes on to its rest; no new message is accepted.
+    An open turn goes on to its outcome; no new message is accepted.
 
     Raises:
-        NotFound: no such session.
+        NotFound: the workspace has no such session.
     """
     values: dict[str, Any] = {"status": "completed", "ended_at": func.now()}
     if reason is not None:
@@ -138,10 +138,10 @@ async def end(db: AsyncConnection, session_id: UUID, reason: str | None = None) 
 
 
 async def rate(db: AsyncConnection, session_id: UUID, score: int | None) -> dict[str, Any]:
-    """Note how satisfied the customer was, `SCORES`, or (None) that it is not known after all, and return the session.
+    """Store the customer's satisfaction, one of `SCORES` or None for unknown, and return the session.
 
     Raises:
-        NotFound: no such session.
+        NotFound: the workspace has no such session.
         Rejected: the score is not one of `SCORES`.
     """
     if score is not None and score not in SCORES:
@@ -152,10 +152,10 @@ async def rate(db: AsyncConnection, session_id: UUID, score: int | None) -> dict
 
 
 async def hold(db: AsyncConnection, session_id: UUID, reason: str | None, *, by: str) -> dict[str, Any]:
-    """Keep the session from being deleted until it is let go, and return it. One that is held gets the new reason, if there is one.
+    """Put a legal hold on the session, so that it is not deleted, and return it. A held session gets the new reason, if any.
 
     Raises:
-        NotFound: no such session.
+        NotFound: the workspace has no such session.
         Rejected: the reason is too long or not storable.
     """
     check_json_value(reason, "reason")
@@ -169,7 +169,7 @@ async def hold(db: AsyncConnection, session_id: UUID, reason: str | None, *, by:
 
 
 async def unhold(db: AsyncConnection, session_id: UUID) -> dict[str, Any]:
-    """Let a session go that was held, and return it: it is deleted when its retention is over. Raises NotFound."""
+    """Lift a session's legal hold and return it. It is deleted when its retention is over. Raises NotFound."""
     values = {"held_at": None, "held_by": None, "hold_reason": None, "updated_at": func.now()}
     await db.execute(update(SessionRow).where(SessionRow.id == session_id, SessionRow.held_at.is_not(None)).values(values))
     return await get(db, session_id)

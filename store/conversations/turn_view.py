@@ -1,4 +1,4 @@
-"""Turns as their workspace sees them: where they stand, how long each stage took, what they used and cost; never what was said."""
+"""Turns as the API shows them: status, time of each stage, usage and cost. The text of messages is in the log only."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from engine.errors import NotFound, Rejected
+from engine.sentences import sentence, with_sentences
 from models import ApprovalRow, EventRow, ModelCallRow, ToolCallRow, TurnRow
 from store.conversations import sessions
 from store.pagination import Page
@@ -80,18 +81,19 @@ APPROVAL = (
 
 
 async def turn(db: AsyncConnection, turn_id: UUID) -> dict[str, Any]:
-    """The turn with its stages, usage, cost, model calls, tool calls and approvals. Raises NotFound."""
+    """Return the turn with its stages, usage, cost, model calls, tool calls and approvals. Raises NotFound."""
     found = (await db.execute(select(*TURN, *WHOLE).where(TurnRow.id == turn_id))).mappings().one_or_none()
     if found is None:
         raise NotFound("no such turn")
-    asked = select(*MODEL_CALL).where(ModelCallRow.turn_id == turn_id).order_by(ModelCallRow.step, ModelCallRow.attempt)
-    model_calls = [dict(row) for row in (await db.execute(asked)).mappings()]
-    used = select(*TOOL_CALL).where(ToolCallRow.turn_id == turn_id).order_by(ToolCallRow.step, ToolCallRow.position)
-    tool_calls = [dict(row) for row in (await db.execute(used)).mappings()]
-    approvals = select(*APPROVAL).where(ApprovalRow.turn_id == turn_id).order_by(ApprovalRow.requested_at, ApprovalRow.id)
+    query = select(*MODEL_CALL).where(ModelCallRow.turn_id == turn_id).order_by(ModelCallRow.step, ModelCallRow.attempt)
+    model_calls = [dict(row) for row in (await db.execute(query)).mappings()]
+    query = select(*TOOL_CALL).where(ToolCallRow.turn_id == turn_id).order_by(ToolCallRow.step, ToolCallRow.position)
+    tool_calls = [{**row, "error": sentence(row["error"])} for row in (await db.execute(query)).mappings()]
+    query = select(*APPROVAL).where(ApprovalRow.turn_id == turn_id).order_by(ApprovalRow.requested_at, ApprovalRow.id)
     costs = [call["cost_usd"] for call in model_calls if call["cost_usd"] is not None]
     return {
         **_summary(found),
+        "endings": [{**ending, "detail": sentence(ending["detail"])} for ending in found["endings"]],
         "stages_ms": stages_ms(found, model_calls, tool_calls),
         "usage": {name: sum(call[name] for call in model_calls) for name in TOKENS},
         "cost_usd": sum(costs, Decimal(0)) if costs else None,
@@ -99,15 +101,12 @@ async def turn(db: AsyncConnection, turn_id: UUID) -> dict[str, Any]:
         "unknown_calls": sum(call["state"] == "unknown" for call in model_calls),
         "model_calls": model_calls,
         "tool_calls": tool_calls,
-        "approvals": [dict(row) for row in (await db.execute(approvals)).mappings()],
+        "approvals": [dict(row) for row in (await db.execute(query)).mappings()],
     }
 
 
 async def timeline(db: AsyncConnection, session_id: UUID, turn_id: UUID, *, contents: bool = False) -> list[dict[str, Any]]:
-    """The turn's events in the order of the log: where, when, what kind, from whom, with which status, of which tool.
-
-    What was said is among them only with `contents`.
-    """
+    """Return the turn's events in the order of the log: offset, time, kind, source, status and tool; with `contents`, their content too."""
     columns = [
         EventRow.offset,
         EventRow.created_at,
@@ -120,15 +119,18 @@ async def timeline(db: AsyncConnection, session_id: UUID, turn_id: UUID, *, cont
     ]
     columns += [EventRow.content] if contents else []
     of_turn = select(*columns).where(EventRow.session_id == session_id, EventRow.turn_id == turn_id)
-    return [dict(row) for row in (await db.execute(of_turn.order_by(EventRow.offset))).mappings()]
+    rows = [dict(row) for row in (await db.execute(of_turn.order_by(EventRow.offset))).mappings()]
+    return [{**row, "content": with_sentences(row["content"])} for row in rows] if contents else rows
 
 
 async def page(db: AsyncConnection, session_id: UUID, *, limit: int = 20, after: str | None = None, total: bool = False) -> Page:
-    """The session's turns, the newest first, without their calls. `after` is a page's `next_cursor`: its last turn's `opened_at_offset`.
+    """Return the session's turns, the newest first, without their calls.
+
+    `after` is the `next_cursor` of the page before: the `opened_at_offset` of its last turn.
 
     Raises:
-        NotFound: no such session.
-        Rejected: `after` is no cursor of ours.
+        NotFound: the workspace has no such session.
+        Rejected: `after` is not a cursor of this list.
     """
     query = select(*TURN).where(TurnRow.session_id == session_id)
     if after is not None:
@@ -146,17 +148,17 @@ async def page(db: AsyncConnection, session_id: UUID, *, limit: int = 20, after:
 def _summary(row: Mapping[Any, Any]) -> dict[str, Any]:
     shown = dict(row)
     error_class, detail = shown.pop("error_class"), shown.pop("error_detail")
-    error = None if error_class is None else {"class": error_class, "detail": detail}
+    error = None if error_class is None else {"class": error_class, "detail": sentence(detail)}
     return {**shown, "error": error, "task_id_prefix": f"turn:{row['id']}:"}
 
 
 def stages_ms(
     found: Mapping[Any, Any], model_calls: Sequence[Mapping[str, Any]], tool_calls: Sequence[Mapping[str, Any]]
 ) -> dict[str, int | None]:
-    """Milliseconds by stage; None where the turn has not come that far.
+    """Return milliseconds by stage; None for a stage that the turn has not reached.
 
-    Tool calls of one step run together, so a step counts as its slowest. `commit` is what is left of the time since the first claim:
-    the database, and waiting between attempts.
+    The tool calls of a step run together, so a step counts as its slowest call. `commit` is the rest of the time since the first
+    claim: the database, and waiting between attempts.
     """
     opened, started, settled = found["opened_at"], found["started_at"], found["settled_at"]
     if started is None:

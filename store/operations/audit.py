@@ -19,6 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from models.turn import OPEN
 from store.database import Database, dumps
 from store.operations.audit_checks import QUESTIONS, Question
 
@@ -35,8 +36,8 @@ KEPT_IDS = 20
 KEPT_FOR = timedelta(days=400)
 
 _BEGIN = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
-_ACTIVE = """(s.last_activity_at >= :since OR s.lease_owner IS NOT NULL
-    OR EXISTS (SELECT 1 FROM turns t WHERE t.session_id = s.id AND t.status IN ('queued', 'running', 'waiting')))"""
+_ACTIVE = f"""(s.last_activity_at >= :since OR s.lease_owner IS NOT NULL
+    OR EXISTS (SELECT 1 FROM turns t WHERE t.session_id = s.id AND t.{OPEN}))"""
 _TO_COME = f"SELECT count(*) FROM sessions s WHERE id < :before AND {_ACTIVE}"
 # A page of all sessions, and which of them were active: what is left out is only walked over.
 _RECENT = f"""

@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-SETTLED = "('done', 'failed', 'dead', 'cancelled')"
-OPEN = "('queued', 'running', 'waiting')"
+from engine.enums import OPEN_TURNS, TurnStatus
+from models.base import one_of
+from models.turn import IN_FLIGHT, OPEN
+
+SETTLED = one_of("status", [status for status in TurnStatus if status not in OPEN_TURNS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ UNACCOUNTED = Question(
     SELECT e.session_id, e."offset"::text AS id FROM events e
     WHERE {{e}} AND e.kind = 'customer_message' AND e.turn_id IS NOT NULL AND NOT EXISTS (
         SELECT 1 FROM turns t WHERE t.session_id = e.session_id AND t.opened_at_offset <= e."offset"
-        AND (t.status IN {OPEN} OR (t.status IN {SETTLED} AND t.read_through_offset >= e."offset")))""",
+        AND (t.{OPEN} OR (t.{SETTLED} AND t.read_through_offset >= e."offset")))""",
 )
 ANSWERED_TWICE = Question(
     "messages that two turns answer",
@@ -186,7 +189,7 @@ RESULTS = Question(
         LEFT JOIN events e ON e.session_id = c.session_id AND e.tool_call_id = c.tool_call_id AND e.kind = 'tool_result' AND {{e}}
         LEFT JOIN turns t ON t.id = c.turn_id
     WHERE {{c}} AND c.kind = 'tool_call' GROUP BY c.session_id, c.tool_call_id, c."offset", t.status
-    HAVING count(e.id) > 1 OR min(e."offset") <= c."offset" OR (count(e.id) = 0 AND coalesce(t.status, 'done') IN {SETTLED})""",
+    HAVING count(e.id) > 1 OR min(e."offset") <= c."offset" OR (count(e.id) = 0 AND (t.status IS NULL OR t.{SETTLED}))""",
 )
 STRAY_RESULTS = Question(
     "tool results that nobody asked for",
@@ -245,9 +248,9 @@ UNCARRIED = Question(
     "A turn could be worked on and is held by no worker, and has not been for a long while.",
     f"""
     SELECT t.session_id, t.id::text AS id FROM turns t JOIN sessions s ON s.id = t.session_id
-    WHERE {{t}} AND {{carried}} AND t.status IN ('queued', 'running') AND (s.lease_until IS NULL OR s.lease_until < now())
+    WHERE {{t}} AND {{carried}} AND t.{IN_FLIGHT} AND (s.lease_until IS NULL OR s.lease_until < now())
         AND greatest(t.opened_at, t.claimed_at, t.not_before) < now() - make_interval(secs => {{uncarried_s}})
-        AND NOT EXISTS (SELECT 1 FROM turns f WHERE f.session_id = t.session_id AND f.status IN {OPEN}
+        AND NOT EXISTS (SELECT 1 FROM turns f WHERE f.session_id = t.session_id AND f.{OPEN}
                         AND f.opened_at_offset < t.opened_at_offset)""",
 )
 LEASES = Question(
@@ -258,7 +261,7 @@ LEASES = Question(
     f"""
     SELECT s.id AS session_id, NULL AS id FROM sessions s
     WHERE {{s}} AND s.lease_owner IS NOT NULL AND s.lease_until < now()
-        AND NOT EXISTS (SELECT 1 FROM turns t WHERE t.session_id = s.id AND t.status IN {OPEN})""",
+        AND NOT EXISTS (SELECT 1 FROM turns t WHERE t.session_id = s.id AND t.{OPEN})""",
 )
 OPEN_CALLS = Question(
     "calls left open by turns that have ended",
@@ -267,7 +270,7 @@ OPEN_CALLS = Question(
     "A turn has ended, and a model call or tool call of it is still booked as under way.",
     f"""
     SELECT t.session_id, t.id::text AS id FROM turns t
-    WHERE {{t}} AND t.status IN {SETTLED}
+    WHERE {{t}} AND t.{SETTLED}
         AND (EXISTS (SELECT 1 FROM model_calls m WHERE m.turn_id = t.id AND m.state = 'reserved')
             OR EXISTS (SELECT 1 FROM tool_calls c WHERE c.turn_id = t.id AND c.state IN ('requested', 'awaiting_approval', 'running')))""",
 )

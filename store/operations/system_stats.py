@@ -8,11 +8,10 @@ from typing import Any
 
 import psycopg
 
+from engine.enums import OPEN_TURNS, HealthStatus
 from store.database import APP_ROLE, connect_arguments
 
 PATIENCE_MS = 3000
-OPEN = ("queued", "running", "waiting")
-HEALTH = ("healthy", "degraded", "unhealthy", "unknown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +74,10 @@ def of(found: Mapping[str, Any]) -> SystemStats:
     """The value of what `system_stats()` returned; where there was nothing to count, it says null."""
     turns, audit = found["turns"] or {}, found["audit"] or {}
     return SystemStats(
-        turns={status: Open(**turns.get(status, {})) for status in OPEN},
+        turns={status: Open(**turns.get(status, {})) for status in OPEN_TURNS},
         behind_s=found["behind_s"] or 0.0,
         leases=found["leases"],
-        integrations={status: (found["integrations"] or {}).get(status, 0) for status in HEALTH},
+        integrations={status: (found["integrations"] or {}).get(status, 0) for status in HealthStatus},
         jobs={job: JobStats(**told) for job, told in (found["jobs"] or {}).items()},
         violations=audit.get("violations"),
         audited_at=audit.get("finished_at"),

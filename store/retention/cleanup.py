@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from models.turn import OPEN
 from store.database import Database
 
 ROWS = 100  # events of one batch: few enough that a turn that meets one waits for some milliseconds
@@ -22,14 +23,14 @@ KINDS = ("sessions", "turns", "events", "model_calls", "tool_calls", "approvals"
 
 _MARK = "SELECT mark_expired($1) AS n"
 _DELETE = "SELECT * FROM delete_marked($1, $2)"
-_DUE = """
+_DUE = f"""
 SELECT count(*) AS sessions, coalesce(sum(event_count), 0) AS events FROM (
     SELECT s.event_count FROM agents a JOIN workspaces w ON w.id = a.workspace_id JOIN sessions s ON s.agent_id = a.id
     WHERE s.ended_at < now() - make_interval(days => least(a.data_retention_days, w.data_retention_days))
         AND s.last_activity_at < now() - make_interval(days => least(a.data_retention_days, w.data_retention_days))
         AND s.deleting_at IS NULL AND s.held_at IS NULL AND s.status <> 'active' AND s.counted
         AND (s.lease_until IS NULL OR s.lease_until < now())
-        AND NOT EXISTS (SELECT 1 FROM turns t WHERE t.session_id = s.id AND t.status IN ('queued', 'running', 'waiting'))
+        AND NOT EXISTS (SELECT 1 FROM turns t WHERE t.session_id = s.id AND t.{OPEN})
     UNION ALL SELECT event_count FROM sessions WHERE deleting_at IS NOT NULL
     LIMIT $1) due"""
 _FORGET = """

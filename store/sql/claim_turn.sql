@@ -79,9 +79,8 @@ BEGIN
         WHERE id = o_session;
         IF t.attempts >= p_max_attempts THEN
             PERFORM close_turn(o_workspace, o_session, p_turn, o_fence, 'dead', 'AttemptsSpent',
-                'claimed ' || t.attempts || ' times without coming to a rest'
-                    || coalesce('; last: ' || (v_ending->>'error_class') || coalesce(', ' || (v_ending->>'detail'), ''), ''),
-                jsonb_build_object('text', 'This message could not be answered.'));
+                jsonb_strip_nulls(jsonb_build_object('code', 'attempts_spent', 'attempts', t.attempts, 'last', v_ending - 'claimed_at'))::text,
+                jsonb_build_object('text_code', 'not_answered'));
             o_next_turn := admit_next(o_workspace, o_session);
             o_outcome := 'dead';
             RETURN;

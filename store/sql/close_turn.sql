@@ -21,10 +21,9 @@ BEGIN
     FROM (SELECT coalesce(jsonb_agg(jsonb_build_object('kind', 'tool_result', 'source', 'system',
             'content', jsonb_build_object('tool_call_id', c.tool_call_id, 'tool_name', c.tool_name,
                 'status', CASE c.state WHEN 'running' THEN 'unknown' ELSE 'denied' END,
-                'error', CASE c.state WHEN 'running' THEN 'It was started and nobody heard how it ended: it may or may not have happened.'
-                                      ELSE 'It was not made: the turn ended before.' END)) ORDER BY c.step, c.position), '[]') AS results
+                'error_code', CASE c.state WHEN 'running' THEN 'result_lost' ELSE 'not_made' END)) ORDER BY c.step, c.position), '[]') AS results
           FROM tool_calls c WHERE c.turn_id = p_turn AND c.state IN ('requested', 'awaiting_approval', 'running')) r;
-    UPDATE tool_calls SET state = CASE state WHEN 'running' THEN 'unknown' ELSE 'denied' END, settled_at = now(), error = 'the turn ended'
+    UPDATE tool_calls SET state = CASE state WHEN 'running' THEN 'unknown' ELSE 'denied' END, settled_at = now(), error = 'turn_ended'
     WHERE turn_id = p_turn AND state IN ('requested', 'awaiting_approval', 'running');
     UPDATE approvals SET status = 'cancelled', decided_at = now() WHERE turn_id = p_turn AND status = 'pending';
     SELECT opened_at_offset INTO v_opened FROM turns WHERE id = p_turn;

@@ -6,7 +6,7 @@
 
 CREATE OR REPLACE FUNCTION reserve_budgets(
     p_workspace uuid, p_agent uuid, p_session uuid, p_turn uuid, p_step integer, p_attempt integer, p_usd numeric, p_tokens bigint)
-RETURNS text
+RETURNS jsonb
 LANGUAGE plpgsql AS $$
 DECLARE
     b budgets;
@@ -27,11 +27,11 @@ BEGIN
     FOR b IN SELECT * FROM budgets WHERE id = ANY (v_ids) ORDER BY id LOOP
         v_amount := CASE b.unit WHEN 'usd' THEN p_usd ELSE p_tokens END;
         IF v_amount IS NULL THEN
-            RETURN 'The ' || b.scope || ' has a budget in dollars, and no price is known for this model.';
+            RETURN jsonb_build_object('code', 'budget_without_price', 'scope', b.scope);
         ELSIF b.spent + b.reserved + v_amount > b.cap THEN
-            RETURN format('The %s''s %s budget of %s is spent: %s spent, %s reserved, %s more wanted.', b.scope,
-                CASE b.period WHEN 'day' THEN 'daily' ELSE 'total' END, format_amount(b.cap, b.unit), format_amount(b.spent, b.unit),
-                format_amount(b.reserved, b.unit), format_amount(v_amount, b.unit));
+            RETURN jsonb_build_object('code', 'budget_spent', 'scope', b.scope, 'period', b.period, 'unit', b.unit,
+                'cap', trim_scale(b.cap)::text, 'spent', trim_scale(b.spent)::text, 'reserved', trim_scale(b.reserved)::text,
+                'requested', trim_scale(v_amount)::text);
         END IF;
     END LOOP;
     UPDATE budgets SET reserved = reserved + CASE unit WHEN 'usd' THEN p_usd ELSE p_tokens END, updated_at = now() WHERE id = ANY (v_ids);

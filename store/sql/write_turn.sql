@@ -10,7 +10,7 @@
 CREATE OR REPLACE FUNCTION write_turn(
     p_workspace uuid, p_session uuid, p_turn uuid, p_fence bigint, p_write integer, p_change jsonb,
     OUT o_outcome text, OUT o_last_offset integer, OUT o_new_messages json, OUT o_read_through integer, OUT o_next_turn uuid,
-    OUT o_cancel_reason text, OUT o_budget_refusal text)
+    OUT o_cancel_reason text, OUT o_budget_refusal jsonb, OUT o_status text, OUT o_error_class text)
 LANGUAGE plpgsql AS $$
 DECLARE
     s record;
@@ -48,7 +48,7 @@ BEGIN
                     AND reserved_tokens IS NOT DISTINCT FROM (v_reserve->>'reserved_tokens')::bigint) THEN
                 o_cancel_reason := NULL;
             ELSIF o_cancel_reason IS NULL AND v_reserve->>'reserved_tokens' IS NOT NULL THEN
-                o_budget_refusal := 'A budget is spent.';
+                o_budget_refusal := '{"code": "budget_refused"}';
             ELSE
                 o_cancel_reason := coalesce(o_cancel_reason, 'Paused');
             END IF;
@@ -128,7 +128,7 @@ BEGIN
                      WHERE p.session_id = p_session AND p.tool_call_id = tc.tool_call_id AND p.used_at = now()));
             GET DIAGNOSTICS v_unread = ROW_COUNT;
             IF o_cancel_reason IS NULL AND v_unread <> jsonb_array_length(p_change->'starts') THEN
-                RAISE EXCEPTION 'a tool call was begun that nobody approved' USING ERRCODE = 'TL002';
+                RAISE EXCEPTION 'tool call started without approval' USING ERRCODE = 'TL002';
             END IF;
         END IF;
         IF p_change ? 'tool_results' THEN
@@ -229,5 +229,6 @@ BEGIN
             AND "offset" > greatest((v_reserve->>'last_message_offset')::integer, t.opened_at_offset - 1);
     ELSIF v_outcome IS NOT NULL THEN
         o_next_turn := admit_next(p_workspace, p_session);
+        SELECT status, error_class INTO o_status, o_error_class FROM turns WHERE id = p_turn;
     END IF;
 END $$;

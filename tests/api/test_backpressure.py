@@ -110,6 +110,10 @@ def test_full_workspace_refuses_only_messages_that_open_a_turn(address: dict[str
         # Another workspace is not affected.
         assert fresh(other).status_code == 202
 
+        abandoned = acme.session()["id"]  # the next message makes it active again, and opens a turn
+        service.sql("UPDATE sessions SET status = 'abandoned', ended_at = now() WHERE id = %s", abandoned)
+        assert refused(post(acme, abandoned), "The workspace has 3 open turns")
+
         settle(service, first.json()["turn"]["id"])
         until(lambda: not refused(fresh(acme), "3 open turns"))
         assert refused(fresh(acme), "3 open turns")

@@ -76,20 +76,20 @@ async def test_stuck_turns_are_listed_with_a_reason(turnline: Callable[..., str]
 
     reasons = {UUID(row["id"]): row["why"] for row in report["open"]}
     expected = {
-        undispatched: "it was never rung: does the maintenance worker run?",
-        lost: "its worker was lost: the lease ran out at …; not rung since",
+        undispatched: "it was never dispatched: is the maintenance worker running?",
+        lost: "its worker was lost: the lease ran out at …; not dispatched since",
         parked: "not before …, after RateLimited",
         paused: "its session is paused",
         waiting: "it waits for an approval until …",
-        pending: "it waits for room: its workspace has as many turns on their way as it may",
-        quarantined: f"its session is quarantined since …: look at its dead turns, then `turnline release {quarantined}`",
+        pending: "it is pending: its workspace is at its in-flight limit",
+        quarantined: f"its session has been quarantined since …: look at its dead turns, then `turnline release {quarantined}`",
     }
     without_times = {turn_id: re.sub(r"\d\d-\d\d \d\d:\d\d:\d\dZ", "…", reason) for turn_id, reason in reasons.items()}
     assert without_times == {turns[session_id]: reason for session_id, reason in expected.items()}
     assert [row["error_class"] for row in report["ended"]] == ["AttemptsSpent"] * 3
     text = turnline("turns", "--stuck")
     assert all(str(turn_id) in text for turn_id in reasons)
-    assert "never rung" in text
+    assert "never dispatched" in text
     assert max(map(len, text.splitlines())) <= 100
     assert MESSAGE_TEXT not in text + json.dumps(report)
 

@@ -307,7 +307,7 @@ async def test_a_start_that_nobody_approved_is_refused_by_the_database(database:
     await rows(database, made, "UPDATE turns SET status = 'queued', not_before = NULL RETURNING 1")
     claim = await claimed(database, turn_id)
 
-    with pytest.raises(psycopg.Error, match="nobody approved"):
+    with pytest.raises(psycopg.Error, match="without approval"):
         await claim.write(TurnCommit(starts=(ToolStart("c1", "guess"),)))
 
     assert await rows(database, made, "SELECT state FROM tool_calls") == [("awaiting_approval",)]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from uuid import UUID
 
 import psycopg
 import pytest
 from uuid_utils.compat import uuid7
 
+from engine.enums import Strategy
+from engine.errors import Conflict
 from store.conversations import backpressure, intake
 from store.conversations.backpressure import Limits
 from store.database import Database
@@ -108,33 +111,82 @@ async def test_a_granted_place_is_noted_whoever_grants_it(database: Database, da
     assert noted[0] is not None
 
 
-@pytest.mark.parametrize(
-    ("before", "strategy", "one_more"),
-    [
-        ((), None, True),
-        ((), "coalesce", True),
-        (("coalesce",), None, False),
-        (("coalesce",), "enqueue", True),
-        (("enqueue",), None, True),
-        (("enqueue", "enqueue"), "interrupt", False),
-    ],
-)
-async def test_whether_a_message_opens_one_more_is_known_before(
-    database: Database, before: tuple[str, ...], strategy: str | None, one_more: bool
-):
+async def count_open(database: Database, made: Tenant) -> int:
+    return (await backpressure.read(database, Limits(100, 0, 0), [made.workspace_id])).by_workspace[made.workspace_id]
+
+
+async def would_open(database: Database, made: Tenant, message_key: str | None = None, strategy: str | None = None) -> bool:
+    return await backpressure.opens_one_more(database, made.workspace_id, made.session_id, message_key=message_key, strategy=strategy)
+
+
+async def test_message_to_abandoned_session_opens_a_turn(database: Database, database_url: str):
     made = await tenant(database)
+    change(database_url, "UPDATE sessions SET status = 'abandoned', ended_at = now() WHERE id = %s", made.session_id)
 
-    async def asked(**changed: str | None) -> bool:
-        fields = {"message_key": None, "strategy": strategy, **changed}
-        return await backpressure.opens_one_more(database, made.workspace_id, made.session_id, **fields)
+    assert await would_open(database, made) is True
 
-    for number, one in enumerate(before):
-        await intake.accept(database, made.workspace_id, made.session_id, "Hello", strategy=one, message_key=f"k{number}")
-    assert await asked() is one_more
-    assert await asked(message_key="new") is one_more
-    if before:
-        assert await asked(message_key="k0") is False
-    open_before = (await backpressure.read(database, Limits(100, 0, 0), [made.workspace_id])).by_workspace[made.workspace_id]
+    accepted = await intake.accept(database, made.workspace_id, made.session_id, "Hello")
+    assert accepted.turn_id is not None
+    assert await count_open(database, made) == 1
+
+
+@pytest.mark.parametrize("strategy", ["interrupt", "rollback"])
+async def test_forbidden_interruption_behind_an_enqueued_turn_opens_a_turn(database: Database, strategy: str):
+    """Without allow_interruption the message coalesces, and nothing coalesces with an enqueued turn."""
+    made = await tenant(database, allow_interruption=False)
+    await intake.accept(database, made.workspace_id, made.session_id, "Hello", strategy="enqueue")
+
+    assert await would_open(database, made, strategy=strategy) is True
+
     await intake.accept(database, made.workspace_id, made.session_id, "Hello", strategy=strategy)
-    open_after = (await backpressure.read(database, Limits(100, 0, 0), [made.workspace_id])).by_workspace[made.workspace_id]
-    assert (open_after > open_before) is one_more
+    assert await count_open(database, made) == 2
+
+
+async def test_repeated_message_opens_no_turn(database: Database):
+    made = await tenant(database)
+    await intake.accept(database, made.workspace_id, made.session_id, "Hello", strategy="enqueue", message_key="k0")
+
+    assert await would_open(database, made, "k0", "enqueue") is False
+    assert await would_open(database, made, "new", "enqueue") is True
+
+
+OPEN_BEFORE = {
+    "none": (),
+    "coalesced": ("coalesce",),
+    "enqueued": ("enqueue",),
+    "two enqueued": ("enqueue", "enqueue"),
+}
+STATES = {
+    "as it is": None,
+    "abandoned": "UPDATE sessions SET status = 'abandoned', ended_at = now() WHERE id = %s",
+    "completed": "UPDATE sessions SET status = 'completed', ended_at = now() WHERE id = %s",
+    "manual": "UPDATE sessions SET mode = 'manual' WHERE id = %s",
+    "paused": "UPDATE sessions SET mode = 'paused' WHERE id = %s",
+    "agent inactive": "UPDATE agents SET status = 'inactive' WHERE id = (SELECT agent_id FROM sessions WHERE id = %s)",
+    "agent deleted": "UPDATE agents SET deleted_at = now() WHERE id = (SELECT agent_id FROM sessions WHERE id = %s)",
+    "turn running": "UPDATE turns SET status = 'running', attempts = 1, writes = 1 WHERE id = (SELECT id FROM turns WHERE session_id = %s"
+    " ORDER BY opened_at_offset LIMIT 1)",
+    "turns stopping": "UPDATE turns SET cancel_requested_at = now(), cancel_reason = 'Cancelled', attempts = 1 WHERE session_id = %s",
+}
+
+
+@pytest.mark.parametrize("interruptible", [True, False], ids=["interruptible", "not-interruptible"])
+@pytest.mark.parametrize("state", STATES)
+async def test_predicate_agrees_with_accept_message(database: Database, database_url: str, state: str, interruptible: bool):
+    """For every strategy and open turns: the message is counted as opening a turn just if accepting it leaves one more open."""
+    wrong = []
+    for before in OPEN_BEFORE.values():
+        for strategy in (None, *Strategy):
+            made = await tenant(database, allow_interruption=interruptible)
+            for one in before:
+                await intake.accept(database, made.workspace_id, made.session_id, "Hello", strategy=one)
+            statement = STATES[state]
+            if statement is not None and ("turns" not in statement or before):
+                change(database_url, statement, made.session_id)
+            foretold = await would_open(database, made, strategy=strategy)
+            open_before = await count_open(database, made)
+            with suppress(Conflict):
+                await intake.accept(database, made.workspace_id, made.session_id, "Hello", strategy=strategy)
+            if foretold is not (await count_open(database, made) > open_before):
+                wrong.append((before, strategy, foretold))
+    assert wrong == []

@@ -13,7 +13,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import create_engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from models import Base
 from store import migrate
@@ -48,6 +48,85 @@ async def test_a_full_database_goes_up(empty_database_url: str):
 
     with psycopg.connect(empty_database_url) as db:
         assert db.execute("SELECT count(*) FROM sessions WHERE workspace_id = %s", (made.workspace_id,)).fetchone() == (50,)
+
+
+# Turns of revision 0016: status, place, settled.
+OLD_TURNS = [
+    ("queued", "behind", False),
+    ("running", "granted", False),
+    ("queued", "waiting", False),
+    ("done", "granted", True),
+    ("cancelled", "behind", True),
+    ("dead", "waiting", True),
+]
+ADMISSION = {"behind": "blocked", "waiting": "pending", "granted": "admitted"}
+ADMITTED_AT = "2026-01-01 00:00:00+00"
+
+
+async def old_turns(url: str, *, settled: int = 0) -> None:
+    """Make `OLD_TURNS` and `settled` more settled turns in a database at revision 0016."""
+    migrate.upgrade(url, "0016")
+    database = Database(url, pool_size=1)
+    await database.open()
+    made = await tenant(database, sessions=len(OLD_TURNS) + 1)
+    await database.close()
+    with psycopg.connect(url) as db:
+        db.execute("SET session_replication_role = replica")  # no analytics of these
+        for session_id, (status, place, is_settled) in zip(made.session_ids, OLD_TURNS, strict=False):
+            db.execute(
+                "INSERT INTO turns (workspace_id, session_id, status, place, opened_at_offset, granted_at, settled_at)"
+                " VALUES (%s, %s, %s, %s, 0, %s, CASE WHEN %s THEN now() END)",
+                (made.workspace_id, session_id, status, place, ADMITTED_AT, is_settled),
+            )
+        db.execute(
+            "INSERT INTO turns (workspace_id, session_id, status, place, opened_at_offset, granted_at, settled_at)"
+            " SELECT %s, %s, 'done', 'granted', n, %s, now() FROM generate_series(1, %s) n",
+            (made.workspace_id, made.session_ids[-1], ADMITTED_AT, settled),
+        )
+
+
+def assert_renamed(url: str) -> None:
+    with psycopg.connect(url) as db:
+        by_status = "SELECT status, admission FROM turns WHERE opened_at_offset = 0 ORDER BY id"
+        assert db.execute(by_status).fetchall() == [(status, ADMISSION[place]) for status, place, _ in OLD_TURNS]
+        assert db.execute("SELECT count(*) FROM turns WHERE admission <> 'admitted' AND opened_at_offset > 0").fetchone() == (0,)
+        assert db.execute("SELECT count(*) FROM turns WHERE admitted_at <> %s", (ADMITTED_AT,)).fetchone() == (0,)
+        valid = "SELECT bool_and(indisvalid) AND count(*) = 2 FROM pg_index WHERE indexrelid::regclass::text = ANY (%s)"
+        assert db.execute(valid, (["ix_turns_admitted", "ix_turns_pending"],)).fetchone() == (True,)
+        assert db.execute("SELECT convalidated FROM pg_constraint WHERE conname = 'ck_turns_admission'").fetchone() == (True,)
+        assert db.execute("SELECT to_regclass('ix_turns_granted'), to_regclass('ix_turns_unrung')").fetchone() == (None, None)
+        with pytest.raises(psycopg.errors.CheckViolation):
+            db.execute("UPDATE turns SET admission = 'granted'")
+    assert migrate.current(url) == migrate.head()
+
+
+async def test_open_and_settled_turns_get_new_admission_values(empty_database_url: str):
+    await old_turns(empty_database_url, settled=11_000)  # more than two batches
+
+    migrate.upgrade(empty_database_url)
+
+    assert_renamed(empty_database_url)
+
+
+async def test_renaming_continues_after_it_was_stopped_between_its_parts(empty_database_url: str):
+    await old_turns(empty_database_url, settled=6000)
+    with psycopg.connect(empty_database_url, autocommit=True) as db:
+        # The first part was stopped: one index is there and not valid.
+        db.execute("CREATE INDEX ix_turns_admitted ON turns (workspace_id) WHERE place = 'admitted' AND status IN ('queued', 'running')")
+        db.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ix_turns_admitted'::regclass")
+        # The third part is stopped in its second batch, after the renames are committed.
+        db.execute("CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'stopped'; END $$")
+        db.execute("CREATE TRIGGER stop BEFORE UPDATE ON turns FOR EACH ROW WHEN (NEW.opened_at_offset = 6000) EXECUTE FUNCTION stop()")
+        with pytest.raises(DBAPIError, match="stopped"):
+            migrate.upgrade(empty_database_url)
+        done = "SELECT admission, count(*) FROM turns WHERE opened_at_offset > 0 GROUP BY 1 ORDER BY 1"
+        assert [name for name, _ in db.execute(done)] == ["admitted", "granted"]
+        db.execute("DROP FUNCTION stop CASCADE")
+    assert migrate.current(empty_database_url) == "0016"
+
+    migrate.upgrade(empty_database_url)
+
+    assert_renamed(empty_database_url)
 
 
 def test_a_migration_does_not_queue_behind_whoever_holds_a_lock(empty_database_url: str):

@@ -8,6 +8,7 @@ import pytest
 
 from engine.enums import EventKind, ModelCallState, Source
 from engine.events import Event
+from engine.sentences import with_sentences
 from engine.turn.commit import Park, SettledCall, ToolIntent, TurnCommit
 from engine.turn.context import Cost
 from store.conversations import intake, session_control, turns
@@ -75,10 +76,10 @@ async def test_a_reply_that_was_cancelled_before_it_was_written_is_kept_as_cut_o
     await held.write(ANSWERED)
 
     event = await last(database, made)
-    assert event.content | {"text": ""} == {
+    assert with_sentences(event.content) == {
         "status": "cancelled",
         "error_class": "Cancelled",
-        "text": "",
+        "text": "The reply was cancelled.",
         "by": "ops",
         "partial_text": "Yes.",
     }

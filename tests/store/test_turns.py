@@ -12,10 +12,10 @@ import pytest
 from engine.enums import EventKind, FinishReason, ModelCallState, Source, ToolCallState, ToolStatus
 from engine.errors import Conflict, LeaseLost, NotFound, Rejected
 from engine.events import Event, ModelReply, ToolOutcome, Usage
-from engine.turn.commit import Finish, Park, Reserve, Reserved, SettledCall, ToolIntent, ToolSettled, TurnCommit
+from engine.turn.commit import Finish, Outcome, Park, Reserve, Reserved, SettledCall, ToolIntent, ToolSettled, TurnCommit
 from engine.turn.context import Cost, Limits
 from engine.turn.pending_calls import Pending
-from store.conversations import intake, sweep, turns
+from store.conversations import intake, session_control, sweep, turns
 from store.database import Database
 from tests.support.db import rows
 from tests.support.factories import Tenant, tenant
@@ -394,6 +394,79 @@ async def test_a_takeover_wins_over_the_reply(database: Database):
     kinds = [row[0] for row in await rows(database, made, 'SELECT kind FROM events ORDER BY "offset"')]
     assert kinds == ["customer_message", "status_update"]
     assert (await rows(database, made, "SELECT cost_usd FROM sessions"))[0][0] == Decimal("0.00045"), "the call is paid for all the same"
+
+
+PARKED = Park(60.0, True, "RateLimited", "HTTP 429")
+FOR_APPROVAL = Park(0.0, refund=True, for_approval=True)
+
+
+@pytest.mark.parametrize(
+    ("intended", "meanwhile", "outcome"),
+    [
+        (Finish("done"), None, Finish("done")),
+        (Finish("failed", "BudgetSpent", "no more"), None, Finish("failed", "BudgetSpent", "no more")),
+        (PARKED, None, PARKED),
+        (Finish("done"), "paused", Park(0.0, refund=True)),
+        (Finish("done"), "manual", Finish("cancelled", "TakenOver")),
+        (Finish("done"), "cancel", Finish("cancelled", "Cancelled")),
+        (Finish("done"), "interrupt", Finish("cancelled", "Interrupted")),
+        (Finish("cancelled", "Cancelled"), "interrupt", Finish("cancelled", "Interrupted")),
+        (Finish("failed", "BudgetSpent"), "paused", Finish("failed", "BudgetSpent")),
+        (PARKED, "paused", PARKED),
+        (PARKED, "manual", Finish("cancelled", "TakenOver")),
+        (PARKED, "cancel", Finish("cancelled", "Cancelled")),
+        (FOR_APPROVAL, "cancel", Finish("cancelled", "Cancelled")),
+        (None, None, None),
+        (None, "cancel", None),
+    ],
+)
+async def test_write_returns_the_outcome_that_it_wrote(
+    database: Database, intended: Outcome | None, meanwhile: str | None, outcome: Outcome | None
+):
+    made = await tenant(database)
+    accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
+    held = await claim(database, accepted.turn_id)
+    match meanwhile:
+        case "cancel":
+            await session_control.cancel_session(database, made.workspace_id, made.session_id, by="ops")
+        case "interrupt":
+            await intake.accept(database, made.workspace_id, made.session_id, "two", strategy="interrupt")
+        case str(mode):
+            await session_control.set_mode(database, made.workspace_id, made.session_id, mode, by="ops")
+    commit = TurnCommit(events=ANSWERED.events, model_call=ANSWERED.model_call, outcome=intended)
+
+    written = await held.write(commit)
+
+    assert written.outcome == outcome
+    (turn,) = await rows(database, made, "SELECT status, error_class FROM turns WHERE id = :id", id=held.turn_id)
+    match outcome:
+        case None:
+            assert tuple(turn) == ("running", None)
+        case Finish(status, error_class):
+            assert tuple(turn) == (status, error_class)
+        case Park(error_class=error_class):
+            assert tuple(turn) == ("queued", error_class)
+    held._writes -= 1
+    assert (await held.write(commit)).outcome == outcome, "the reply to the first write was lost"
+
+
+async def test_write_returns_whether_the_turn_still_waits_for_an_approval(database: Database):
+    made = await tenant(database, tools=({"name": "refund", "effect": "unsafe"},))
+    for decided in (False, True):
+        accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
+        held = await claim(database, accepted.turn_id)
+        key = f"c{accepted.offset}"
+        intent = ToolIntent(key, 0, 0, held.context.tools[0].id, "refund", {}, "hash", key, "unsafe", approval_hash="hash")
+        await held.write(TurnCommit(events=ANSWERED.events, model_call=ANSWERED.model_call, tool_calls=(intent,)))
+        if decided:
+            decision = "UPDATE approvals SET status = 'approved', decided_at = now() WHERE tool_call_id = :id RETURNING 1"
+            await rows(database, made, decision, id=key)
+
+        written = await held.write(TurnCommit(outcome=FOR_APPROVAL))
+
+        assert written.outcome == Park(0.0, refund=True, for_approval=not decided)
+        if not decided:
+            await session_control.cancel_session(database, made.workspace_id, made.session_id, by="ops")
 
 
 async def test_leases_are_renewed_for_as_long_as_the_fence_is_the_newest(database: Database):

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import insert, select, update
 from uuid_utils.compat import uuid7
 
+from engine.enums import AccessRole
 from engine.errors import Conflict, Rejected
 from models import ApiKeyRow, PermissionRow, UserRow, WorkspaceRow
 from store.catalog import workspaces
@@ -122,7 +123,7 @@ async def test_a_permission_in_another_workspace_counts_for_nothing_here(databas
 
 async def test_a_revoked_key_is_out_and_is_revoked_once(database):
     made, other = await workspaces.create(database, "Acme"), await workspaces.create(database, "Other")
-    key = await workspaces.create_api_key(database, made.workspace_id, role="read")
+    key = await workspaces.create_api_key(database, made.workspace_id, role=AccessRole.READ)
 
     assert not await workspaces.revoke_api_key(database, other.workspace_id, key.id)
     assert await workspaces.caller_of(database, key.text) is not None

@@ -19,9 +19,9 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.dependencies import AppState
+from engine.enums import AccessRole
 from settings import Settings
 from store.catalog import workspaces
-from store.catalog.workspaces import Role
 from tests.support.db import fetch, opened
 from tests.support.servers import SECRET_KEY, until
 
@@ -106,12 +106,12 @@ class Tenant:
         """How many readers wait for news of the session."""
         return len(self.service.app_state.subscriber._subscriptions.get(f"turnline:session:{session_id}", ()))
 
-    def key(self, role: Role = "admin", user_id: UUID | None = None) -> workspaces.CreatedKey:
+    def key(self, role: str = "admin", user_id: UUID | None = None) -> workspaces.CreatedKey:
         """Another key of the workspace."""
 
         async def make() -> workspaces.CreatedKey:
             async with opened(self.service.database_url) as database:
-                return await workspaces.create_api_key(database, self.workspace_id, role=role, user_id=user_id)
+                return await workspaces.create_api_key(database, self.workspace_id, role=AccessRole(role), user_id=user_id)
 
         return apart(make)
 

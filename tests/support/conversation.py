@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from engine.sentences import with_sentences
 from realtime.messages import Delta
 from realtime.subscriber import Subscriber
 from store.conversations import intake, session_control
@@ -100,8 +101,9 @@ class Talk:
         return status, error
 
     def log(self) -> list[tuple[str, str, dict[str, Any]]]:
-        """The session's events: kind, source, content."""
-        return self.stack.rows('SELECT kind, source, content FROM events WHERE session_id = %s ORDER BY "offset"', self.made.session_id)
+        """The session's events: kind, source, content as clients see it."""
+        rows = self.stack.rows('SELECT kind, source, content FROM events WHERE session_id = %s ORDER BY "offset"', self.made.session_id)
+        return [(kind, source, with_sentences(content)) for kind, source, content in rows]
 
     def kinds(self) -> list[str]:
         """The kinds of the session's events."""

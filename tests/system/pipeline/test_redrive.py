@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 
 from engine.errors import Conflict
+from engine.sentences import sentence
 from store.conversations import intake
 from store.conversations import redrive as store_redrive
 from store.database import Database
@@ -82,7 +83,7 @@ async def test_three_dead_turns_in_a_row_and_the_way_out(stack: Stack, database:
     worker = stack.worker()
     assert await session.ended(dead[-1]) == ("dead", "AttemptsSpent")
     detail = stack.one("SELECT error_detail FROM turns WHERE id = %s", dead[-1])
-    assert detail == "claimed 1 times without coming to a rest; last: WorkerLost, while it waited for the model"
+    assert sentence(detail) == "claimed 1 times without an outcome; last: WorkerLost, while it waited for the model"
     assert statuses(session) == ["dead", "dead", "dead", "quarantined"]
     assert stack.one("SELECT quarantined_at IS NOT NULL FROM sessions WHERE id = %s", session.made.session_id)
 
