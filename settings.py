@@ -97,6 +97,12 @@ class Settings(BaseSettings):
 
     # The worker
     worker_concurrency: int = Field(1000, ge=1, description="Turns in flight per worker process.")
+    pool_stuck_exit_s: float = Field(
+        30.0,
+        ge=0,
+        validation_alias="TURNLINE_POOL_STUCK_EXIT_S",  # named in full, so that pydantic's error names the variable
+        description="How long a task may ignore its time limit before its process exits. 0: never.",
+    )
     db_pool_size: int = Field(10, ge=1, description="Database connections per process.")
     db_pooler: bool = Field(False, description="A pooler in transaction mode is between: no prepared statements, the login's own role.")
 

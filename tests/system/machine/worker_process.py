@@ -69,7 +69,7 @@ class Worker:
         self.session_id: UUID | None = None
         self.claimed_at_offset = -1
         settings = SimpleNamespace(turn_lease_s=LEASE_S, turn_max_attempts=max_attempts, history_events=history, approval_s=86_400.0)
-        self.leases = Leases(cast(Any, self), lease_s=LEASE_S, every_s=10.0)
+        self.leases = Leases(cast(Any, self), lease_s=LEASE_S, renew_every_s=10.0)
         resources = SimpleNamespace(
             settings=settings,
             database=self,
