@@ -64,7 +64,7 @@ class Api:
             yield self._events(response)
 
     def _events(self, response: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
-        parser = SseParser(whom="The API")
+        parser = SseParser(peer="The API")
         for chunk in response.iter_raw():
             events = parser.feed(chunk)
             for event in events:

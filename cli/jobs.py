@@ -107,7 +107,7 @@ def run_job(settings: Settings, name: str, *, dry_run: bool, show_progress: bool
     run_maintenance_query(settings, lambda database: job_runs.latest(database, limit=1))  # fails with a sentence, unlike the job
     if job.needs_broker and not settings.broker_url:
         raise SetupError(
-            f"CELERY_BROKER_URL is not set, and {name} needs a broker. Set it in the environment, or run `turnline up` here once."
+            f"CELERY_BROKER_URL is not set, and {name} dispatches turns. Set it in the environment, or run `turnline up` here once."
         )
     celery = make_app(settings)
 

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 
 from engine.enums import CancelReason
 from engine.turn.commit import CommitResult, Finish, Outcome, Park, SettledCall, TurnCommit
-from integrations.providers import known
+from integrations.providers.registry import is_known
 
 disable_created_metrics()  # they would double the number of series
 
@@ -73,7 +73,7 @@ def committed(turn_id: UUID, provider: str, commit: TurnCommit, result: CommitRe
     """Count the results of a commit, which took `seconds`."""
     _COMMIT.observe(seconds)
     if commit.model_call is not None:
-        _model_call(provider if known(provider) else "other", commit.model_call)
+        _model_call(provider if is_known(provider) else "other", commit.model_call)
     for settled in commit.tool_results:
         TOOL_CALLS.labels(settled.outcome.status.value).inc()
         TOOL_CALL_S.observe(settled.outcome.latency_ms / 1000)

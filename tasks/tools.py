@@ -10,7 +10,7 @@ from uuid import UUID
 
 from engine.errors import Rejected
 from integrations.http import HttpClients
-from integrations.tools.health_probes import probed
+from integrations.tools.health_probes import probe
 from settings import Settings, get_settings
 from store import tenancy
 from store.catalog import tool_health
@@ -48,7 +48,7 @@ class HealthChecker:
         except Rejected as refused:
             error: str | None = str(refused)
         else:
-            error = await probed(replace(spec, secrets=secrets), self._outside, self._settings.health_timeout_s)
+            error = await probe(replace(spec, secrets=secrets), self._outside, self._settings.health_timeout_s)
         observation = tool_health.Observation(workspace_id, integration_id, error, time.monotonic() - began)
         changed = await tool_health.record(self._database, observation, thresholds(self._settings), every_s=self._settings.health_every_s)
         log_change(observation, changed)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Date, case, cast, delete, func, null, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from engine.enums import BudgetPeriod, BudgetScope, BudgetUnit
 from engine.errors import Conflict, NotFound, Rejected
 from models import AgentRow, BudgetRow, SessionRow
 from store import pagination
-
-Scope = Literal["workspace", "agent", "session"]
-Unit = Literal["usd", "tokens"]
-Period = Literal["day", "total"]
 
 MAX_CAP = Decimal(10) ** 10  # exclusive; ten digits on either side of the point
 
@@ -38,7 +35,14 @@ WIRE = (
 
 
 async def create(
-    db: AsyncConnection, workspace_id: UUID, *, scope: Scope, scope_id: UUID | None, unit: Unit, period: Period, cap: Decimal
+    db: AsyncConnection,
+    workspace_id: UUID,
+    *,
+    scope: BudgetScope,
+    scope_id: UUID | None,
+    unit: BudgetUnit,
+    period: BudgetPeriod,
+    cap: Decimal,
 ) -> dict[str, Any]:
     """Create a budget of US dollars or tokens, a day (UTC) or in all, and return it. It counts model calls from now on.
 
@@ -69,7 +73,7 @@ async def get(db: AsyncConnection, budget_id: UUID) -> dict[str, Any]:
 async def page(
     db: AsyncConnection,
     *,
-    scope: Scope | None = None,
+    scope: BudgetScope | None = None,
     scope_id: UUID | None = None,
     limit: int = 20,
     after: str | None = None,
@@ -103,14 +107,14 @@ async def remove(db: AsyncConnection, budget_id: UUID) -> None:
         raise NotFound("no such budget")
 
 
-def _check(unit: Unit, cap: Decimal) -> None:
+def _check(unit: BudgetUnit, cap: Decimal) -> None:
     if not cap.is_finite() or not 0 <= cap < MAX_CAP or cap.as_tuple().exponent < -10:  # type: ignore[operator]  # an int where finite
         raise Rejected("cap must be an amount from 0 to 9999999999 with at most ten digits after the point.")
     if unit == "tokens" and cap != cap.to_integral_value():
         raise Rejected("cap must be a whole number of tokens.")
 
 
-async def _scope_id(db: AsyncConnection, workspace_id: UUID, scope: Scope, scope_id: UUID | None) -> UUID:
+async def _scope_id(db: AsyncConnection, workspace_id: UUID, scope: BudgetScope, scope_id: UUID | None) -> UUID:
     if scope == "workspace":
         if scope_id not in (None, workspace_id):
             raise NotFound("no such workspace")
