@@ -28,7 +28,7 @@ class SecretBox:
     """
 
     def __init__(self, keys: str) -> None:
-        """Read `keys`: 32 bytes in base64 each, separated by commas. The first encrypts, all decrypt. Raises ValueError for another form."""
+        """Read `keys`: 32 bytes in base64 each, separated by commas. The first encrypts, all decrypt. Raises ValueError."""
         self._masters: dict[str, bytes] = {}
         for text in filter(None, (part.strip() for part in keys.split(","))):
             try:
