@@ -20,9 +20,10 @@ from store.analytics.rollup_sql import ALL, BOTH_TIMES, Sums, day_start, local_d
 from store.database import Database
 
 BATCH = 4000
-SESSIONS = 200  # whose rows are held at a time
-DAYS = 31  # cut at a time
-# One at a time adds up, cuts or folds; a second one waits for the batch, not for the run, and longer than statements otherwise may.
+SESSIONS = 200  # rows locked at a time
+DAYS = 31  # days recomputed at a time
+# Only one transaction at a time rolls up, recomputes days or copies totals. Another waits for the batch, not for the whole run, and may
+# wait longer than other statements.
 _ALONE = (
     "SELECT set_config('lock_timeout', '60s', true), set_config('statement_timeout', '60s', true)",
     "SELECT pg_advisory_xact_lock(7_460_001)",
@@ -33,7 +34,7 @@ _ALONE = (
 _QUEUED = f"SELECT ARRAY(SELECT ctid FROM usage_facts LIMIT {BATCH})::text[] AS places"
 _ANSWERED = """SELECT coalesce(array_agg(DISTINCT session_id), '{}') AS ids
 FROM usage_facts WHERE ctid = ANY (CAST(:places AS tid[])) AND kind = 'turn'"""
-# A session that somebody holds is left out, and told.
+# A session whose row is locked is left out and returned.
 _AVERAGES = """
 WITH held AS (SELECT id, average_response_time FROM sessions WHERE id = ANY (:ids) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED),
 written AS (
@@ -103,13 +104,13 @@ def _cutting(sums: Sums) -> tuple[str, str]:
 
 
 async def alone(db: AsyncConnection) -> None:
-    """Wait until no other transaction adds up, cuts or folds, for up to a minute; none does until this one ends."""
+    """Lock out other transactions that roll up, recompute days or copy totals, until this one ends. Waits up to a minute."""
     for statement in _ALONE:
         await db.execute(text(statement))
 
 
 async def note_older_sessions(maintenance: Database, limit: int = SESSIONS) -> int:
-    """Note what sessions came to that are older than the noting of facts; how many were left to be noted and now are, `limit` at most."""
+    """Record facts of sessions from before facts were recorded, at most `limit`, and return how many."""
     return int((await maintenance.call(_OLDER, limit))["sessions"])
 
 
@@ -136,7 +137,7 @@ async def add(maintenance: Database, *, facts_so_far: Callable[[int], None] = la
 
 
 async def _average_responses(maintenance: Database, db: AsyncConnection, places: list[str]) -> list[UUID]:
-    """Bring up to date what sessions say of their turns; those that somebody holds, which were left as they are."""
+    """Update the averages of sessions whose turns ended, and return the sessions that were skipped because they are locked."""
     busy: list[UUID] = []
     ids: list[UUID] = await db.scalar(text(_ANSWERED), {"places": places}) or []
     for first in range(0, len(ids), SESSIONS):

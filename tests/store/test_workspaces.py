@@ -66,7 +66,7 @@ async def test_every_time_zone_is_taken_that_postgres_and_python_agree_about_and
             )
             assert told == {zone: at.astimezone(ZoneInfo(zone)).replace(tzinfo=None) for zone in taken}
     for zone in ("EST5EDT", "CET"):
-        with pytest.raises(Rejected, match=f"'{zone}' names no place"):
+        with pytest.raises(Rejected, match=f"'{zone}' is not the time zone of a place"):
             await workspaces.timezone(database, made, zone)
 
 
