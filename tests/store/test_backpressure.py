@@ -58,7 +58,7 @@ async def test_open_turns_are_counted_by_workspace_up_to_the_limit(database: Dat
     assert (await backpressure.read(database, LIMITS, [])).by_workspace == {}
 
 
-async def test_a_turn_that_no_worker_takes_says_that_the_system_is_behind(database: Database, database_url: str, nothing_open: None):
+async def test_unclaimed_turn_counts_as_behind(database: Database, database_url: str, nothing_open: None):
     await due_since(database, database_url, 75)
     await due_since(database, database_url, 20)
     assert 75 <= (await backpressure.read(database, LIMITS, [])).behind_s < 90
@@ -80,20 +80,20 @@ async def test_a_turn_that_no_worker_takes_says_that_the_system_is_behind(databa
     ],
     ids=["carried", "for-a-person", "for-its-workspace", "parked", "paused", "manual", "quarantined", "leased", "stuck-for-long"],
 )
-async def test_a_turn_that_waits_for_something_else_does_not(database: Database, database_url: str, nothing_open: None, change_of_it: str):
+async def test_turn_that_cannot_run_does_not_count_as_behind(database: Database, database_url: str, nothing_open: None, change_of_it: str):
     _, turn_id = await due_since(database, database_url, 75)
     change(database_url, change_of_it, turn_id)
     assert (await backpressure.read(database, LIMITS, [])).behind_s == 0
 
 
-async def test_a_turn_that_cannot_be_carried_does_not_speak_for_those_that_are(database: Database, database_url: str, nothing_open: None):
+async def test_unclaimable_turn_does_not_count_while_later_ones_are_claimed(database: Database, database_url: str, nothing_open: None):
     await due_since(database, database_url, 75)
     _, later = await due_since(database, database_url, 40)
     change(database_url, "UPDATE turns SET status = 'done', claimed_at = admitted_at + interval '1 second' WHERE id = %s", later)
     assert (await backpressure.read(database, LIMITS, [])).behind_s == 0
 
 
-async def test_a_granted_place_is_noted_whoever_grants_it(database: Database, database_url: str, nothing_open: None):
+async def test_every_admission_sets_admitted_at(database: Database, database_url: str, nothing_open: None):
     made = await tenant(database)
     first = await intake.accept(database, made.workspace_id, made.session_id, "one", strategy="enqueue")
     second = await intake.accept(database, made.workspace_id, made.session_id, "two", strategy="enqueue")
