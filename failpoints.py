@@ -3,7 +3,7 @@
     TURNLINE_CRASH_TEST=this-process-may-be-killed TURNLINE_CRASH_AT=model_call.before_send turnline worker
 
 `TURNLINE_CRASH_AT` is NAME[:NTH][:ACTION]. NTH (default 1) counts how often the failpoint is reached. ACTION is `kill` (default, SIGKILL),
-`stop` (SIGSTOP, until a test sends SIGCONT) or `say` (only report, so that a test can kill the process during what follows). The process
+`stop` (SIGSTOP, until a test sends SIGCONT) or `say` (only report, so that a test can kill the process afterwards). The process
 first writes one line to standard error.
 """
 
@@ -81,18 +81,18 @@ def armed(environ: Mapping[str, str]) -> Armed | None:
     Raises:
         NotArmed: the consent variable is missing, or the failpoint, count or action is unknown.
     """
-    asked = environ.get(AT, "").strip()
-    if not asked:
+    value = environ.get(AT, "").strip()
+    if not value:
         return None
     if environ.get(CONSENT) != CONSENTED:
         raise NotArmed(f"{AT} is set: it kills this process on purpose and is for tests only. Unset it.")
-    name, *rest = asked.split(":")
+    name, *rest = value.split(":")
     if name not in FAILPOINTS:
         raise NotArmed(f"{AT} names an unknown failpoint: {name[:40]!r}. Known failpoints: {', '.join(FAILPOINTS)}.")
     nth = int(rest.pop(0)) if rest and rest[0].isdecimal() else 1
     action = rest.pop(0) if rest else "kill"
     if rest or nth < 1 or action not in ACTIONS:
-        raise NotArmed(f"{AT} must be NAME[:NTH][:{'|'.join(ACTIONS)}] with NTH from 1; it is {asked[:60]!r}.")
+        raise NotArmed(f"{AT} must be NAME[:NTH][:{'|'.join(ACTIONS)}] with NTH from 1; it is {value[:60]!r}.")
     return Armed(name, nth, action)
 
 
@@ -104,14 +104,14 @@ def refuse_a_normal_start() -> None:
         sys.exit(str(refusal))
 
 
-def _of_this_process() -> Armed | None:
+def _armed_in_this_process() -> Armed | None:
     try:
         return armed(os.environ)
     except NotArmed:
         return None  # each entry point reports it (refuse_a_normal_start); importing this module must not fail
 
 
-_armed = _of_this_process()
+_armed = _armed_in_this_process()
 
 
 def failpoint(name: str) -> None:

@@ -1,1 +1,1 @@
-"""The front door: HTTP and server-sent events."""
+"""The HTTP API and its server-sent events."""

@@ -1,71 +1,75 @@
-"""Bearer API keys: whose request is this, and what may it do."""
+"""Authentication by API keys (bearer tokens), and what a key may do."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 
+from cachetools import TTLCache
 from starlette.requests import Request
 
 from api.errors import Problem
 from store.catalog import workspaces
 from store.catalog.workspaces import Caller
-from store.database import Database
+from store.database import UNAVAILABLE, Database
 
 log = logging.getLogger(__name__)
 
-REMEMBER_S = 3.0
-REMEMBER_KEYS = 10_000
-_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="turnline"'}
-_REFUSAL = {"WWW-Authenticate": 'Bearer realm="turnline", error="invalid_token"'}
+CACHE_S = 3.0
+CACHE_KEYS = 10_000
+_NO_KEY = {"WWW-Authenticate": 'Bearer realm="turnline"'}
+_BAD_KEY = {"WWW-Authenticate": 'Bearer realm="turnline", error="invalid_token"'}
 
 
-class Keys:
-    """Looks keys up, and remembers for a few seconds: a busy key costs one look-up, a revoked one is out soon."""
+class ApiKeys:
+    """Looks API keys up in the database and caches them for `CACHE_S`, so a busy key is cheap and a revoked one stops soon."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known: dict[bytes, tuple[float, Caller]] = {}
-        self._asking: dict[bytes, asyncio.Task[Caller | None]] = {}
-        self._touched: dict[bytes, float] = {}
+        self._cached: TTLCache[bytes, Caller] = TTLCache(CACHE_KEYS, CACHE_S)
+        self._looking_up: dict[bytes, asyncio.Task[Caller | None]] = {}
+        self._recorded: TTLCache[bytes, bool] = TTLCache(CACHE_KEYS, workspaces.TOUCH_EVERY_S)
         self._touching: set[asyncio.Task[None]] = set()
 
     async def caller(self, key_text: str) -> Caller | None:
-        """Who the key belongs to, or None."""
+        """Return the caller that the key belongs to, or None if it is unknown or revoked."""
         digest = workspaces.digest_of(key_text)
-        known = self._known.get(digest)
-        if known is not None and known[0] > time.monotonic():
-            return known[1]
-        task = self._asking.get(digest)
+        cached = self._cached.get(digest)
+        if cached is not None:
+            return cached
+        task = self._looking_up.get(digest)
         if task is None:
-            task = self._asking[digest] = asyncio.create_task(self._ask(digest, key_text))
-            task.add_done_callback(lambda _: self._asking.pop(digest, None))
+            task = self._looking_up[digest] = asyncio.create_task(self._look_up(digest, key_text))
+            task.add_done_callback(lambda _: self._looking_up.pop(digest, None))
         return await asyncio.shield(task)
 
+    async def may_read(self, key_text: str) -> bool:
+        """Return whether the key still allows reading. True while the database is unavailable: nothing can be read or revoked then."""
+        try:
+            caller = await self.caller(key_text)
+        except UNAVAILABLE:
+            return True
+        return caller is not None and caller.may_read
+
     async def close(self) -> None:
-        """Let what runs in the background end."""
+        """Wait for background writes."""
         if self._touching:
             await asyncio.wait(self._touching, timeout=2)
 
-    async def _ask(self, digest: bytes, key_text: str) -> Caller | None:
+    async def _look_up(self, digest: bytes, key_text: str) -> Caller | None:
         caller = await workspaces.caller_of(self._database, key_text)
         if caller is None:
-            self._known.pop(digest, None)
+            self._cached.pop(digest, None)
             return None
-        if len(self._known) >= REMEMBER_KEYS:
-            self._known.clear()
-            self._touched.clear()
-        self._known[digest] = (time.monotonic() + REMEMBER_S, caller)
-        self._note_use(digest, caller)
+        self._cached[digest] = caller
+        self._record_use(digest, caller)
         return caller
 
-    def _note_use(self, digest: bytes, caller: Caller) -> None:
-        """Note the key's use, once a minute, beside the request and not in its way."""
-        now = time.monotonic()
-        if self._touched.get(digest, 0.0) > now:
+    def _record_use(self, digest: bytes, caller: Caller) -> None:
+        """Record the key's use once a minute, in the background so that the request does not wait for it."""
+        if digest in self._recorded:
             return
-        self._touched[digest] = now + workspaces.TOUCH_EVERY_S
+        self._recorded[digest] = True
         task = asyncio.create_task(self._touch(caller))
         self._touching.add(task)
         task.add_done_callback(self._touching.discard)
@@ -73,27 +77,39 @@ class Keys:
     async def _touch(self, caller: Caller) -> None:
         try:
             await workspaces.touch(self._database, caller.workspace_id, caller.key_id)
-        except Exception as error:  # noqa: BLE001 - a missing time of last use harms nobody
-            log.warning("an API key's use could not be noted: %s", type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - only the time of last use is lost
+            log.warning("Recording the use of an API key failed: %s", type(error).__name__)
 
 
 def bearer(request: Request) -> str:
-    """The request's key. Raises Problem (401) where it carries none."""
+    """Return the request's API key.
+
+    Raises:
+        Problem: 401, the request has none.
+    """
     scheme, _, key_text = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key_text.strip():
-        raise Problem(401, "Send an API key: Authorization: Bearer tl_…", headers=_CHALLENGE)
+        raise Problem(401, "Send an API key: Authorization: Bearer tl_…", headers=_NO_KEY)
     return key_text.strip()
 
 
-async def authenticate(request: Request, keys: Keys) -> Caller:
-    """Who sends this request. Raises Problem (401) where the key is not one, or was revoked."""
+async def authenticate(request: Request, keys: ApiKeys) -> Caller:
+    """Return the caller of the request.
+
+    Raises:
+        Problem: 401, the key is missing, unknown or revoked.
+    """
     caller = await keys.caller(bearer(request))
     if caller is None:
-        raise Problem(401, "The API key is not known, or was revoked.", headers=_REFUSAL)
+        raise Problem(401, "The API key is unknown or was revoked.", headers=_BAD_KEY)
     return caller
 
 
 def authorise(caller: Caller, *, write: bool) -> None:
-    """Raises Problem (403) where the caller may not."""
+    """Return if the caller may write (or read).
+
+    Raises:
+        Problem: 403, the caller may not.
+    """
     if not (caller.may_write if write else caller.may_read):
         raise Problem(403, "Insufficient permissions for workspace.")

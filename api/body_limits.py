@@ -1,4 +1,4 @@
-"""What a request may be before anything looks at it: its size, while it is read; its depth and keys, before it is parsed."""
+"""Limits on request bodies: their size while they are read, their depth and number of keys before they are parsed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.safe_json import parse_client
 
 
 class GuardedRequest(Request):
-    """A request whose JSON body is counted while it arrives and parsed once, after its nesting has been looked at."""
+    """A request whose JSON body is counted while it arrives, and parsed once, after its nesting has been checked."""
 
     _raw: bytes | None = None
     _value: Any = None
@@ -23,7 +23,7 @@ class GuardedRequest(Request):
         """Read and parse the body, if there is one.
 
         Raises:
-            Problem: 413 too long, 415 not JSON by its type, 400 not JSON, 422 JSON that cannot be stored.
+            Problem: 413 too long, 415 another content type, 400 malformed JSON, 422 JSON that cannot be stored.
         """
         declared = self.headers.get("content-length", "")
         if declared.isascii() and declared.isdigit() and (len(declared) > 12 or int(declared) > max_bytes):
@@ -40,11 +40,11 @@ class GuardedRequest(Request):
             self._value = _parse(self._raw, max_bytes)
 
     async def body(self) -> bytes:
-        """The bytes that were taken."""
+        """Return the bytes that `take` read."""
         return b"" if self._raw is None else self._raw
 
     async def json(self) -> Any:
-        """The value that was taken."""
+        """Return the value that `take` parsed."""
         return self._value
 
 
@@ -67,7 +67,7 @@ def _parse(raw: bytes, max_bytes: int) -> Any:
 
 
 def _well_formed(raw: bytes) -> bool:
-    """Whether `raw` is JSON as such, if not JSON that we take."""
+    """Return whether `raw` is JSON at all, even if it exceeds a limit."""
 
     def refuse(name: str) -> None:
         raise ValueError(name)

@@ -1,56 +1,65 @@
-"""What the endpoints stand on: the open connections of the process, the route class that guards them, the caller of a request."""
+"""Dependencies of the endpoints: the process's open connections, the caller, and the route class that guards every request."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response, Security
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
-from api.auth import Keys, authenticate, authorise
+from api.auth import ApiKeys, authenticate, authorise
 from api.backpressure import LoadMonitor
 from api.body_limits import GuardedRequest
 from api.openapi import PROBLEMS
-from api.shutdown import Stopping
+from api.shutdown import Shutdown
+from realtime.event_reader import EventReader
 from realtime.publisher import Publisher
 from realtime.subscriber import Subscriber
 from settings import Settings
+from store.catalog import workspaces
 from store.catalog.workspaces import Caller
 from store.database import Database
 from store.encryption import SecretBox
-
-
-class Dispatch(Protocol):
-    """Rings for turns; returns at once and never raises (see `tasks.dispatcher.Ringer`)."""
-
-    def dispatch(self, turn_id: UUID) -> None:
-        """Ring for `turn_id`, soon."""
+from tasks.dispatcher import Dispatcher
 
 
 @dataclass(slots=True)
 class AppState:
-    """What an API process keeps open."""
+    """The connections and background workers of an API process."""
 
     settings: Settings
     database: Database
-    keys: Keys
+    keys: ApiKeys
     box: SecretBox
     publisher: Publisher
     subscriber: Subscriber
-    dispatcher: Dispatch
+    reader: EventReader
+    dispatcher: Dispatcher
     load_monitor: LoadMonitor
-    stopping: Stopping = field(default_factory=Stopping)
+    stopping: Shutdown = field(default_factory=Shutdown)
+
+    async def signature(self, caller: Caller) -> str:
+        """Return the caller's name as it is kept with a decision: the key's name and prefix, and its user."""
+        async with self.database.transaction(caller.workspace_id) as db:
+            return await workspaces.signature(db, caller)
+
+    def after_commit(self, session_id: UUID, *, offset: int | None, to_dispatch: UUID | None) -> None:
+        """Publish that the log advanced to `offset`, and dispatch a turn. Returns at once and never raises."""
+        if offset is not None:
+            self.publisher.log_advanced(session_id, offset)
+        if to_dispatch is not None:
+            self.dispatcher.dispatch(to_dispatch)
 
 
 class GuardedRoute(APIRoute):
-    """A route that asks who calls before it reads the body, and reads the body before it does anything else."""
+    """A route that authenticates before it reads the body, and checks the body before anything else happens."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The route's handler behind the guard."""
+        """Return the route's handler with the checks in front of it."""
         handle = super().get_route_handler()
 
         async def guarded(request: Request) -> Response:
@@ -69,7 +78,7 @@ class GuardedRoute(APIRoute):
 _scheme = HTTPBearer(scheme_name="ApiKey", bearerFormat="tl_…", description="An API key of a workspace.", auto_error=False)
 
 
-async def _front(request: Request) -> AppState:
+async def _app_state(request: Request) -> AppState:
     app_state: AppState = request.app.state.app_state
     return app_state
 
@@ -79,10 +88,10 @@ async def _caller(request: Request, _: Annotated[object, Security(_scheme)]) -> 
     return caller
 
 
-AppStateDep = Annotated[AppState, Depends(_front)]
+AppStateDep = Annotated[AppState, Depends(_app_state)]
 CallerDep = Annotated[Caller, Depends(_caller)]
 
 
 def router(tag: str) -> APIRouter:
-    """A router of guarded routes under /v1."""
+    """Return a router of guarded routes under /v1."""
     return APIRouter(prefix="/v1", tags=[tag], route_class=GuardedRoute, responses=PROBLEMS)

@@ -1,4 +1,4 @@
-"""What every operation's description has in common: its problems, and how the caller shows a key."""
+"""The parts of the OpenAPI document that all operations share: the introduction, and the problem responses."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 DESCRIPTION = """
-Runs the agent's side of conversations. A customer's message is posted to a session and answered with 202; the turn it opened is carried
-by a worker, and its events appear in the session's log.
+Runs the agent's side of conversations. A customer's message is posted to a session and answered with 202; a worker runs the turn that it
+opened, and the turn's events appear in the session's log.
 
-Every list is paged: send `next_cursor` back as `after`. Times are UTC. Money is text, in US dollars. What belongs to another workspace is
-not found. Bodies may have 262,144 bytes, 64 levels and 10,000 keys; integers beyond 2^53 are kept as text.
+Every list is paged: send `next_cursor` back as `after`. Times are UTC. Money is text, in US dollars. Objects of another workspace are
+answered with 404. Bodies are limited to 262,144 bytes, 64 levels and 10,000 keys; integers beyond 2^53 are stored as text.
 """
 
 PROBLEM: dict[str, Any] = {
     "title": "Problem",
-    "description": "What went wrong (RFC 9457).",
+    "description": "An error (RFC 9457).",
     "type": "object",
     "required": ["type", "title", "status", "detail", "instance", "code", "errors"],
     "properties": {
         "type": {"type": "string", "examples": ["about:blank"]},
         "title": {"type": "string"},
         "status": {"type": "integer"},
-        "detail": {"type": "string", "description": "A sentence for a person."},
-        "instance": {"type": "string", "description": "The address that was asked."},
-        "code": {"type": "string", "description": "A word for a program.", "examples": ["VALIDATION_ERROR"]},
+        "detail": {"type": "string", "description": "A sentence for people."},
+        "instance": {"type": "string", "description": "The path of the request."},
+        "code": {"type": "string", "description": "A word for programs.", "examples": ["VALIDATION_ERROR"]},
         "errors": {
             "type": "array",
             "items": {
@@ -40,40 +40,41 @@ PROBLEM: dict[str, Any] = {
 
 
 def problem(description: str) -> dict[str, Any]:
-    """A response that is a problem document."""
+    """Return the description of a problem response."""
     return {"description": description, "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
 
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: problem("The body is not JSON."),
-    401: problem("No API key, or one that is not known or was revoked."),
-    403: problem("The key may not do this."),
-    404: problem("No such thing in this workspace."),
+    400: problem("The body is not valid JSON."),
+    401: problem("The API key is missing, unknown or revoked."),
+    403: problem("The API key does not allow this."),
+    404: problem("The workspace has no such object."),
     413: problem("The body is too long."),
-    415: problem("The body is not JSON by its type."),
-    422: problem("Something in the request is not acceptable; `errors` says where and what."),
-    503: problem("The database does not answer; try again after `Retry-After` seconds."),
+    415: problem("The body's content type is not JSON."),
+    422: problem("The request is invalid; `errors` lists places and reasons."),
+    503: problem("The database is unavailable; try again after `Retry-After` seconds."),
 }
-CONFLICT: dict[int | str, dict[str, Any]] = {409: problem("It contradicts what is there already.")}
-TOO_MUCH: dict[int | str, dict[str, Any]] = {
+CONFLICT: dict[int | str, dict[str, Any]] = {409: problem("Conflicts with the current state.")}
+TOO_MANY_OPEN: dict[int | str, dict[str, Any]] = {
     429: {
         **problem(
-            "Too much is open in the session, in the workspace or in all; `detail` says what. Try again after `Retry-After` seconds."
+            "Too many turns are open in the session, the workspace or the service; `detail` says which. Try again after `Retry-After` "
+            "seconds."
         ),
         "headers": {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}},
     }
 }
-PRECONDITION: dict[int | str, dict[str, Any]] = {412: problem("It has changed meanwhile: `If-Match` names another version.")}
+PRECONDITION: dict[int | str, dict[str, Any]] = {412: problem("`If-Match` names another version: the object has changed.")}
 
 
 def install(app: FastAPI) -> None:
-    """Describe `app` by OpenAPI 3.1, made once."""
+    """Make `app` describe itself as OpenAPI 3.1; the document is built once."""
 
-    def described() -> dict[str, Any]:
+    def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = get_openapi(title="Turnline", version=app.version, description=DESCRIPTION, routes=app.routes, openapi_version="3.1.0")
             schema.setdefault("components", {}).setdefault("schemas", {})["Problem"] = PROBLEM
             app.openapi_schema = schema
         return app.openapi_schema
 
-    app.openapi = described  # type: ignore[method-assign]
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Values as they go on the wire: JSON whose times end in Z and whose money is text."""
+"""JSON responses: times end in Z, money is text, and rows are encoded once, without a model in between."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from uuid import UUID
 from starlette.responses import Response
 
 
-def _plain(value: object) -> str:
+def _default(value: object) -> str:
     if isinstance(value, UUID):
         return str(value)
     if isinstance(value, datetime):
@@ -21,34 +21,34 @@ def _plain(value: object) -> str:
     if isinstance(value, Decimal):
         text = f"{value:f}"
         return text.rstrip("0").rstrip(".") if "." in text else text
-    raise TypeError(f"{type(value).__name__} has no place on the wire")
+    raise TypeError(f"a {type(value).__name__} cannot be encoded as JSON")
 
 
-_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_default)
 
 
-def text_of(value: object) -> str:
-    """`value` as JSON."""
+def encode_json(value: object) -> str:
+    """Return `value` as JSON."""
     return _encoder.encode(value)
 
 
 class Json(Response):
-    """A JSON answer, encoded once: rows come from the database as they go out, so no model is built from them."""
+    """A JSON response. It takes rows as they come from the database; no model is built from them."""
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        """The body's bytes."""
-        return text_of(content).encode()
+        """Return the body."""
+        return encode_json(content).encode()
 
 
 def etag(version: int) -> str:
-    """The strong entity tag of a version."""
+    """Return the strong entity tag of a version."""
     return f'"{version}"'
 
 
-def versions(if_match: str | None) -> frozenset[int] | None:
-    """The versions an If-Match header accepts, or None where it accepts any. Weak tags and foreign ones match nothing."""
+def accepted_versions(if_match: str | None) -> frozenset[int] | None:
+    """Return the versions that an If-Match header accepts; None accepts any. Weak and malformed tags match nothing."""
     if if_match is None or if_match.strip() == "*":
         return None
     tags = (tag.strip() for tag in if_match.split(","))

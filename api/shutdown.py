@@ -1,4 +1,4 @@
-"""Knowing that the server is about to stop, while there is still time to end open streams.
+"""Notices a requested shutdown while there is still time to end open streams.
 
 The server waits for its connections before it tells the application anything, and a stream never ends by itself.
 """
@@ -14,29 +14,24 @@ from types import FrameType
 from typing import Any
 
 
-class Stopping:
-    """Set once the process was asked to stop; whoever serves something long looks at it."""
+class Shutdown:
+    """Set once the process was asked to stop."""
 
     def __init__(self) -> None:
-        self._set = False
         self._callbacks: list[Callable[[], None]] = []
 
-    def __bool__(self) -> bool:
-        return self._set
-
-    def then(self, callback: Callable[[], None]) -> None:
-        """Call `callback`, on the loop, when the stop is asked for."""
+    def add_callback(self, callback: Callable[[], None]) -> None:
+        """Call `callback` on the event loop when the shutdown begins. It may be called twice."""
         self._callbacks.append(callback)
 
     def set(self) -> None:
-        """The stop was asked for."""
-        self._set = True
+        """Begin the shutdown."""
         for callback in self._callbacks:
             callback()
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Hear SIGTERM and SIGINT before the server's own handlers do, which are then called as ever."""
+        """Begin the shutdown on SIGTERM and SIGINT, then call the handlers that the server had installed."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -1,1 +1,4 @@
-"""Each module prints one table. Compare CPU per turn first, ratios taken in one run second, absolute times never."""
+"""Benchmarks: each module prints one table. Run one with `python -m benchmarks.NAME`; `--help` lists its options.
+
+CPU time per turn compares best between runs, then ratios from one run. Absolute times depend on the machine and its load.
+"""

@@ -1,11 +1,11 @@
-"""Every crash point, alone and in ordered pairs: a process is killed there, then the next one, and the books are checked.
+"""Crash test: kill a process at each failpoint, and at each ordered pair of failpoints, then verify the data.
 
     python -m benchmarks.crashpoints [--sample N] [--seed S] [--only model_call.before_send,model_call.answered] [--singles] [--lanes 4]
 
-Each case is two messages in one session, each answered with three model calls, an idempotent tool and an unsafe one. It ends with both
-messages answered once, every invariant held, the idempotent effects done once and no unsafe tool asked twice; or the program exits 1 and
-says what is wrong. `--only` takes the names of the table; a name stands for its variants too (tool_call.before_send: also
-"tool_call.before_send unsafe"). Ctrl-C ends it early, with the table so far.
+Each case is two messages in one session, each answered with three model calls, an idempotent tool and an unsafe one. At the end both
+messages must have been answered once, all invariants hold, the idempotent effects have happened once and no unsafe tool have been called
+twice; otherwise the program prints what is wrong and exits with 1. `--only` takes names from the table; a name includes its variants
+(tool_call.before_send: also "tool_call.before_send unsafe"). Ctrl-C ends the run early and prints the table so far.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from tests.system.crashes.case import Outcome
 from tests.system.crashes.crash_table import CRASHES, Crash
 from tests.system.crashes.runners import Cases, under_way
 
-COLUMNS = ("answered", "model asked again", "lookups", "refunds", "unsafe ended", "attempts", "s", "wrong")
+COLUMNS = ("answered", "repeated model calls", "lookups", "refunds", "status of unsafe calls", "attempts", "seconds", "wrong")
 
 
 def chosen(only: str) -> list[Crash]:
-    """The crashes that `only` names, with their variants; all of them where it is empty."""
+    """Return the crashes that `only` names, with their variants; all crashes if it is empty."""
     names = [name.strip() for name in only.split(",") if name.strip()]
     found = [crash for crash in CRASHES.values() if not names or crash.name in names or crash.name.split()[0] in names]
     unknown = [name for name in names if not any(name in (crash.name, crash.name.split()[0]) for crash in found)]
@@ -42,12 +42,12 @@ def chosen(only: str) -> list[Crash]:
 
 
 def pairs(crashes: list[Crash]) -> list[tuple[Crash, ...]]:
-    """All ordered pairs of them."""
+    """Return all ordered pairs."""
     return list(itertools.product(crashes, repeat=2))
 
 
 def run(cases: Cases, lanes: int, console: Console) -> tuple[list[Outcome], list[str]]:
-    """Run the cases; returns what came of them, in their order, and the names of those that did not come to an end, each with why."""
+    """Run the cases. Return the outcomes, in order, and one line for each case that did not finish, with the reason."""
     with (
         scratch_directory("turnline-crashpoints-") as directory,
         EmbeddedPostgres(directory / "postgres", fast=True) as postgres,
@@ -59,7 +59,7 @@ def run(cases: Cases, lanes: int, console: Console) -> tuple[list[Outcome], list
             for number, future in enumerate(as_completed(futures), 1):
                 console.print(f"{number:4} of {len(cases)}  {time.monotonic() - began:6.0f} s  {names[future]:40} {_verdict(future)}")
         except KeyboardInterrupt:
-            console.print("interrupted; these are the cases that were done")
+            console.print("interrupted; these cases were finished")
         done = [future for future in futures if future.done()]
         failed = [f"{names[future]}: {future.exception()}" for future in done if future.exception() is not None]
         return [future.result() for future in done if future.exception() is None], failed
@@ -68,51 +68,51 @@ def run(cases: Cases, lanes: int, console: Console) -> tuple[list[Outcome], list
 def _verdict(future: Future[Outcome]) -> str:
     error = future.exception()
     if error is not None:
-        return f"did not come to an end: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        return f"did not finish: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
     return "; ".join(future.result().wrong) or "ok"
 
 
 def report(outcomes: list[Outcome], failed: list[str], console: Console) -> None:
-    """Print the table of outcomes and their sums."""
-    table = Table(title="killed at, and then at")
+    """Print the table of outcomes and the sums."""
+    table = Table(title="Processes killed at one or two failpoints")
     for column in ("case", *COLUMNS):
         table.add_column(column)
     for one in outcomes:
         table.add_row(
-            one.name, f"{one.answered} of 2", str(one.asked_again), _row(one.lookups), _row(one.refunds), _row(one.refund_states),
-            _row(one.attempts), f"{one.seconds:.1f}", "; ".join(one.wrong) or "-",
+            one.name, f"{one.answered} of 2", str(one.asked_again), _join(one.lookups), _join(one.refunds), _join(one.refund_states),
+            _join(one.attempts), f"{one.seconds:.1f}", "; ".join(one.wrong) or "-",
         )  # fmt: skip
     console.print(table)
-    again = Counter(one.asked_again for one in outcomes)
-    console.print("model calls made again: " + ", ".join(f"{count} in {cases} cases" for count, cases in sorted(again.items())))
+    repeated = Counter(one.asked_again for one in outcomes)
+    console.print("repeated model calls: " + ", ".join(f"{count} in {cases} cases" for count, cases in sorted(repeated.items())))
     for failure in failed:
-        console.print(f"did not come to an end: {failure}")
+        console.print(f"did not finish: {failure}")
     wrong = sum(bool(one.wrong) for one in outcomes)
-    console.print(f"{len(outcomes) + len(failed)} cases, {wrong} with violations, {len(failed)} not come to an end")
+    console.print(f"{len(outcomes) + len(failed)} cases, {wrong} with violations, {len(failed)} unfinished")
 
 
-def _row(values: list[int] | list[str]) -> str:
+def _join(values: list[int] | list[str]) -> str:
     return ", ".join(map(str, values))
 
 
 def main() -> None:
-    """Run them and exit 0 when every invariant held in every case."""
+    """Run the cases; exit with 1 if anything is wrong."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--sample", type=int, default=0, metavar="N", help="N of the pairs instead of all")
-    arguments.add_argument("--seed", type=int, default=1, metavar="S", help="which N (default 1)")
-    arguments.add_argument("--only", default="", metavar="NAME,NAME", help="only these points and pairs of them")
-    arguments.add_argument("--singles", action="store_true", help="each point alone, no pairs")
-    arguments.add_argument("--lanes", type=int, default=4, help="cases at the same time (default 4)")
-    given = arguments.parse_args()
-    crashes = chosen(given.only)
+    arguments.add_argument("--sample", type=int, default=0, metavar="N", help="run N random pairs instead of all")
+    arguments.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the sample (default 1)")
+    arguments.add_argument("--only", default="", metavar="NAME,NAME", help="only these failpoints and pairs of them")
+    arguments.add_argument("--singles", action="store_true", help="no pairs")
+    arguments.add_argument("--lanes", type=int, default=4, help="number of concurrent cases (default 4)")
+    options = arguments.parse_args()
+    crashes = chosen(options.only)
     cases: list[tuple[Crash, ...]] = [(crash,) for crash in crashes]
-    if not given.singles:
-        several = pairs(crashes)
-        if given.sample:
-            several = random.Random(given.seed).sample(several, min(given.sample, len(several)))
-        cases += several
+    if not options.singles:
+        chosen_pairs = pairs(crashes)
+        if options.sample:
+            chosen_pairs = random.Random(options.seed).sample(chosen_pairs, min(options.sample, len(chosen_pairs)))
+        cases += chosen_pairs
     console = Console(width=max(140, Console().width), highlight=False)
-    outcomes, failed = run(cases, given.lanes, console)
+    outcomes, failed = run(cases, options.lanes, console)
     report(outcomes, failed, console)
     sys.exit(1 if failed or any(one.wrong for one in outcomes) else 0)
 

@@ -1,10 +1,10 @@
-"""What one workspace's flood does to another, quiet one: its p95 alone, then beside 10,000 queued messages, in one run.
+"""Measure fairness between workspaces: a quiet workspace's reply times, alone and beside 10,000 queued messages of another.
 
     python -m benchmarks.fairness [--flood 10000] [--sessions 2000] [--latency 300] [--every 0.5] [--samples 80] [--window N]
 
-The quiet workspace sends a message every half second over HTTP, each in a session of its own, and waits for its reply. The flood is in the
-log before the workers start. Each turn is a model call that asks for a tool, the tool, and a model call that answers. Two worker
-processes. The figures are printed only after every message of both was answered and the books were checked.
+The quiet workspace sends a message every half second over HTTP, each in a new session, and waits for its reply. The flood is queued
+before the workers start. Each turn is a model call that requests a tool, the tool call, and a model call that answers. Two worker
+processes. The figures are printed only if every message of both workspaces was answered and no invariant is violated.
 """
 
 from __future__ import annotations
@@ -38,43 +38,45 @@ from tests.support.stack import TOOL, Process, Stack
 
 WORKERS = 2
 WARM_UP = 10
-INTAKE_AT_ONCE = 16
-TARGET = 3.0
-REPLY_WITHIN_S = 600.0
+CONCURRENT_INTAKES = 16
+MAX_RATIO = 3.0
+REPLY_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked: the flood's messages and the sessions they go round, the model's latency, the quiet workspace's pace,
-    how many turns of one workspace may be rung or running."""
+    """The load: messages and sessions of the flood, the model's latency, and the messages of the quiet workspace.
+
+    `every_s` is the time between two messages of the quiet workspace. `in_flight_limit` is TURNLINE_WORKSPACE_IN_FLIGHT.
+    """
 
     flood: int
     sessions: int
     latency_ms: int
     every_s: float
     samples: int
-    window: int
+    in_flight_limit: int
 
 
 @dataclass
 class Figures:
-    """What came of it; the quiet workspace's latencies in seconds, in the order sent."""
+    """The results. Latencies of the quiet workspace are in seconds, in the order sent."""
 
-    solo: list[float]
-    flooded: list[float]
+    alone_s: list[float]
+    beside_flood_s: list[float]
     queued_before: int
     queued_after: int
     flood_s: float
 
     @property
     def ratio(self) -> float:
-        """The quiet workspace's p95 beside the flood, over its p95 alone."""
-        return percentile(self.flooded, 0.95) / percentile(self.solo, 0.95)
+        """The quiet workspace's p95 beside the flood divided by its p95 alone."""
+        return percentile(self.beside_flood_s, 0.95) / percentile(self.alone_s, 0.95)
 
 
 @dataclass(frozen=True)
 class Quiet:
-    """The quiet workspace: one fresh session for each message it will send."""
+    """The quiet workspace, with one new session per message."""
 
     api_key: str
     workspace_id: UUID
@@ -82,11 +84,11 @@ class Quiet:
 
 
 def text_of(load: Load, number: int) -> str:
-    """A message whose answer needs the tool."""
+    """Return a message that makes the model call the tool."""
     return f"Is order {number} paid? [[latency {load.latency_ms}]]"
 
 
-async def _prepared(stack: Stack, load: Load) -> tuple[Tenant, Quiet]:
+async def _prepare(stack: Stack, load: Load) -> tuple[Tenant, Quiet]:
     database = Database(stack.database_url, pool_size=2)
     await database.open()
     tools = ({**TOOL, "integration": {"configuration": {"url": f"{stack.sandbox_url}/tools/orders_lookup"}}},)
@@ -98,41 +100,41 @@ async def _prepared(stack: Stack, load: Load) -> tuple[Tenant, Quiet]:
 
 
 async def _converse(url: str, quiet: Quiet, sessions: list[UUID], load: Load) -> list[float]:
-    """Send one message to each of `sessions`, one every `load.every_s`; returns how long each reply took, as the sender sees it."""
+    """Send one message to each session, `load.every_s` apart; return the seconds until each reply, as a client sees them."""
     async with HttpxAiohttpClient(base_url=url, headers={"Authorization": f"Bearer {quiet.api_key}"}, timeout=60) as client:
 
-        async def one(place: int, session_id: UUID) -> float:
-            await asyncio.sleep(place * load.every_s)
+        async def one(index: int, session_id: UUID) -> float:
+            await asyncio.sleep(index * load.every_s)
             began = time.monotonic()
-            reply = await client.post(f"/v1/sessions/{session_id}/messages", json={"text": text_of(load, place)})
+            reply = await client.post(f"/v1/sessions/{session_id}/messages", json={"text": text_of(load, index)})
             if reply.status_code != 202:
                 raise SystemExit(f"the quiet workspace's message was answered {reply.status_code}: {reply.text}")
-            while time.monotonic() < began + REPLY_WITHIN_S:
+            while time.monotonic() < began + REPLY_TIMEOUT_S:
                 found = await client.get(f"/v1/sessions/{session_id}/events", params={"after": 0, "kind": "agent_message", "wait": 20})
                 if found.status_code == 200 and found.json()["events"]:
                     return time.monotonic() - began
-            raise SystemExit(f"a message of the quiet workspace was not answered within {REPLY_WITHIN_S:.0f} s")
+            raise SystemExit(f"a message of the quiet workspace was not answered within {REPLY_TIMEOUT_S:.0f} s")
 
-        return list(await asyncio.gather(*(one(place, session_id) for place, session_id in enumerate(sessions))))
+        return list(await asyncio.gather(*(one(index, session_id) for index, session_id in enumerate(sessions))))
 
 
 async def _flood(stack: Stack, made: Tenant, load: Load) -> None:
-    """Accept the flood, round its sessions, and ring for it, as the front door does."""
-    database = Database(stack.database_url, pool_size=INTAKE_AT_ONCE)
+    """Accept and dispatch the flood, as the API does."""
+    database = Database(stack.database_url, pool_size=CONCURRENT_INTAKES)
     await database.open()
     app = make_app(Settings(DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))
     dispatcher = Dispatcher(app, stack.database_url)
     dispatcher.start()
     numbers = itertools.count()
 
-    async def some() -> None:
+    async def accept_some() -> None:
         while (number := next(numbers)) < load.flood:
             session_id = made.session_ids[number % load.sessions]
-            accepted = await intake.accept(database, made.workspace_id, session_id, text_of(load, number), window=load.window)
+            accepted = await intake.accept(database, made.workspace_id, session_id, text_of(load, number), window=load.in_flight_limit)
             if accepted.to_dispatch is not None:
                 dispatcher.dispatch(accepted.to_dispatch)
 
-    await asyncio.gather(*(some() for _ in range(INTAKE_AT_ONCE)))
+    await asyncio.gather(*(accept_some() for _ in range(CONCURRENT_INTAKES)))
     await asyncio.to_thread(dispatcher.close)
     await database.close()
     app.close()
@@ -153,17 +155,17 @@ def _queued(stack: Stack, workspace_id: UUID) -> int:
 
 
 def measure(stack: Stack, load: Load) -> Figures:
-    """Run both phases on a stack whose sandbox is up; raises SystemExit where a message was not answered once."""
-    flood, quiet = asyncio.run(_prepared(stack, load))
+    """Measure both phases on a stack whose sandbox runs. Raises SystemExit if a message was not answered exactly once."""
+    flood, quiet = asyncio.run(_prepare(stack, load))
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     stack.api(port)
     stack.beat()
     stack.worker(queues="maintenance", concurrency=4, wait=False)
     workers = _workers(stack)
-    warm, rest = quiet.sessions[:WARM_UP], quiet.sessions[WARM_UP:]
-    asyncio.run(_converse(url, quiet, warm, load))
-    solo = asyncio.run(_converse(url, quiet, rest[: load.samples], load))
+    warm_up, measured = quiet.sessions[:WARM_UP], quiet.sessions[WARM_UP:]
+    asyncio.run(_converse(url, quiet, warm_up, load))
+    alone_s = asyncio.run(_converse(url, quiet, measured[: load.samples], load))
     for worker in workers:
         worker.stop()
     until(lambda: connected(stack) <= 1, 60)
@@ -171,12 +173,12 @@ def measure(stack: Stack, load: Load) -> Figures:
     asyncio.run(_flood(stack, flood, load))
     began = time.monotonic()
     _workers(stack)
-    until(lambda: _queued(stack, flood.workspace_id) <= load.flood - load.window, 300)  # it runs at its pace by then
+    until(lambda: _queued(stack, flood.workspace_id) <= load.flood - load.in_flight_limit, 300)  # by then the flood runs at a steady rate
     queued_before = _queued(stack, flood.workspace_id)
-    flooded = asyncio.run(_converse(url, quiet, rest[load.samples :], load))
+    beside_flood_s = asyncio.run(_converse(url, quiet, measured[load.samples :], load))
     queued_after = _queued(stack, flood.workspace_id)
-    stack.drained(REPLY_WITHIN_S)
-    figures = Figures(solo, flooded, queued_before, queued_after, time.monotonic() - began)
+    stack.drained(REPLY_TIMEOUT_S)
+    figures = Figures(alone_s, beside_flood_s, queued_before, queued_after, time.monotonic() - began)
     _check(stack, load)
     return figures
 
@@ -190,43 +192,45 @@ def _check(stack: Stack, load: Load) -> None:
 
 
 def report(load: Load, figures: Figures) -> None:
-    """Print the table, and whether the target is met."""
+    """Print the table and the ratio."""
     console = Console(width=max(100, Console().width))
     table = Table(
-        title=f"A quiet workspace beside {load.flood} queued messages of another ({load.sessions} sessions, window {load.window}); s"
+        title=f"Reply times of a quiet workspace beside {load.flood} queued messages of another "
+        f"({load.sessions} sessions, in-flight limit {load.in_flight_limit}); seconds"
     )
-    for column in ("quiet workspace", "messages", "p50", "p95", "max", "flood still open, before", "after"):
+    for column in ("quiet workspace", "messages", "p50", "p95", "max", "open turns of the flood, before", "after"):
         table.add_column(column, justify="left" if column == "quiet workspace" else "right")
-    for name, took, queued in (
-        ("alone", figures.solo, ("", "")),
-        ("beside the flood", figures.flooded, (str(figures.queued_before), str(figures.queued_after))),
+    for name, seconds, queued in (
+        ("alone", figures.alone_s, ("", "")),
+        ("beside the flood", figures.beside_flood_s, (str(figures.queued_before), str(figures.queued_after))),
     ):
-        table.add_row(name, str(len(took)), f"{percentile(took, 0.5):.2f}", f"{percentile(took, 0.95):.2f}", f"{max(took):.2f}", *queued)
+        latencies = (f"{latency_s:.2f}" for latency_s in (percentile(seconds, 0.5), percentile(seconds, 0.95), max(seconds)))
+        table.add_row(name, str(len(seconds)), *latencies, *queued)
     console.print(table)
-    console.print(f"p95 beside the flood / p95 alone: {figures.ratio:.2f} (target: under {TARGET:.0f})")
-    console.print(f"the flood: {load.flood / figures.flood_s:.0f} turns/s; every message of both answered, the books closed")
+    console.print(f"p95 beside the flood / p95 alone: {figures.ratio:.2f} (target: under {MAX_RATIO:.0f})")
+    console.print(f"the flood: {load.flood / figures.flood_s:.0f} turns/s; every message answered, no violated invariant")
     if figures.queued_after == 0:
-        console.print("[yellow]the flood was over before the measuring was: use a greater --flood[/yellow]")
+        console.print("[yellow]the flood ended before the measurement did; use a larger --flood[/yellow]")
 
 
 def main() -> None:
-    """Run and print."""
+    """Measure and print the table."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--flood", type=int, default=10_000)
     arguments.add_argument("--sessions", type=int, default=2000)
-    arguments.add_argument("--latency", type=int, default=300, metavar="MS", help="of the model, for each of a turn's two calls")
+    arguments.add_argument("--latency", type=int, default=300, metavar="MS", help="latency of each model call")
     arguments.add_argument("--every", type=float, default=0.5, metavar="SECONDS")
     arguments.add_argument("--samples", type=int, default=80)
     arguments.add_argument("--window", type=int, default=Settings().workspace_in_flight, help="TURNLINE_WORKSPACE_IN_FLIGHT")
-    given = arguments.parse_args()
-    load = Load(given.flood, given.sessions, given.latency, given.every, given.samples, given.window)
+    options = arguments.parse_args()
+    load = Load(options.flood, options.sessions, options.latency, options.every, options.samples, options.window)
     settings = {
         "TURNLINE_TURN_LEASE_S": "30",
         "TURNLINE_TURN_HEARTBEAT_S": "10",
         "TURNLINE_SWEEP_EVERY_S": "5",
         "TURNLINE_RING_STALE_S": "10",
         "TURNLINE_DB_POOL_SIZE": "10",
-        "TURNLINE_WORKSPACE_IN_FLIGHT": str(given.window),
+        "TURNLINE_WORKSPACE_IN_FLIGHT": str(options.window),
         "TURNLINE_LOG_LEVEL": "WARNING",
     }
     print(f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Python {platform.python_version()}, {WORKERS} worker processes")

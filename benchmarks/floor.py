@@ -1,8 +1,8 @@
-"""The floor: the same turn in one asyncio process, with no queue, no lease and nothing to resume from.
+"""The baseline of `benchmarks.turns`: the same turn in one asyncio process, without queue, lease or resume.
 
-It shows what the work itself costs in Python: two model calls, one tool call, three commits, a session's turns one after another.
+It shows the cost of the work itself in Python: two model calls, one tool call and three commits, a session's turns in sequence.
 
-    python -m benchmarks.floor JOB.json      prints READY, waits for a line, does the job, prints what it took as JSON
+    python -m benchmarks.floor JOB.json      (prints READY, waits for a line on stdin, runs, prints the figures as JSON)
 """
 
 from __future__ import annotations
@@ -31,39 +31,39 @@ SELECT %(session)s, s.first + o - 1, e->>'kind', e->'content' FROM s, jsonb_arra
 
 
 class Turn:
-    """The turn of the benchmark, as plainly as it can be written."""
+    """The benchmark's turn, as simple as possible."""
 
     def __init__(self, pool: AsyncConnectionPool[Any], http: aiohttp.ClientSession, url: str, tool: dict[str, Any]) -> None:
         self.pool, self.http, self.url, self.tool = pool, http, url, tool
 
     async def append(self, session: str, *events: tuple[str, object], tokens: int = 0) -> None:
-        listed = [{"kind": kind, "content": content} for kind, content in events]
+        documents = [{"kind": kind, "content": content} for kind, content in events]
         async with self.pool.connection() as db:
-            await db.execute(APPEND, {"session": session, "n": len(events), "tokens": tokens, "events": json.dumps(listed)})
+            await db.execute(APPEND, {"session": session, "n": len(events), "tokens": tokens, "events": json.dumps(documents)})
 
-    async def ask(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
+    async def call_model(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
         body = {"model": "gpt-4o", "messages": messages, "tools": [{"type": "function", "function": self.tool}]}
-        async with self.http.post(f"{self.url}/v1/chat/completions", json=body, headers={"Authorization": "Bearer sk"}) as reply:
-            said: dict[str, Any] = await reply.json()
-            return said
+        async with self.http.post(f"{self.url}/v1/chat/completions", json=body, headers={"Authorization": "Bearer sk"}) as response:
+            reply: dict[str, Any] = await response.json()
+            return reply
 
     async def run(self, session: str, text: str) -> None:
         await self.append(session, ("customer_message", {"text": text}))
         messages: list[dict[str, Any]] = [{"role": "user", "content": text}]
-        first = await self.ask(messages)
+        first = await self.call_model(messages)
         message = first["choices"][0]["message"]
         call = message["tool_calls"][0]
-        async with self.http.post(f"{self.url}/tools/orders_lookup", json=json.loads(call["function"]["arguments"])) as reply:
-            result = await reply.json()
+        async with self.http.post(f"{self.url}/tools/orders_lookup", json=json.loads(call["function"]["arguments"])) as response:
+            result = await response.json()
         await self.append(session, ("tool_call", call), ("tool_result", result))
         messages += [message, {"role": "tool", "tool_call_id": call["id"], "content": json.dumps(result)}]
-        last = await self.ask(messages)
+        last = await self.call_model(messages)
         tokens = first["usage"]["total_tokens"] + last["usage"]["total_tokens"]
         await self.append(session, ("agent_message", {"text": last["choices"][0]["message"]["content"]}), tokens=tokens)
 
 
 async def main(job: dict[str, Any]) -> None:
-    """Do the job: {"database_url", "sandbox_url", "tool", "turns": [[session, text], …], "rate": turns per second or null}."""
+    """Run the job {"database_url", "sandbox_url", "tool", "turns": [[session, text], …], "rate": turns per second or null}."""
     pool: AsyncConnectionPool[Any] = AsyncConnectionPool(
         job["database_url"], min_size=20, max_size=20, open=False, kwargs={"autocommit": True}
     )
@@ -79,12 +79,12 @@ async def main(job: dict[str, Any]) -> None:
         print("READY", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
         began, cpu = time.monotonic(), time.process_time()
-        took: list[float] = []
+        seconds: list[float] = []
 
         async def session_turns(session: str, texts: list[str], at: float) -> None:
             for text in texts:
                 await turn.run(session, text)
-                took.append(time.monotonic() - at)
+                seconds.append(time.monotonic() - at)
 
         if job["rate"]:
             tasks = []
@@ -97,7 +97,7 @@ async def main(job: dict[str, Any]) -> None:
             for session, text in job["turns"]:
                 by_session.setdefault(session, []).append(text)
             await asyncio.gather(*(session_turns(session, texts, began) for session, texts in by_session.items()))
-        done = {"seconds": time.monotonic() - began, "cpu_s": time.process_time() - cpu, "took_s": took}
+        done = {"seconds": time.monotonic() - began, "cpu_s": time.process_time() - cpu, "took_s": seconds}
         print(json.dumps(done), flush=True)
         await asyncio.to_thread(sys.stdin.readline)
     await pool.close()

@@ -1,10 +1,10 @@
-"""Random interleavings of everybody who acts on a session, by the thousand, until one of them goes wrong.
+"""State machine test: run thousands of random interleavings of customers, operator, workers and sweep until one goes wrong.
 
     python -m benchmarks.interleavings [--examples 2000] [--moves 60] [--seed S] [--as-found]
 
-Customers, an operator, workers and the sweeper act on one or two sessions of a workspace, one move after the other in random order; the
-moves, and what is checked after each, are those of `tests/machine`. The first example that goes wrong is made as short as possible
-(`--as-found`: it is shown as it was found, at once), and the program exits 1. The same seed makes the same examples.
+They act on one or two sessions of a workspace, one move at a time in random order; `tests/system/machine` defines the moves and the checks
+after each. The first example that fails is shrunk (with `--as-found` it is printed as it was found), and the program exits with 1. The
+same seed makes the same examples.
 """
 
 from __future__ import annotations
@@ -23,21 +23,22 @@ from tests.system.machine.machine import Machine
 
 
 def main() -> None:
+    """Run the examples and print how often each move was made."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=2000)
     parser.add_argument("--moves", type=int, default=60)
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
-    parser.add_argument("--as-found", action="store_true", help="do not make the example that went wrong shorter")
-    given = parser.parse_args()
+    parser.add_argument("--as-found", action="store_true", help="do not shrink the failing example")
+    options = parser.parse_args()
     chosen = settings(
-        max_examples=given.examples,
-        stateful_step_count=given.moves,
+        max_examples=options.examples,
+        stateful_step_count=options.moves,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
-        phases=(Phase.generate,) if given.as_found else (Phase.generate, Phase.shrink),
+        phases=(Phase.generate,) if options.as_found else (Phase.generate, Phase.shrink),
     )
-    print(f"seed {given.seed}", flush=True)
+    print(f"seed {options.seed}", flush=True)
     began = time.monotonic()
     with (
         scratch_directory("turnline-interleavings-") as directory,
@@ -45,7 +46,7 @@ def main() -> None:
         Stage(Databases(postgres).migrated()) as stage,
     ):
         machine = type("Interleavings", (Machine,), {"stage": stage})
-        test = seed(given.seed)(get_state_machine_test(machine, settings=chosen))
+        test = seed(options.seed)(get_state_machine_test(machine, settings=chosen))
         try:
             test()
         finally:

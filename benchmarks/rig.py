@@ -1,4 +1,4 @@
-"""What every benchmark stands on: servers of its own, and the accounts of processes."""
+"""Servers for a benchmark, and CPU and memory of processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.stack import Stack, running
 
 @contextlib.contextmanager
 def rig(**settings: str) -> Iterator[tuple[Stack, EmbeddedPostgres, EmbeddedValkey]]:
-    """Postgres as it is run in earnest (fsync and synchronous commits on), Valkey, the sandbox; a migrated database."""
+    """Start Postgres with production durability (fsync and synchronous commits) and a migrated database, Valkey and the sandbox."""
     with (
         scratch_directory("turnline-bench-") as directory,
         EmbeddedPostgres(directory / "postgres") as postgres,
@@ -29,8 +29,8 @@ def rig(**settings: str) -> Iterator[tuple[Stack, EmbeddedPostgres, EmbeddedValk
             yield stack, postgres, valkey
 
 
-def tree(pid: int) -> list[psutil.Process]:
-    """A process and its descendants."""
+def process_tree(pid: int) -> list[psutil.Process]:
+    """Return a process and its descendants."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]
@@ -38,9 +38,9 @@ def tree(pid: int) -> list[psutil.Process]:
 
 
 def cpu_s(pids: Iterable[int]) -> float:
-    """CPU seconds of the trees under `pids` so far, of children that have ended too."""
+    """Return the CPU seconds of the process trees of `pids`, including children that have ended."""
     total = 0.0
-    for process in (one for pid in pids for one in tree(pid)):
+    for process in (one for pid in pids for one in process_tree(pid)):
         with contextlib.suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
             total += times.user + times.system + times.children_user + times.children_system
@@ -48,15 +48,15 @@ def cpu_s(pids: Iterable[int]) -> float:
 
 
 def memory_mb(pids: Iterable[int]) -> float:
-    """Memory of the trees under `pids`, shared pages counted once among their users (PSS), in MB."""
+    """Return the memory of the process trees of `pids` in MB, with shared pages divided among their users (PSS)."""
     total = 0
-    for process in (one for pid in pids for one in tree(pid)):
+    for process in (one for pid in pids for one in process_tree(pid)):
         with contextlib.suppress(psutil.NoSuchProcess):
             total += process.memory_full_info().pss
     return total / 2**20
 
 
 def percentile(values: Iterable[float], part: float) -> float:
-    """The value below which `part` (0–1) of `values` lie; nan where there are none."""
+    """Return the value below which `part` (0 to 1) of `values` lie; nan if there are no values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else float("nan")

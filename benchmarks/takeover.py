@@ -1,4 +1,7 @@
-"""Takeovers at random moments: what no schedule may show is a reply of the agent behind one. `python -m benchmarks.takeover --help`."""
+"""Takeover test: run random schedules of takeovers and verify that no agent reply follows one.
+
+python -m benchmarks.takeover [--schedules 5000] [--seeds 1 2 3 4]      (`make takeover`)
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from tests.support.takeover_schedules import Outcome, play
 
 
 async def measure(url: str, schedules: int, seed: int) -> Outcome:
-    """Play `schedules` on the migrated database at `url`."""
+    """Run `schedules` random schedules on the migrated database at `url`."""
     database = Database(url, pool_size=20)
     await database.open()
     try:
@@ -24,20 +27,20 @@ async def measure(url: str, schedules: int, seed: int) -> Outcome:
 
 
 def main() -> int:
-    """Print what the schedules came to; 1 where anything was wrong."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--schedules", type=int, default=5000, help="for each seed")
+    """Print one row per seed; return 1 if anything was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--schedules", type=int, default=5000, help="number of schedules per seed")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4])
-    given = parser.parse_args()
+    options = parser.parse_args()
     wrong = 0
-    print("| seed | schedules | switches | replies | turns struck | replies after a takeover | violated invariants | seconds |")
+    print("| seed | schedules | switches | replies | cancelled turns | replies after a takeover | violated invariants | seconds |")
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(prefix="turnline-") as directory, EmbeddedPostgres(Path(directory), fast=True) as postgres:
         databases = Databases(postgres)
-        for seed in given.seeds:
-            outcome = asyncio.run(measure(databases.migrated(), given.schedules, seed))
+        for seed in options.seeds:
+            outcome = asyncio.run(measure(databases.migrated(), options.schedules, seed))
             wrong += len(outcome.late) + len(outcome.violations)
-            figures = (seed, given.schedules, outcome.switches, outcome.replies, outcome.struck, len(outcome.late))
+            figures = (seed, options.schedules, outcome.switches, outcome.replies, outcome.struck, len(outcome.late))
             print(f"| {' | '.join(map(str, figures))} | {', '.join(outcome.violations) or 'none'} | {outcome.took_s:.0f} |", flush=True)
     return 1 if wrong else 0
 

@@ -1,10 +1,10 @@
-"""Turnline and the floor, side by side, in one go: scenarios A, B and C.
+"""Measure throughput, latency and CPU per turn, compared with the baseline `benchmarks.floor`, in three scenarios.
 
-    python -m benchmarks.turns [--scenario A,B,C] [--turns N]
+    python -m benchmarks.turns [--scenario A,B,C] [--turns N]      (part of `make bench`)
 
-A: 1,000 turns over 200 sessions at once, a model that answers at once. B: 1,000 turns over 1,000 sessions at once, 1,000 ms a model call.
-C: 10 turns a second, nothing else to do. Each turn is a message, a model call that asks for a tool, the tool, and a model call that
-answers. Two worker processes. The figures of a run are printed only after its books were checked.
+A: 1,000 turns at once in 200 sessions, with a model that answers at once. B: 1,000 turns at once in 1,000 sessions, 1,000 ms per model
+call. C: 10 turns per second. Each turn is a message, a model call that requests a tool, the tool call, and a model call that answers. Two
+worker processes. The figures of a run are printed only if every message was answered and no invariant is violated.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tests.support.stack import TOOL, Stack
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is asked of both."""
+    """The load for both systems; `rate` is in turns per second, None for all at once."""
 
     name: str
     turns: int
@@ -60,11 +60,11 @@ WORKERS = 2
 
 @dataclass
 class Figures:
-    """What one system did in one scenario; CPU in ms per turn, latencies in ms."""
+    """Results of one system in one scenario. CPU in ms per turn, latencies in ms."""
 
     system: str
     turns_per_s: float
-    ours: float
+    workers: float
     intake: float
     postgres: float
     broker: float
@@ -74,13 +74,13 @@ class Figures:
 
 
 def text_of(scenario: Scenario, number: int) -> str:
-    """A message whose answer needs the tool."""
+    """Return a message that makes the model call the tool."""
     latency = f" [[latency {scenario.latency_ms}]]" if scenario.latency_ms else ""
     return f"Is order {number} paid?{latency}"
 
 
 async def submit(stack: Stack, made: Tenant, sessions: list[UUID], texts: list[str], rate: float | None) -> float:
-    """Accept `texts`, one after another round the sessions, as the front door does; returns the CPU seconds it took."""
+    """Accept and dispatch `texts`, spread over the sessions, as the API does; return the CPU seconds used."""
     database = Database(stack.database_url, pool_size=20)
     await database.open()
     app = make_app(Settings(DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))
@@ -104,13 +104,13 @@ async def submit(stack: Stack, made: Tenant, sessions: list[UUID], texts: list[s
 
 
 def measure_turnline(scenario: Scenario) -> Figures:
-    """Run the scenario on Turnline, check the books, and return the figures."""
+    """Run the scenario on Turnline, verify the data, and return the figures."""
     with rig(TURNLINE_TURN_LEASE_S="30", TURNLINE_TURN_HEARTBEAT_S="10", TURNLINE_RING_STALE_S="10", TURNLINE_SWEEP_EVERY_S="5",
              TURNLINE_DB_POOL_SIZE="10", TURNLINE_LOG_LEVEL="WARNING") as (stack, postgres, valkey):  # fmt: skip
         workers = [stack.worker(concurrency=1000, queues="turns,messages,tools", wait=False) for _ in range(WORKERS)]
         until(lambda: connected(stack) >= WORKERS, 60)
 
-        async def prepared() -> Tenant:
+        async def prepare() -> Tenant:
             database = Database(stack.database_url, pool_size=2)
             await database.open()
             integration = {"configuration": {"url": f"{stack.sandbox_url}/tools/orders_lookup"}}
@@ -120,33 +120,33 @@ def measure_turnline(scenario: Scenario) -> Figures:
             await database.close()
             return made
 
-        made = asyncio.run(prepared())
-        warm, sessions = made.session_ids[:WARM_UP], made.session_ids[WARM_UP:]
-        asyncio.run(submit(stack, made, warm, ["Is order 1 paid?"] * WARM_UP, None))
+        made = asyncio.run(prepare())
+        warm_up, sessions = made.session_ids[:WARM_UP], made.session_ids[WARM_UP:]
+        asyncio.run(submit(stack, made, warm_up, ["Is order 1 paid?"] * WARM_UP, None))
         stack.drained(60)
 
         assert postgres.pid is not None
         assert valkey.pid is not None
-        pids = {"ours": [worker.popen.pid for worker in workers], "postgres": [postgres.pid], "broker": [valkey.pid]}
-        before = {who: cpu_s(ids) for who, ids in pids.items()}
+        pids = {"workers": [worker.popen.pid for worker in workers], "postgres": [postgres.pid], "broker": [valkey.pid]}
+        before = {name: cpu_s(ids) for name, ids in pids.items()}
         began = datetime.now(UTC)
         intake = asyncio.run(submit(stack, made, sessions, [text_of(scenario, n) for n in range(scenario.turns)], scenario.rate))
         stack.drained(180)
-        used = {who: cpu_s(ids) - before[who] for who, ids in pids.items()}
-        memory = memory_mb(pids["ours"])
+        used = {name: cpu_s(ids) - before[name] for name, ids in pids.items()}
+        memory = memory_mb(pids["workers"])
         rows = stack.rows(
             "SELECT extract(epoch FROM settled_at - opened_at) * 1000, settled_at, status FROM turns WHERE opened_at >= %s", began
         )
         check(stack, rows, scenario)
         seconds = (max(row[1] for row in rows) - began).total_seconds()
-        took = [float(row[0]) for row in rows]
+        latencies_ms = [float(row[0]) for row in rows]
         per_turn = 1000 / scenario.turns
-        return Figures("Turnline", scenario.turns / seconds, used["ours"] * per_turn, intake * per_turn, used["postgres"] * per_turn,
-                       used["broker"] * per_turn, percentile(took, 0.5), percentile(took, 0.99), memory)  # fmt: skip
+        return Figures("Turnline", scenario.turns / seconds, used["workers"] * per_turn, intake * per_turn, used["postgres"] * per_turn,
+                       used["broker"] * per_turn, percentile(latencies_ms, 0.5), percentile(latencies_ms, 0.99), memory)  # fmt: skip
 
 
 def check(stack: Stack, rows: list[tuple[Any, ...]], scenario: Scenario) -> None:
-    """Raises SystemExit where a message was not answered once or the books do not close."""
+    """Raise SystemExit if a message was not answered exactly once or an invariant is violated."""
     found = violations(stack.database_url)
     done = sum(status == "done" for _, _, status in rows)
     if found or done != scenario.turns or stack.counts()["bad_requests"]:
@@ -154,7 +154,7 @@ def check(stack: Stack, rows: list[tuple[Any, ...]], scenario: Scenario) -> None
 
 
 def measure_floor(scenario: Scenario) -> Figures:
-    """Run the scenario on the floor and return the figures."""
+    """Run the scenario on the baseline and return the figures."""
     with rig() as (stack, postgres, _):
         job = {
             "database_url": stack.database_url,
@@ -188,47 +188,52 @@ def measure_floor(scenario: Scenario) -> Figures:
         floor.wait(30)
         events = stack.one("SELECT count(*) FROM floor.events WHERE session_id <> 'warm'")
         if events != scenario.turns * 4:
-            raise SystemExit(f"the floor lost something: {events} events of {scenario.turns * 4}")
-        took = [one * 1000 for one in done["took_s"]]
+            raise SystemExit(f"the baseline wrote {events} of {scenario.turns * 4} events")
+        latencies_ms = [one * 1000 for one in done["took_s"]]
         per_turn = 1000 / scenario.turns
-        return Figures("floor", scenario.turns / done["seconds"], done["cpu_s"] * per_turn, 0.0, used * per_turn, 0.0,
-                       percentile(took, 0.5), percentile(took, 0.99), memory)  # fmt: skip
+        return Figures("baseline", scenario.turns / done["seconds"], done["cpu_s"] * per_turn, 0.0, used * per_turn, 0.0,
+                       percentile(latencies_ms, 0.5), percentile(latencies_ms, 0.99), memory)  # fmt: skip
 
 
 def main() -> None:
-    """Run and print."""
+    """Measure and print the table."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--scenario", default="A,B,C")
-    arguments.add_argument("--turns", type=int, help="fewer turns than the scenario says")
-    given = arguments.parse_args()
+    arguments.add_argument("--turns", type=int, help="number of turns, instead of the scenario's")
+    options = arguments.parse_args()
     console = Console(width=max(120, Console().width))
     console.print(f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Python {platform.python_version()}, {WORKERS} worker processes")
-    table = Table(title="Turnline and the floor; CPU in ms per turn, latency in ms")
+    table = Table(title="Turnline and the baseline; CPU in ms per turn, latency in ms")
     for column in (
-        "",
+        "scenario",
         "system",
         "turns/s",
-        "of the floor",
-        "CPU workers",
-        "CPU intake",
-        "CPU broker",
-        "CPU Postgres",
+        "relative to baseline",
+        "CPU of workers",
+        "CPU of intake",
+        "CPU of broker",
+        "CPU of Postgres",
         "p50",
         "p99",
         "memory MB",
     ):
-        table.add_column(column, justify="left" if column in ("", "system") else "right")
-    for name in given.scenario.split(","):
+        table.add_column(column, justify="left" if column in ("scenario", "system") else "right")
+    for name in options.scenario.split(","):
         scenario = SCENARIOS[name]
-        if given.turns:
-            scenario = Scenario(name, given.turns, min(scenario.sessions, given.turns), scenario.latency_ms, scenario.rate)
+        if options.turns:
+            scenario = Scenario(name, options.turns, min(scenario.sessions, options.turns), scenario.latency_ms, scenario.rate)
         floor = measure_floor(scenario)
         for figures in (floor, measure_turnline(scenario)):
             table.add_row(
-                name, figures.system, f"{figures.turns_per_s:.0f}", f"{figures.turns_per_s / floor.turns_per_s:.2f}", f"{figures.ours:.2f}",
-                f"{figures.intake:.2f}", f"{figures.broker:.2f}", f"{figures.postgres:.2f}", f"{figures.p50:.1f}", f"{figures.p99:.1f}",
+                name,
+                figures.system,
+                f"{figures.turns_per_s:.0f}",
+                f"{figures.turns_per_s / floor.turns_per_s:.2f}",
+                *(f"{cpu_ms:.2f}" for cpu_ms in (figures.workers, figures.intake, figures.broker, figures.postgres)),
+                f"{figures.p50:.1f}",
+                f"{figures.p99:.1f}",
                 f"{figures.memory_mb:.0f}",
-            )  # fmt: skip
+            )
     console.print(table)
 
 

@@ -1,109 +1,130 @@
-"""`turnline audit`: whether the books are right, as text or JSON."""
+"""`turnline audit`: check the consistency of a live database."""
 
 from __future__ import annotations
 
-import json
-import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NoReturn
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+import click
+import pydantic
 
-from cli.database import run_query
-from cli.standalone.process_utils import SetupError
+from cli.database import run_maintenance_query
+from cli.errors import SetupError
+from cli.options import Duration, json_option, require_settings
+from cli.output import print_json, progress_bar
+from cli.settings_errors import describe_settings_error
 from settings import Settings
-from store.database import MAINTENANCE_ROLE, Database
-from store.operations import audit
-
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+from store.database import Database
+from store.operations import audit as store_audit
 
 
-def duration(said: str) -> timedelta:
-    """The length of time that `said` ("90s", "15m", "2h", "7d", "1w") names. Raises ValueError."""
-    found = re.fullmatch(r"(\d{1,6})([smhdw])", said.strip())
-    if found is None:
-        raise ValueError(f"{said!r} is no length of time; write it like 90s, 15m, 2h, 7d or 1w")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+@click.command()
+@json_option("Print the result as one JSON object.")
+@click.option("--since", metavar="DURATION", type=Duration(), help="Check the sessions active in the last 90s, 15m, 2h, 7d … instead.")
+@click.option("--all", "everything", is_flag=True, help="Check all sessions, as far as the time allows.")
+@click.option("--limit", type=click.IntRange(1, 20), default=10, show_default=True, help="Ids to show of each violation.")
+@click.option("--max-seconds", type=click.FloatRange(min=0), help="Time limit. Default: TURNLINE_AUDIT_MAX_S, 60.")
+@click.option("--last", is_flag=True, help="Show the last audit instead of running one.")
+def audit(as_json: bool, since: timedelta | None, everything: bool, limit: int, max_seconds: float | None, last: bool) -> None:
+    """Check the consistency of a live database.
+
+    Checks that no message is lost, nothing was done twice and every counter is right, in the sessions active since the last audit and
+    in some of the older ones. Reads ids, states and counts, but no message texts.
+
+    Exits with 0 if there are no violations, 1 if there are some, 2 if the audit failed.
+
+    \b
+    Example:
+      turnline audit --since 7d
+      turnline audit --last --json
+    """
+    if bool(since) + everything + last > 1:
+        raise click.UsageError("Give only one of --since, --all and --last.")
+    try:
+        settings = require_settings(broker=False)
+        if last:
+            row = last_audit(settings)
+        else:
+            max_s = settings.audit_max_s if max_seconds is None else max_seconds
+            row = run_audit(settings, since=_start(since, everything), max_s=max_s, show_progress=sys.stderr.isatty() and not as_json)
+    except SetupError as error:
+        _fail(str(error))
+    except pydantic.ValidationError as error:
+        _fail(describe_settings_error(error))
+    if as_json:
+        print_json(row)
+    else:
+        click.echo("\n".join(_lines(row, limit)))
+    sys.exit(_exit_code(row))
 
 
-def beginning(since: str | None, everything: bool) -> datetime | None:
-    """From when on sessions were active that are looked at; None: as the audit before left it. Raises ValueError as `duration` does."""
-    if everything:
-        return audit.BEGINNING
-    return datetime.now(UTC) - duration(since) if since else None
-
-
-def run(settings: Settings, *, since: datetime | None, max_s: float, show_progress: bool) -> dict[str, Any]:
-    """Audit, and return the row that was kept of it.
+def run_audit(settings: Settings, *, since: datetime | None, max_s: float, show_progress: bool) -> dict[str, Any]:
+    """Run an audit and return its row. `since` None: continue from the previous audit.
 
     Raises:
         SetupError: the database does not answer or was not migrated.
     """
 
-    async def ask(database: Database) -> dict[str, Any]:
-        with _progress(show_progress) as on_progress:
-            report = await audit.run(database, since=since, max_s=max_s, on_progress=on_progress)
-        return await audit.row(database, report.id)
+    async def query(database: Database) -> dict[str, Any]:
+        with progress_bar("sessions", shown=show_progress) as on_progress:
+            report = await store_audit.run(database, since=since, max_s=max_s, on_progress=on_progress)
+        return await store_audit.row(database, report.id)
 
-    return run_query(settings.maintenance_database_url or settings.database_url, ask, role=MAINTENANCE_ROLE)
+    return run_maintenance_query(settings, query)
 
 
-def last(settings: Settings) -> dict[str, Any]:
-    """The row of the last audit, finished or not.
+def last_audit(settings: Settings) -> dict[str, Any]:
+    """Return the row of the last audit, finished or not.
 
     Raises:
-        SetupError: there has been none, or the database does not answer.
+        SetupError: there is none, or the database does not answer.
     """
-
-    async def ask(database: Database) -> list[dict[str, Any]]:
-        return await audit.latest(database)
-
-    rows = run_query(settings.maintenance_database_url or settings.database_url, ask, role=MAINTENANCE_ROLE)
+    rows = run_maintenance_query(settings, store_audit.latest)
     if not rows:
-        raise SetupError("There has been no audit yet. `turnline audit` makes one; the scheduler does every day.")
+        raise SetupError("There has been no audit yet. `turnline audit` runs one; the scheduler does so every day.")
     return rows[0]
 
 
-def exit_code(row: dict[str, Any]) -> int:
-    """0 without violations, 1 with some, 2 where the audit did not come to its end."""
+def _start(since: timedelta | None, everything: bool) -> datetime | None:
+    """Return the time since which a session must have been active to be checked, or None to continue from the previous audit."""
+    if everything:
+        return store_audit.BEGINNING
+    return datetime.now(UTC) - since if since else None
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(2)
+
+
+def _exit_code(row: dict[str, Any]) -> int:
     if row["finished_at"] is None or row["error"]:
         return 2
     return 1 if row["violations"] else 0
 
 
-def as_json(row: dict[str, Any]) -> str:
-    """The row as one JSON object; times in ISO 8601."""
-    return json.dumps(row, default=lambda value: value.isoformat() if isinstance(value, datetime) else str(value), ensure_ascii=False)
-
-
-def as_text(row: dict[str, Any], limit: int) -> str:
-    """The row for a person, with at most `limit` ids of each violation."""
-    return "\n".join(_lines(row, limit))
-
-
 def _lines(row: dict[str, Any], limit: int) -> Iterator[str]:
+    """Yield the audit as lines of text, with at most `limit` ids of each violation."""
     began = f"{row['started_at'].astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
     if row["finished_at"] is None:
-        yield f"The audit {row['id']} of {began} has not finished: it is still under way, or was killed."
+        yield f"The audit {row['id']} of {began} has not finished: it is still running, or was killed."
         return
     checked = row["checked"]
     since = row["since"].astimezone(UTC)
-    when = "" if since <= audit.BEGINNING else f" active since {since:%Y-%m-%d %H:%M}Z"
+    when = "" if since <= store_audit.BEGINNING else f" active since {since:%Y-%m-%d %H:%M}Z"
     yield (
         f"Audit {row['id']} of {began}: {checked['sessions']:,} sessions{when} and {checked['older_sessions']:,} older ones, "
         f"{checked['turns']:,} turns, {checked['events']:,} events, {checked['model_calls']:,} model calls, "
         f"{checked['tool_calls']:,} tool calls, in {checked['seconds']:.1f} s."
     )
     if row["error"]:
-        yield f"It did not come to its end: {row['error']}."
+        yield f"It failed: {row['error']}."
     elif not row["complete"]:
-        yield "Its time ran out before it had seen all it set out to see; the next one goes on from there. --max-seconds gives it more."
+        yield "It ran out of time before all sessions were checked; the next audit continues from there. Use --max-seconds for more time."
     if checked.get("unasked"):
-        yield f"Too large to be asked about: the sessions {', '.join(checked['unasked'])}."
+        yield f"Not checked because they are too large: the sessions {', '.join(checked['unasked'])}."
     violations = row["violations"]
     for name, found in sorted(violations.items(), key=lambda item: (item[1]["invariant"], item[0])):
         yield f"\n{name}: {found['count']:,}   (invariant {found['invariant']})\n  {found['meaning']}"
@@ -114,14 +135,3 @@ def _lines(row: dict[str, Any], limit: int) -> Iterator[str]:
             yield f"  … and {found['count'] - len(shown):,} more"
     total = sum(found["count"] for found in violations.values())
     yield f"\n{total:,} violation{'s' if total > 1 else ''}." if violations else "No violations."
-
-
-@contextmanager
-def _progress(shown: bool) -> Iterator[Callable[[int, int], None]]:
-    if not shown:
-        yield lambda done, total: None
-        return
-    columns = (TextColumn("sessions"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
-        bar = progress.add_task("sessions", total=None)
-        yield lambda done, total: progress.update(bar, completed=done, total=max(done, total))

@@ -1,7 +1,7 @@
-"""Messages of customers that still wait in the broker, and taking out those of sessions that are gone.
+"""Removing messages of deleted sessions from the broker.
 
-A message for a session that is gone is dropped by the worker that gets it. This is for those that no worker gets: none is running, or
-they lie among the dead letters.
+A worker that receives a message for a deleted session drops it. This module removes those that no worker receives, because none is
+running or because they are dead letters.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from worker.dead_letters import DELIVERY_LIMIT, dead_letters_of
 
 QUEUE = "messages"
 PAGE = 500
-PRIORITIES = ("", "\x06\x163", "\x06\x166", "\x06\x169")  # kombu's lists of one queue, as its Redis transport names them
+PRIORITIES = ("", "\x06\x163", "\x06\x166", "\x06\x169")  # suffixes of the Redis lists that kombu uses for one queue
 UNACKED, UNACKED_INDEX = "unacked", "unacked_index"
 DELIVERIES = "x-delivery-count"
-LIMIT_BY_DEFAULT = 20  # of RabbitMQ's quorum queues, since 4.0
-MARGIN = 4
+DEFAULT_DELIVERY_LIMIT = 20  # of RabbitMQ's quorum queues, since 4.0
+DELIVERY_MARGIN = 4
 
 
-def take_out(app: Celery, sessions: Collection[UUID], *, dry_run: bool = False) -> dict[str, int]:
-    """Take the messages of `sessions` out of the broker; how many from where. With `dry_run`, count them.
+def purge(app: Celery, sessions: Collection[UUID], *, dry_run: bool = False) -> dict[str, int]:
+    """Remove the messages of `sessions` from the broker, and return how many were removed from each queue. With `dry_run`, only count.
 
-    On RabbitMQ the queue's messages are taken and given back, which counts as one delivery of each. Where that might make dead letters of
-    them, copies are sent in their place: a repeated message is accepted once.
+    On RabbitMQ every message of the queue is received and returned, which counts as one delivery. If that could exceed a message's
+    delivery limit, a copy is published in its place; accepting a repeated message twice has no effect.
 
-    Raises what the broker's client raises where it cannot be reached.
+    Raises the errors of the broker's client if the broker cannot be reached.
     """
     wanted = set(sessions)
     with app.connection_for_write() as connection:
@@ -44,7 +44,7 @@ def take_out(app: Celery, sessions: Collection[UUID], *, dry_run: bool = False) 
 
 
 def session_of(body: Any) -> UUID | None:
-    """The session that a task's body, still encoded, is for; None where it is no message for a session."""
+    """Return the session that an encoded task body is for, or None if it is not a message for a session."""
     try:
         if isinstance(body, (bytes, memoryview)):
             body = bytes(body).decode()
@@ -56,23 +56,23 @@ def session_of(body: Any) -> UUID | None:
 
 
 def _from_redis(client: Any, wanted: set[UUID], dry_run: bool) -> dict[str, int]:
-    taken = {QUEUE: 0, UNACKED: 0}
+    removed = {QUEUE: 0, UNACKED: 0}
     for key in (f"{QUEUE}{priority}" for priority in PRIORITIES):
         found = [raw for raw in _elements(client, key) if _session_in(raw) in wanted]
-        taken[QUEUE] += len(found) if dry_run else sum(int(client.lrem(key, 1, raw)) for raw in found)
-    # With a worker, or with one that has died and whose messages would come back.
+        removed[QUEUE] += len(found) if dry_run else sum(int(client.lrem(key, 1, raw)) for raw in found)
+    # Messages that a worker has received, or had received when it died; the latter would be delivered again.
     for tag, raw in client.hscan_iter(UNACKED, count=PAGE):
         with contextlib.suppress(ValueError, TypeError, LookupError):
             if _session_in(json.loads(raw)[0]) in wanted:
-                taken[UNACKED] += 1
+                removed[UNACKED] += 1
                 if not dry_run:
                     client.hdel(UNACKED, tag)
                     client.zrem(UNACKED_INDEX, tag)
-    return {where: count for where, count in taken.items() if count}
+    return {name: count for name, count in removed.items() if count}
 
 
 def _elements(client: Any, key: str) -> Iterator[bytes]:
-    """The list's elements. New ones come in at its head, so that going towards its tail misses none and may see one twice."""
+    """Yield the list's elements once each. New ones are added at its head, so reading towards its tail misses none."""
     seen: set[bytes] = set()
     first = 0
     while page := client.lrange(key, first, first + PAGE - 1):
@@ -92,29 +92,29 @@ def _session_in(raw: Any) -> UUID | None:
 
 
 def _from_rabbitmq(connection: Any, wanted: set[UUID], dry_run: bool) -> dict[str, int]:
-    taken: dict[str, int] = {}
-    for queue, limit in ((QUEUE, DELIVERY_LIMIT), (dead_letters_of(QUEUE), LIMIT_BY_DEFAULT)):
+    removed: dict[str, int] = {}
+    for queue, limit in ((QUEUE, DELIVERY_LIMIT), (dead_letters_of(QUEUE), DEFAULT_DELIVERY_LIMIT)):
         channel = connection.channel()
         try:
-            again = False
+            republish = False
             for _ in range(channel.queue_declare(queue, passive=True).message_count):
                 message = channel.basic_get(queue, no_ack=False)
                 if message is None:
                     break
                 headers = message.headers or {}
-                again = again or headers.get(DELIVERIES, 0) >= limit - MARGIN
+                republish = republish or headers.get(DELIVERIES, 0) >= limit - DELIVERY_MARGIN
                 if session_of(message.body) in wanted:
-                    taken[queue] = taken.get(queue, 0) + 1
+                    removed[queue] = removed.get(queue, 0) + 1
                     if not dry_run:
                         channel.basic_ack(message.delivery_tag)
                         continue
-                if again:  # it and those behind it, so that they stay in their order
+                if republish:  # this message and those behind it, so that their order is kept
                     message.properties["application_headers"] = {name: value for name, value in headers.items() if name != DELIVERIES}
                     channel.basic_publish(message, exchange="", routing_key=queue)
                     channel.basic_ack(message.delivery_tag)
-        except connection.channel_errors:  # there is no such queue
+        except connection.channel_errors:  # the queue does not exist
             continue
-        finally:  # gives back what is held, in its order
+        finally:  # closing the channel returns unacknowledged messages, in order
             with contextlib.suppress(*connection.channel_errors, *connection.connection_errors):
                 channel.close()
-    return taken
+    return removed

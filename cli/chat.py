@@ -1,75 +1,50 @@
-"""`turnline chat AGENT`: a conversation in the terminal, over the product's own API."""
+"""`turnline chat`: a conversation in the terminal, over our own API."""
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Iterator
 from typing import Any
-from uuid import UUID
 
 import click
 
-from cli.api_client import Api
-from cli.standalone.data_dir import DataDir
-from cli.standalone.process_utils import SetupError
-from settings import Settings
+from cli.api_client import Api, connect, find_agent
+from cli.errors import SetupError
+from cli.options import api_key_option, url_option
+from settings import get_settings
 
-ENDS = ("failed", "dead", "cancelled")  # what says of itself, as a status, that no reply will come
+FINAL_STATUSES = ("failed", "dead", "cancelled")  # status updates after which no reply will follow
 
 
-def chat(settings: Settings, agent: str, *, url: str | None, api_key: str | None, session_id: str | None) -> None:
-    """Send each line of standard input to `agent` and print its reply as it comes, until the input ends. Ctrl-C cancels a reply.
+@click.command()
+@click.argument("agent")
+@url_option
+@api_key_option
+@click.option("--session", "session_id", metavar="ID", help="Continue this session instead of starting a new one.")
+def chat(agent: str, url: str | None, api_key: str | None, session_id: str | None) -> None:
+    """Talk to AGENT in the terminal.
 
-    Raises:
-        SetupError: no key, no such agent, or the API cannot be reached.
+    AGENT is a name or an id. Replies are printed as they stream. An empty line or Ctrl-D ends the conversation; Ctrl-C cancels a
+    reply. Needs a running API, such as that of `turnline up`.
+
+    \b
+    Example:
+      turnline chat "Order desk"
     """
-    with opened(settings, url, api_key) as api:
-        found = agent_of(api, agent)
+    with connect(get_settings(), url, api_key) as api:
+        found = find_agent(api, agent)
         session = api.get(f"/v1/sessions/{session_id}") if session_id else api.post("/v1/sessions", {"agent_id": found["id"]})
         click.echo(f"Session {session['id']} with {found['name']}. An empty line or Ctrl-D ends it; Ctrl-C cancels a reply.")
         after = _last_offset(api, session["id"])
-        for text in _lines():
+        for text in _input_lines():
             with api.stream(f"/v1/sessions/{session['id']}/stream", after) as events:
                 turn = api.post(f"/v1/sessions/{session['id']}/messages", {"text": text})["turn"]
                 try:
-                    after = _answer(events)
+                    after = _print_reply(events)
                 except KeyboardInterrupt:
-                    if turn is None:  # a person answers there
+                    if turn is None:  # a person answers in this session, so there is no turn to cancel
                         raise
-                    after = _cancelled(api, session["id"], turn["id"], after)
-
-
-def opened(settings: Settings, url: str | None, api_key: str | None) -> Api:
-    """The API at `url`, or of this machine, called with `api_key`, or with the key that `turnline up` made.
-
-    Raises:
-        SetupError: there is no key.
-    """
-    home = DataDir(settings.home)
-    key = api_key or (home.secrets().api_key if home.exists() else "")
-    if not key:
-        raise SetupError("No API key: set TURNLINE_API_KEY. `turnline workspace create NAME` makes one.")
-    return Api(url or f"http://127.0.0.1:{settings.api_port}", key)
-
-
-def agent_of(api: Api, wanted: str) -> dict[str, Any]:
-    """The agent of that id or name.
-
-    Raises:
-        SetupError: there is none, or there are several.
-    """
-    with contextlib.suppress(ValueError):
-        return api.get(f"/v1/agents/{UUID(wanted)}")
-    agents: list[dict[str, Any]] = api.get("/v1/agents", search=wanted, limit=100)["items"]
-    exact = [agent for agent in agents if agent["name"].casefold() == wanted.casefold()] or agents
-    if len(exact) == 1:
-        return exact[0]
-    if not exact:
-        raise SetupError(f"There is no agent named {wanted!r}. POST /v1/agents makes one.")
-    raise SetupError(
-        f"Several agents are meant by {wanted!r}; use an id: " + ", ".join(f"{agent['id']} ({agent['name']})" for agent in exact)
-    )
+                    after = _cancel(api, session["id"], turn["id"], after)
 
 
 def _last_offset(api: Api, session_id: str) -> int:
@@ -79,7 +54,8 @@ def _last_offset(api: Api, session_id: str) -> int:
     return after
 
 
-def _lines() -> Iterator[str]:
+def _input_lines() -> Iterator[str]:
+    """Yield the lines of standard input until an empty line or its end."""
     while True:
         try:
             line = input("> " if sys.stdin.isatty() else "").strip()
@@ -91,16 +67,16 @@ def _lines() -> Iterator[str]:
         yield line
 
 
-def _cancelled(api: Api, session_id: str, turn_id: str, after: int) -> int:
-    """Cancel the turn and wait a moment until the log says so; returns the offset it stands at."""
+def _cancel(api: Api, session_id: str, turn_id: str, after: int) -> int:
+    """Cancel the turn, wait up to 10 s for the log to show it, and return the log's last offset."""
     api.post(f"/v1/turns/{turn_id}/cancel", {})
     api.get(f"/v1/sessions/{session_id}/events", after=after, kind="status_update", wait=10)
     click.secho("\nCancelled.", fg="red")
     return _last_offset(api, session_id)
 
 
-def _answer(events: Iterator[tuple[str, dict[str, Any]]]) -> int:
-    """Print the reply as it comes; returns the offset it stands at."""
+def _print_reply(events: Iterator[tuple[str, dict[str, Any]]]) -> int:
+    """Print the reply as it streams, and return its offset."""
     streamed = False
     for name, data in events:
         if name == "delta":
@@ -114,8 +90,8 @@ def _answer(events: Iterator[tuple[str, dict[str, Any]]]) -> int:
             click.echo("" if streamed else data["content"]["text"])
             return int(data["offset"])
         elif kind == "status_update" and data["content"]["status"] == "approval_requested":
-            click.secho(f"  [{data['content']['tool_name']} waits for a person's approval]", dim=True)
-        elif kind == "status_update" and data["content"]["status"] in ENDS:
+            click.secho(f"  [{data['content']['tool_name']} is waiting for a person's approval]", dim=True)
+        elif kind == "status_update" and data["content"]["status"] in FINAL_STATUSES:
             click.secho(data["content"].get("text") or "The agent could not answer.", fg="red")
             return int(data["offset"])
-    raise SetupError("The stream ended before the reply. What was said is kept; ask again.")
+    raise SetupError("The stream ended before the reply. Your message is stored; continue with --session.")

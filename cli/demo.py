@@ -1,81 +1,99 @@
-"""`make demo`: one real message through everything, on throw-away servers, shown as it happens."""
+"""`turnline demo`: answer one message with everything running on temporary servers, and show how."""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from cli.api_client import Api
+from cli.errors import SetupError
 from cli.standalone.data_dir import DataDir
-from cli.standalone.process_utils import SetupError, free_port, tail
-from cli.standalone.stack import Machine, Ports
-from cli.standalone.supervisor import Supervisor
+from cli.standalone.process_utils import free_port, tail
+from cli.standalone.stack import LocalStack, Ports
+from cli.standalone.supervisor import StopRequested, Supervisor
 from cli.standalone.unprivileged import scratch_directory
-from cli.workspaces import create
-from settings import Settings
+from cli.workspaces import create_workspace
+from settings import Settings, get_settings
 
 QUESTION = "Is order 41 paid?"
 MODEL = "gpt-5-mini"
-ANSWER_WITHIN_S = 60.0
+ANSWER_TIMEOUT_S = 60.0
 _STYLES = {"customer_message": "cyan", "agent_message": "green", "tool_call": "yellow", "tool_result": "yellow", "status_update": "red"}
 
 
-def demo(settings: Settings, console: Console | None = None) -> None:
-    """Start everything, ask one question, show its log and its cost, stop everything.
+@click.command()
+def demo() -> None:
+    """Answer one message with everything running on temporary servers.
+
+    Prints the session's log as it grows, and the turn's tokens, cost and times. With OPENAI_API_KEY the model is real, else the
+    sandbox. Other settings, such as DATABASE_URL, are ignored. Afterwards everything is stopped and removed.
+    """
+    try:
+        run_demo(get_settings())
+    except StopRequested:
+        sys.exit(130)
+
+
+def run_demo(settings: Settings) -> None:
+    """Start everything, ask one question, print its log and cost, and stop everything.
 
     Raises:
-        SetupError: something does not start or does not answer; nothing is left running.
+        SetupError: a process did not start, or no answer came. Nothing is left running.
+        StopRequested: a stop was requested. Nothing is left running.
     """
-    console = console or Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True)
     began = time.monotonic()
-    stand_in = not settings.openai_api_key.get_secret_value()
+    use_sandbox = not settings.openai_api_key.get_secret_value()
     with scratch_directory("turnline-demo-") as directory:
         supervisor = Supervisor(console.print)
-        machine = _machine(DataDir(directory / "home"), settings, supervisor, stand_in=stand_in)
+        stack = _stack(DataDir(directory / "home"), settings, supervisor, use_sandbox=use_sandbox)
         with supervisor.signals():
             try:
-                whom = "a stand-in model vendor" if stand_in else settings.openai_base_url
-                console.print(f"Starting PostgreSQL, Valkey, API, workers, beat and Flower on free ports; the model is {whom}.")
-                machine.start()
-                console.print(f"Everything answers after {time.monotonic() - began:.1f} s.\n")
+                model = "the sandbox" if use_sandbox else settings.openai_base_url
+                console.print(f"Starting PostgreSQL, Valkey, API, workers, beat and Flower on free ports; the model is {model}.")
+                stack.start()
+                console.print(f"Everything is ready after {time.monotonic() - began:.1f} s.\n")
                 with supervisor.interruptible():
-                    _ask(machine, console)
+                    _ask(stack, console)
                 console.print(
-                    f"\nWhile it ran, the API's documentation was at {machine.api_url}/docs and Flower at {machine.flower_url}.\n"
+                    f"\nDuring the demo, the API's documentation was at {stack.api_url}/docs and Flower at {stack.flower_url}.\n"
                     "`make up` keeps everything running and prints both addresses; `turnline chat AGENT` talks to an agent."
                 )
             except SetupError as error:
-                raise SetupError(_with_log(error, machine)) from error
+                raise SetupError(_with_logs(error, stack)) from error
             finally:
-                supervisor.stop(at_once=True)  # throw-away servers: nobody waits for an orderly end
-    console.print(f"Everything has stopped; nothing is left running. {time.monotonic() - began:.1f} s in all.")
+                supervisor.stop(kill=True)  # the data is temporary, so an orderly stop is not worth waiting for
+    console.print(f"Everything has stopped; nothing is left running. The demo took {time.monotonic() - began:.1f} s.")
 
 
-def _machine(home: DataDir, settings: Settings, supervisor: Supervisor, *, stand_in: bool) -> Machine:
-    """Everything on free ports and servers of its own, whatever DATABASE_URL and the like say: a demo writes into nobody's database."""
+def _stack(data_dir: DataDir, settings: Settings, supervisor: Supervisor, *, use_sandbox: bool) -> LocalStack:
+    """Return a stack with its own servers on free ports, ignoring DATABASE_URL etc.: the demo must not write to a real database."""
     ports = Ports(api=free_port(), flower=free_port(), postgres=0, valkey=0, sandbox=free_port())
     loopback = {"api_host": "127.0.0.1", "flower_host": "127.0.0.1"}
     own = settings.model_copy(update={"database_url": "", "broker_url": "", "redis_url": "", "log_level": "INFO", **loopback})
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TURNLINE_", "CELERY_", "FLOWER_"))}
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("TURNLINE_", "CELERY_", "FLOWER_"))}
     for name in ("DATABASE_URL", "REDIS_URL", "LOG_LEVEL"):
-        kept.pop(name, None)
-    kept["TURNLINE_ALLOWED_NETWORKS"] = "127.0.0.0/8"  # the demo's tool is on loopback, where tools may not reach by default
-    if stand_in:
-        kept |= {"OPENAI_API_KEY": "sk-demo", "OPENAI_BASE_URL": f"http://127.0.0.1:{ports.sandbox}/v1"}
-    return Machine(home, own, ports, supervisor, environ=kept, fast=True)
+        env.pop(name, None)
+    env["TURNLINE_ALLOWED_NETWORKS"] = "127.0.0.0/8"  # the demo's tool is on loopback, which tools may not reach by default
+    if use_sandbox:
+        env |= {"OPENAI_API_KEY": "sk-demo", "OPENAI_BASE_URL": f"http://127.0.0.1:{ports.sandbox}/v1"}
+    return LocalStack(data_dir, own, ports, supervisor, environ=env, fast=True)
 
 
-def _ask(machine: Machine, console: Console) -> None:
-    workspace = create(machine.settings.model_copy(update={"database_url": machine.env["DATABASE_URL"]}), "demo")
-    with Api(machine.api_url, workspace.api_key) as api:
+def _ask(stack: LocalStack, console: Console) -> None:
+    """Create an agent with a tool, send it the question, and print the log and the turn."""
+    workspace = create_workspace(stack.settings.model_copy(update={"database_url": stack.env["DATABASE_URL"]}), "demo")
+    with Api(stack.api_url, workspace.api_key) as api:
         agent = api.post(
             "/v1/agents",
             {
@@ -99,20 +117,20 @@ def _ask(machine: Machine, console: Console) -> None:
             {
                 "integration_type": "custom_tool",
                 "target_id": "orders",
-                "configuration": {"url": f"http://127.0.0.1:{machine.ports.sandbox}/tools/orders_lookup"},
+                "configuration": {"url": f"http://127.0.0.1:{stack.ports.sandbox}/tools/orders_lookup"},
             },
         )
         api.put(f"/v1/agents/{agent['id']}/tools", {"tool_ids": [tool["id"]]})
         session = api.post("/v1/sessions", {"agent_id": agent["id"]})
         with api.stream(f"/v1/sessions/{session['id']}/stream") as events:
             accepted = api.post(f"/v1/sessions/{session['id']}/messages", {"text": QUESTION})
-            _show_log(events, console)
-        _show_turn(_settled(api, accepted["turn"]["id"]), console)
+            _print_log(events, console)
+        _print_turn(_finished_turn(api, accepted["turn"]["id"]), console)
 
 
-def _show_log(events: Iterator[tuple[str, dict[str, Any]]], console: Console) -> None:
-    """Print the session's log as it grows, tokens as they stream, until the agent has answered."""
-    deadline = time.monotonic() + ANSWER_WITHIN_S
+def _print_log(events: Iterator[tuple[str, dict[str, Any]]], console: Console) -> None:
+    """Print the session's log as it grows, with streamed tokens, until the agent has answered."""
+    deadline = time.monotonic() + ANSWER_TIMEOUT_S
     streaming = False
     console.print("[bold]The session's log[/bold]")
     for name, data in events:
@@ -130,15 +148,15 @@ def _show_log(events: Iterator[tuple[str, dict[str, Any]]], console: Console) ->
         if "kind" not in data:
             continue
         kind, content = str(data["kind"]), data["content"]
-        console.print(f"  {data['offset']}  [{_STYLES.get(kind, 'white')}]{kind:<17}[/] {escape(_in_words(kind, content))}")
+        console.print(f"  {data['offset']}  [{_STYLES.get(kind, 'white')}]{kind:<17}[/] {escape(_summary(kind, content))}")
         if kind == "agent_message":
             return
         if kind == "status_update":
-            raise SetupError(f"The turn ended without an answer: {_in_words(kind, content)}")
-    raise SetupError(f"No answer came within {ANSWER_WITHIN_S:.0f} s.")
+            raise SetupError(f"The turn ended without an answer: {_summary(kind, content)}")
+    raise SetupError(f"No answer came within {ANSWER_TIMEOUT_S:.0f} s.")
 
 
-def _in_words(kind: str, content: Mapping[str, Any]) -> str:
+def _summary(kind: str, content: Mapping[str, Any]) -> str:
     if kind == "tool_call":
         return f"{content['tool_name']} {json.dumps(content['arguments'])}"
     if kind == "tool_result":
@@ -146,8 +164,8 @@ def _in_words(kind: str, content: Mapping[str, Any]) -> str:
     return str(content.get("text") or json.dumps(content))
 
 
-def _settled(api: Api, turn_id: str) -> dict[str, Any]:
-    """The turn once it rests: its last commit follows the reply at once."""
+def _finished_turn(api: Api, turn_id: str) -> dict[str, Any]:
+    """Return the turn, waiting up to 10 s for its last commit, which follows the reply."""
     deadline = time.monotonic() + 10
     while (turn := api.get(f"/v1/turns/{turn_id}"))["status"] in ("queued", "running"):
         if time.monotonic() > deadline:
@@ -156,17 +174,16 @@ def _settled(api: Api, turn_id: str) -> dict[str, Any]:
     return turn
 
 
-def _show_turn(turn: dict[str, Any], console: Console) -> None:
-    usage, stages = turn["usage"], turn["stages_ms"]
-    cost = turn["cost_usd"]
+def _print_turn(turn: dict[str, Any], console: Console) -> None:
+    usage, stages, cost = turn["usage"], turn["stages_ms"], turn["cost_usd"]
     table = Table(show_header=False, box=None, padding=(0, 2))
     table.add_column()
     table.add_column(justify="right")
     for label, name in (
         ("input tokens", "input_tokens"),
-        ("  of them cached", "cached_input_tokens"),
+        ("  of which cached", "cached_input_tokens"),
         ("output tokens", "output_tokens"),
-        ("  of them reasoning", "reasoning_tokens"),
+        ("  of which reasoning", "reasoning_tokens"),
     ):
         table.add_row(label, f"{usage[name]}")
     table.add_row("cost", "unpriced" if cost is None else f"${Decimal(cost):f}")
@@ -177,9 +194,9 @@ def _show_turn(turn: dict[str, Any], console: Console) -> None:
     console.print(table)
 
 
-def _with_log(error: SetupError, machine: Machine) -> str:
-    """The sentence, and what the worker and the API said last, unless it holds a log already."""
+def _with_logs(error: SetupError, stack: LocalStack) -> str:
+    """Return the error's text with the ends of the API's and the worker's log, unless it contains the end of a log already."""
     if "The end of" in str(error):
         return str(error)
-    ends = [(log.stem, tail(log, 5)) for log in sorted(machine.home.logs.glob("*.log")) if log.stem in ("api", "worker")]
-    return str(error) + "".join(f"\nThe {name} said last:\n{words}" for name, words in ends if words)
+    ends = [(log.stem, tail(log, 5)) for log in sorted(stack.data_dir.logs.glob("*.log")) if log.stem in ("api", "worker")]
+    return str(error) + "".join(f"\nThe end of the log of {name}:\n{text}" for name, text in ends if text)

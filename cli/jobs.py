@@ -1,164 +1,147 @@
-"""`turnline jobs`: what is done on a schedule, what came of it, and doing it now."""
+"""`turnline jobs`: list scheduled jobs and their runs, and run one now."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from beat_schedule import SCHEDULE
-from cli.database import operator, run_query
-from cli.standalone.process_utils import SetupError
+from cli.database import operator, run_maintenance_query
+from cli.errors import SetupError
+from cli.options import json_option, limit_option, require_settings
+from cli.output import format_duration, join_counts, plain_table, print_json, progress_bar
 from settings import Settings
-from store.database import MAINTENANCE_ROLE, Database
 from store.operations import job_runs
-from tasks import jobs
+from tasks import jobs as task_jobs
 from tasks.celery_app import make_app
 
-STATES = {"done": "green", "running": "cyan", "failed": "red", "cut off": "red"}
+STATE_COLOURS = {"done": "green", "running": "cyan", "failed": "red", "cut off": "red"}
 
 
-def list_jobs(settings: Settings, *, as_json: bool) -> None:
-    """Print every job: what it does, how often, how its last run ended.
+@click.group()
+def jobs() -> None:
+    """List scheduled jobs and their runs, or run one now."""
 
-    Raises:
-        SetupError: the database does not answer or was not migrated.
-    """
-    known = jobs.all_jobs()
-    last = _as_maintenance(settings, lambda database: job_runs.last_of_each(database, list(known)))
+
+@jobs.command("list")
+@json_option()
+def list_jobs(as_json: bool) -> None:
+    """List every job with its interval and its last run."""
+    known = task_jobs.all_jobs()
+    last = run_maintenance_query(require_settings(broker=False), lambda database: job_runs.last_of_each(database, list(known)))
     if as_json:
         listed = [
-            {"name": one.name, "summary": one.summary, "every_s": every_s(one.name), "last_run": last.get(one.name)}
-            for one in known.values()
+            {"name": job.name, "summary": job.summary, "every_s": interval_s(job.name), "last_run": last.get(job.name)}
+            for job in known.values()
         ]
-        _print_json({"jobs": listed})
+        print_json({"jobs": listed})
         return
-    table = Table("JOB", "EVERY", "LAST RUN", "TOOK", "DID", "WHAT IT IS", box=None, pad_edge=False, header_style="bold")
-    for one in known.values():
-        run = last.get(one.name)
-        ran = ("never", "", "") if run is None else (_state(run), _seconds(run["seconds"]), _did(run))
-        table.add_row(one.name, _every(every_s(one.name)), *ran, one.summary)
+    table = plain_table("JOB", "EVERY", "LAST RUN", "TOOK", "RESULT", "SUMMARY")
+    for job in known.values():
+        run = last.get(job.name)
+        cells = ("never", "", "") if run is None else (f"{_state(run)}, {_ago(run)}", format_duration(run["seconds"]), _result(run))
+        every_s = interval_s(job.name)
+        table.add_row(job.name, "by hand only" if every_s is None else format_duration(every_s), *cells, job.summary)
     Console().print(table)
 
 
-def list_runs(settings: Settings, name: str | None, *, only_bad: bool, limit: int, as_json: bool) -> None:
-    """Print the latest runs, of one job or of all.
-
-    Raises:
-        SetupError: there is no such job, or the database does not answer.
-    """
+@jobs.command("runs")
+@click.argument("name", required=False)
+@click.option("--failed", is_flag=True, help="Only runs that failed or were cut off.")
+@limit_option
+@json_option()
+def list_runs(name: str | None, failed: bool, limit: int, as_json: bool) -> None:
+    """List the latest runs, of the job NAME or of all jobs."""
     if name is not None:
-        _known(name)
-    rows = _as_maintenance(settings, lambda database: job_runs.latest(database, name, only_bad=only_bad, limit=limit))
+        _job(name)
+    settings = require_settings(broker=False)
+    rows = run_maintenance_query(settings, lambda database: job_runs.latest(database, name, only_bad=failed, limit=limit))
     if as_json:
-        _print_json({"runs": rows})
+        print_json({"runs": rows})
         return
     if not rows:
         Console().print("There are no such runs.")
         return
-    table = Table("RUN", "JOB", "STARTED", "TOOK", "BY", "STATE", "DID", box=None, pad_edge=False, header_style="bold")
+    table = plain_table("RUN", "JOB", "STARTED", "TOOK", "BY", "STATE", "RESULT")
     for row in rows:
         by = row["asked_by"] + (", dry run" if row["dry_run"] else "")
         started = f"{row['started_at'].astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
-        table.add_row(str(row["id"]), row["job"], started, _seconds(row["seconds"]), by, _state(row, when=False), row["error"] or _did(row))
+        table.add_row(str(row["id"]), row["job"], started, format_duration(row["seconds"]), by, _state(row), row["error"] or _result(row))
     Console().print(table)
 
 
-def run_job(settings: Settings, name: str, *, dry_run: bool, as_json: bool) -> None:
-    """Run a job here and now, and print what it did.
+@jobs.command("run")
+@click.argument("name")
+@click.option("--dry-run", is_flag=True, help="Change nothing; count the work that would be done.")
+@json_option()
+def run(name: str, dry_run: bool, as_json: bool) -> None:
+    """Run the job NAME here and now.
+
+    The scheduler continues independently: every job tolerates concurrent runs. The run is recorded, as every run is.
+
+    \b
+    Example:
+      turnline jobs run retention.clean_up --dry-run
+    """
+    settings = require_settings(broker=False)
+    run_id, counts = run_job(settings, name, dry_run=dry_run, show_progress=sys.stderr.isatty() and not as_json)
+    if as_json:
+        print_json({"run_id": run_id, "job": name, "dry_run": dry_run, "counts": counts})
+    else:
+        click.echo(f"{name}: {'would have done' if dry_run else 'done'}: {join_counts(counts, 'nothing to do')}.")
+
+
+def run_job(settings: Settings, name: str, *, dry_run: bool, show_progress: bool) -> tuple[UUID, dict[str, int]]:
+    """Run a job and return the run's id and counts.
 
     Raises:
-        SetupError: there is no such job, the database does not answer, or the run did not come to its end.
+        SetupError: there is no such job, the database does not answer, the broker is needed and not set, or the run failed.
     """
-    wanted = _known(name)
-    _as_maintenance(settings, lambda database: job_runs.latest(database, limit=1))  # whether it answers, said in a sentence
-
-    async def carry_out() -> tuple[UUID, dict[str, int]]:
-        with _bar(name, shown=sys.stderr.isatty() and not as_json) as on_progress:
-            return await jobs.run(wanted, settings=settings, celery=celery, asked_by=operator(), dry_run=dry_run, on_progress=on_progress)
-
-    if wanted.rings and not settings.broker_url:
-        raise SetupError(f"CELERY_BROKER_URL is not set, and {name} rings. Set it in the environment, or start `turnline up` here once.")
+    job = _job(name)
+    run_maintenance_query(settings, lambda database: job_runs.latest(database, limit=1))  # fails with a sentence, unlike the job
+    if job.needs_broker and not settings.broker_url:
+        raise SetupError(
+            f"CELERY_BROKER_URL is not set, and {name} dispatches turns. Set it in the environment, or run `turnline up` here once."
+        )
     celery = make_app(settings)
+
+    async def execute() -> tuple[UUID, dict[str, int]]:
+        with progress_bar(name, shown=show_progress) as on_progress:
+            return await task_jobs.run(job, settings=settings, celery=celery, asked_by=operator(), dry_run=dry_run, on_progress=on_progress)
+
     try:
-        run_id, counts = asyncio.run(carry_out())
-    except jobs.JobFailed as error:
-        raise SetupError(f"The run did not come to its end: {error}. What it had done stays done; run it again to go on.") from error
+        return asyncio.run(execute())
+    except task_jobs.JobFailed as error:
+        raise SetupError(f"The run failed: {error}. Its completed work is kept; run the job again to continue.") from error
     finally:
         celery.close()
-    if as_json:
-        _print_json({"run_id": run_id, "job": name, "dry_run": dry_run, "counts": counts})
-    else:
-        click.echo(f"{name}: {'would have done' if dry_run else 'done'}: {words(counts)}.")
 
 
-def every_s(name: str) -> float | None:
-    """How often a job is scheduled, in seconds; None where it is not."""
-    cadences = [float(str(entry["schedule"])) for entry in SCHEDULE.values() if entry["task"] == name]
-    return min(cadences, default=None)
+def interval_s(name: str) -> float | None:
+    """Return the interval of a scheduled job in seconds, or None if it is not scheduled."""
+    return min((float(str(entry["schedule"])) for entry in SCHEDULE.values() if entry["task"] == name), default=None)
 
 
-def words(counts: Mapping[str, int]) -> str:
-    """Counts as words: "3 sessions deleted, 12 events deleted"."""
-    return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items() if count) or "nothing to do"
-
-
-def _known(name: str) -> jobs.Job:
-    known = jobs.all_jobs()
+def _job(name: str) -> task_jobs.Job:
+    known = task_jobs.all_jobs()
     if name not in known:
-        raise SetupError(f"There is no job {name!r}. There are: {', '.join(known)}.")
+        raise SetupError(f"There is no job {name!r}. The jobs are: {', '.join(known)}.")
     return known[name]
 
 
-def _as_maintenance(settings: Settings, ask: Any) -> Any:
-    def passed(database: Database) -> Any:
-        return ask(database)
-
-    return run_query(settings.maintenance_database_url or settings.database_url, passed, role=MAINTENANCE_ROLE)
+def _state(row: dict[str, Any]) -> str:
+    return f"[{STATE_COLOURS[row['state']]}]{row['state']}[/]"
 
 
-def _state(row: dict[str, Any], *, when: bool = True) -> str:
-    since = f", {_seconds((datetime.now(UTC) - row['started_at']).total_seconds())} ago" if when else ""
-    return f"[{STATES[row['state']]}]{row['state']}[/]{since}"
+def _ago(row: dict[str, Any]) -> str:
+    return f"{format_duration((datetime.now(UTC) - row['started_at']).total_seconds())} ago"
 
 
-def _did(row: dict[str, Any]) -> str:
-    return words(row["counts"]) if row["error"] is None else row["error"]
-
-
-def _every(seconds: float | None) -> str:
-    return "by hand only" if seconds is None else _seconds(seconds)
-
-
-def _seconds(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 and seconds % 1 else f"{seconds:.0f} s"
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    raise AssertionError(seconds)
-
-
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, default=lambda one: one.isoformat() if isinstance(one, datetime) else str(one), ensure_ascii=False))
-
-
-@contextmanager
-def _bar(name: str, *, shown: bool) -> Iterator[jobs.Progress]:
-    if not shown:
-        yield lambda done, total: None
-        return
-    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
-        bar = progress.add_task(name, total=None)
-        yield lambda done, total: progress.update(bar, completed=done, total=None if total is None else max(done, total))
+def _result(row: dict[str, Any]) -> str:
+    return join_counts(row["counts"], "nothing to do") if row["error"] is None else row["error"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
 from decimal import Decimal
@@ -19,106 +18,122 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from cli.monitor import View, Watch
-from cli.standalone.process_utils import SetupError
-from settings import Settings
+from cli.errors import SetupError
+from cli.monitor import Monitor, Snapshot
+from cli.options import json_option, require_settings
+from cli.output import format_duration
 
 OUTCOMES = ("done", "failed", "dead", "cancelled")
-FIRST_WORD_S = 5.0
+BROKER_TIMEOUT_S = 5.0
 LATE_S = 60.0
 
 
-def top(settings: Settings, *, every_s: float, once: bool, as_json: bool) -> None:
-    """Show how everything stands, every `every_s` seconds until Ctrl-C, or `once`.
+@click.command()
+@click.option(
+    "--every",
+    "interval_s",
+    metavar="SECONDS",
+    type=click.FloatRange(0.5, 60),
+    default=2.0,
+    show_default=True,
+    help="Time between updates.",
+)
+@click.option("--once", is_flag=True, help="Print the current state and exit.")
+@json_option("Print the current state as one JSON object and exit.")
+def top(interval_s: float, once: bool, as_json: bool) -> None:
+    """Show queues, turns, workers, tools, jobs and cost, live.
 
-    Raises:
-        SetupError: the database does not answer when it begins.
+    Ctrl-C ends it. Needs DATABASE_URL; without a broker it shows only what the database knows.
     """
+    settings = require_settings(broker=False)
     for name in ("tasks", "store", "celery", "kombu"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they would say is on the screen already
-    watch = Watch(settings, every_s)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the display shows faults; log lines would break it
+    monitor = Monitor(settings, interval_s)
     try:
-        view = watch.look(wait_s=FIRST_WORD_S if once or as_json else 1.0)
+        snapshot = monitor.snapshot(broker_timeout_s=BROKER_TIMEOUT_S if once or as_json else 1.0)
         if as_json:
-            click.echo(json.dumps(as_data(view), default=_plain))
+            click.echo(json.dumps(as_data(snapshot), default=_to_json))
         elif once:
-            Console().print(shown(view))
+            Console().print(render(snapshot))
         else:
-            _live(watch, view, every_s)
+            _run_live(monitor, snapshot, interval_s)
     finally:
-        watch.close()
+        monitor.close()
 
 
-def _live(watch: Watch, view: View, every_s: float) -> None:
-    with Live(shown(view), screen=True, auto_refresh=False) as live:
+def _run_live(monitor: Monitor, snapshot: Snapshot, interval_s: float) -> None:
+    with Live(render(snapshot), screen=True, auto_refresh=False) as live:
         try:
             while True:
-                time.sleep(every_s)
+                time.sleep(interval_s)
                 try:
-                    view, fault = watch.look(), ""
-                except SetupError as error:  # it may come back; what was seen last stays
+                    snapshot, fault = monitor.snapshot(), ""
+                except SetupError as error:  # keep showing the last snapshot: the database may come back
                     fault = str(error)
-                live.update(shown(view, fault), refresh=True)
+                live.update(render(snapshot, fault), refresh=True)
         except KeyboardInterrupt:
             return
 
 
-def as_data(view: View) -> dict[str, Any]:
-    """The view for a program: what `shown` shows, as values."""
-    told = asdict(view)
-    told["recent"]["turns_per_second"] = {outcome: told["recent"]["ended"].get(outcome, 0) / 60 for outcome in OUTCOMES}
-    return told
+def as_data(snapshot: Snapshot) -> dict[str, Any]:
+    """Return the snapshot as plain values, for JSON."""
+    values = asdict(snapshot)
+    recent = values["activity"]
+    recent["turns_per_second"] = {outcome: recent["ended"].get(outcome, 0) / 60 for outcome in OUTCOMES}
+    return {"at": values["at"], "standing": values["stats"], "recent": recent, "workers": values["workers"], "broker": values["broker"]}
 
 
-def shown(view: View, fault: str = "") -> RenderableType:
-    """The view for a person."""
-    head = Text.assemble(("turnline top", "bold"), f"  {view.at:%Y-%m-%d %H:%M:%S}Z  ", (fault, "bold red"))
-    blocks = [_turns(view), _queues(view), _tools(view)]
-    return Group(head, "", Columns([Padding(block, (0, 4, 1, 0)) for block in blocks]), _workers(view), "", _jobs(view))
+def render(snapshot: Snapshot, fault: str = "") -> RenderableType:
+    """Return the snapshot as text for the terminal."""
+    head = Text.assemble(("turnline top", "bold"), f"  {snapshot.at:%Y-%m-%d %H:%M:%S}Z  ", (fault, "bold red"))
+    blocks = [_turns(snapshot), _queues(snapshot), _tools(snapshot)]
+    return Group(head, "", Columns([Padding(block, (0, 4, 1, 0)) for block in blocks]), _workers(snapshot), "", _jobs(snapshot))
 
 
-def _turns(view: View) -> Table:
+def _turns(snapshot: Snapshot) -> Table:
+    stats, recent = snapshot.stats, snapshot.activity
     table = _table("TURNS", "NOW", "OLDEST")
-    for status, told in view.standing.turns.items():
-        table.add_row(status, str(told.count), _age(told.oldest_s) if told.count else "")
-    table.add_row("behind", "", _age(view.standing.behind_s), style="red" if view.standing.behind_s > LATE_S else "")
+    for status, turns in stats.turns.items():
+        table.add_row(status, str(turns.count), format_duration(turns.oldest_s) if turns.count else "")
+    table.add_row("waiting for a worker", "", format_duration(stats.behind_s), style="red" if stats.behind_s > LATE_S else "")
     for outcome in OUTCOMES:
-        count = view.recent.ended.get(outcome, 0)
+        count = recent.ended.get(outcome, 0)
         bad = count and outcome in ("failed", "dead")
         table.add_row(f"{outcome} a second", f"{count / 60:.2f}", "", style="red" if bad else "")
-    if view.recent.p50_s is not None and view.recent.p95_s is not None:
-        table.add_row("took, half / 95 %", f"{view.recent.p50_s:.1f} s", f"{view.recent.p95_s:.1f} s")
-    table.add_row("cost an hour", f"${view.recent.usd_per_hour:.4f}", "")
+    if recent.p50_s is not None and recent.p95_s is not None:
+        table.add_row("duration, p50 / p95", f"{recent.p50_s:.1f} s", f"{recent.p95_s:.1f} s")
+    table.add_row("cost an hour", f"${recent.usd_per_hour:.4f}", "")
     return table
 
 
-def _queues(view: View) -> Table:
-    table = _table("QUEUES", "WAIT", "OLDEST")
-    broker = view.broker
+def _queues(snapshot: Snapshot) -> Table:
+    table = _table("QUEUES", "MESSAGES", "OLDEST")
+    broker = snapshot.broker
     if broker is None or broker.fault:
-        table.add_row(Text(broker.fault if broker else "asking the broker …", style="yellow"), "", "")
+        table.add_row(Text(broker.fault if broker else "connecting to the broker …", style="yellow"), "", "")
         return table
     for name, depth in broker.queues.items():
-        table.add_row(name, str(depth.messages), "" if depth.oldest_s is None else _age(depth.oldest_s))
+        table.add_row(name, str(depth.messages), "" if depth.oldest_s is None else format_duration(depth.oldest_s))
     return table
 
 
-def _tools(view: View) -> Table:
+def _tools(snapshot: Snapshot) -> Table:
+    stats = snapshot.stats
     table = _table("INTEGRATIONS", "NOW")
     styles = {"degraded": "yellow", "unhealthy": "red"}
-    for status, count in view.standing.integrations.items():
+    for status, count in stats.integrations.items():
         table.add_row(status, str(count), style=styles.get(status, "") if count else "")
-    for state, count in view.standing.leases.items():
+    for state, count in stats.leases.items():
         table.add_row(f"leases {state.replace('_', ' ')}", str(count), style="red" if state == "run_out" and count else "")
-    if view.standing.violations is not None:
-        table.add_row("audit violations", str(view.standing.violations), style="red" if view.standing.violations else "")
+    if stats.violations is not None:
+        table.add_row("audit violations", str(stats.violations), style="red" if stats.violations else "")
     return table
 
 
-def _workers(view: View) -> Table:
+def _workers(snapshot: Snapshot) -> Table:
     table = _table("WORKER", "RUNNING", "QUEUED", "LIMIT", "LOOP LAG", "SEEN", "PROGRESS", "STALLS")
-    rows = {row["name"]: row for row in view.workers}
-    pools = view.broker.pools if view.broker else {}
+    rows = {row["name"]: row for row in snapshot.workers}
+    pools = snapshot.broker.pools if snapshot.broker else {}
     for name in sorted(rows.keys() | pools.keys()):
         row, pool = rows.get(name, {}), pools.get(name, {})
         lag = pool.get("loop-lag-ms-worst-30s")
@@ -128,21 +143,21 @@ def _workers(view: View) -> Table:
             str(pool.get("queued", "")),
             str(pool.get("max-concurrency", "")),
             "" if lag is None else f"{lag:.0f} ms",
-            _since(view.at, row.get("seen_at")),
-            _since(view.at, row.get("progress_at")),
+            _since(snapshot.at, row.get("seen_at")),
+            _since(snapshot.at, row.get("progress_at")),
             str(row.get("stalls") or ""),
         )
     return table
 
 
-def _jobs(view: View) -> Table:
-    table = _table("JOB", "LAST GOOD RUN", "TOOK", "LAST BAD RUN")
-    now = view.at.timestamp()
-    for job, told in view.standing.jobs.items():
-        good = "never" if told.succeeded_at is None else f"{_age(now - told.succeeded_at)} ago"
-        bad = "" if told.failed_at is None else f"{_age(now - told.failed_at)} ago"
-        failing = told.failed_at is not None and told.failed_at > (told.succeeded_at or 0)
-        table.add_row(job, good, "" if told.seconds is None else f"{told.seconds:.1f} s", bad, style="red" if failing else "")
+def _jobs(snapshot: Snapshot) -> Table:
+    table = _table("JOB", "LAST SUCCESS", "TOOK", "LAST FAILURE")
+    now = snapshot.at.timestamp()
+    for name, job in snapshot.stats.jobs.items():
+        succeeded = "never" if job.succeeded_at is None else f"{format_duration(now - job.succeeded_at)} ago"
+        failed = "" if job.failed_at is None else f"{format_duration(now - job.failed_at)} ago"
+        failing = job.failed_at is not None and job.failed_at > (job.succeeded_at or 0)
+        table.add_row(name, succeeded, "" if job.seconds is None else f"{job.seconds:.1f} s", failed, style="red" if failing else "")
     return table
 
 
@@ -154,17 +169,8 @@ def _table(*columns: str) -> Table:
 
 
 def _since(now: datetime, then: datetime | None) -> str:
-    return "" if then is None else _age((now - then).total_seconds())
+    return "" if then is None else format_duration((now - then).total_seconds())
 
 
-def _age(seconds: float) -> str:
-    seconds = max(0.0, seconds)
-    steps: Iterable[tuple[float, str]] = ((86_400, "d"), (3600, "h"), (60, "min"))
-    for size, unit in steps:
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def _plain(value: object) -> Any:
+def _to_json(value: object) -> Any:
     return float(value) if isinstance(value, Decimal) else str(value)

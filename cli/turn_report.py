@@ -1,4 +1,4 @@
-"""`turnline turn ID`: a turn's whole story, for a terminal."""
+"""`turnline turn`: everything about one turn."""
 
 from __future__ import annotations
 
@@ -7,62 +7,89 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
-from rich.console import Console, RenderableType
+import click
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+
+from cli.database import run_query, safe_url
+from cli.errors import SetupError
+from cli.options import json_option, require_settings, turn_id_argument
+from cli.turns import print_turns_json, terminal
+from store.operations import turn_lists
 
 Row = Mapping[str, Any]
 
 _STATUS = {"done": "green", "dead": "red", "failed": "red", "cancelled": "yellow", "waiting": "yellow"}
 
 
-def tell(story: Row, console: Console) -> None:
-    """Print the story of a turn: its row, then what happened to it, call by call."""
-    for part in _parts(story):
-        console.print(part)
+@click.command()
+@turn_id_argument
+@click.option("--contents", is_flag=True, help="Include messages, tool arguments and results.")
+@json_option()
+def turn(turn_id: UUID, contents: bool, as_json: bool) -> None:
+    """Show everything about one turn.
+
+    Its state, timeline, failed attempts, model and tool calls, times and cost. Without --contents nothing that a customer or the
+    agent wrote is shown.
+    """
+    settings = require_settings(broker=False)
+    report = run_query(settings.database_url, lambda database: turn_lists.story(database, turn_id, contents=contents))
+    if report is None:
+        raise SetupError(f"There is no turn {turn_id} in {safe_url(settings.database_url)}.")
+    if as_json:
+        print_turns_json(report)
+        return
+    console = terminal()
+    for section in _sections(report):
+        console.print(section)
 
 
-def _parts(story: Row) -> Iterable[RenderableType]:
-    yield _facts(story)
-    if story["endings"]:
-        yield _titled("Claims that ended badly", ("CLAIMED", "ERROR", "WHY"), (_ending(one) for one in story["endings"]))
-    yield _titled("Timeline", ("OFFSET", "TIME", "KIND", "FROM", "STATUS", "TOOL"), (_event(one) for one in story["timeline"]))
-    if any("content" in one for one in story["timeline"]):
-        yield _titled("Contents", ("OFFSET", "CONTENT"), ((str(one["offset"]), _content(one)) for one in story["timeline"]))
-    if story["model_calls"]:
-        columns = ("STEP", "STATE", "MODEL", "IN (CACHED)", "OUT", "COST, USD", "FIRST", "ALL", "ERROR")
-        yield _titled("Model calls", columns, (_model_call(one) for one in story["model_calls"]))
-    if story["tool_calls"]:
-        decided = {one["tool_call_id"]: one for one in story["approvals"]}
-        heads = ("STEP", "TOOL", "STATE", "SENT", "TOOK", "APPROVAL", "ERROR")
-        yield _titled("Tool calls", heads, (_tool_call(one, decided.get(one["tool_call_id"])) for one in story["tool_calls"]))
+def _sections(report: Row) -> Iterable[RenderableType]:
+    yield _facts(report)
+    if report["endings"]:
+        yield _titled("Failed attempts", ("CLAIMED", "ERROR", "REASON"), (_ending(one) for one in report["endings"]))
+    yield _titled("Timeline", ("OFFSET", "TIME", "KIND", "FROM", "STATUS", "TOOL"), (_event(one) for one in report["timeline"]))
+    if any("content" in one for one in report["timeline"]):
+        yield _titled("Contents", ("OFFSET", "CONTENT"), ((str(one["offset"]), _content(one)) for one in report["timeline"]))
+    if report["model_calls"]:
+        columns = ("STEP", "STATE", "MODEL", "IN (CACHED)", "OUT", "COST, USD", "FIRST TOKEN", "TOOK", "ERROR")
+        yield _titled("Model calls", columns, (_model_call(one) for one in report["model_calls"]))
+    if report["tool_calls"]:
+        approvals = {one["tool_call_id"]: one for one in report["approvals"]}
+        titles = ("STEP", "TOOL", "STATE", "ATTEMPTS", "TOOK", "APPROVAL", "ERROR")
+        yield _titled("Tool calls", titles, (_tool_call(one, approvals.get(one["tool_call_id"])) for one in report["tool_calls"]))
 
 
-def _facts(story: Row) -> Table:
-    stages = ", ".join(f"{name} {_ms(ms)}" for name, ms in story["stages_ms"].items() if ms is not None)
-    error = story["error"]
-    version = "-" if story["agent_version"] is None else f"version {story['agent_version']}"
+def _facts(report: Row) -> Table:
+    stages = ", ".join(f"{name} {_ms(ms)}" for name, ms in report["stages_ms"].items() if ms is not None)
+    error = report["error"]
+    version = "-" if report["agent_version"] is None else f"version {report['agent_version']}"
     facts: list[tuple[str, object]] = [
-        ("turn", story["id"]),
-        ("session", f"{story['session_id']} (mode {story['mode']})"),
-        ("workspace", story["workspace_id"]),
-        ("status", Text(story["status"], _STATUS.get(story["status"], ""))),
+        ("turn", report["id"]),
+        ("session", f"{report['session_id']} (mode {report['mode']})"),
+        ("workspace", report["workspace_id"]),
+        ("status", Text(report["status"], _STATUS.get(report["status"], ""))),
         ("error", None if error is None else f"{error['class']}: {error['detail'] or '-'}"),
-        ("messages", f"opened by offset {story['opened_at_offset']}, read through {_or_dash(story['read_through_offset'])}"),
-        ("strategy", story["strategy"]),
-        ("agent", version + (f", {story['agent_digest'][:12]}" if story["agent_digest"] else "")),
-        ("attempts", f"{story['attempts']} since it was last redriven, {story['redrives']} redrives"),
-        ("opened", _when(story["opened_at"])),
-        ("started", _when(story["started_at"])),
-        ("ended", _when(story["settled_at"])),
-        ("not before", _when(story["not_before"]) if story["not_before"] else None),
-        ("dispatched", f"{_when(story['dispatched_at'])}, {story['dispatch_count']} times by the sweep; admission: {story['admission']}"),
-        ("cancelled", f"{_when(story['cancel_requested_at'])} by {story['cancelled_by']}" if story["cancel_requested_at"] else None),
-        ("quarantined", f"the session, since {_when(story['quarantined_at'])}" if story["quarantined_at"] else None),
+        ("messages", f"opened by offset {report['opened_at_offset']}, read through {_or_dash(report['read_through_offset'])}"),
+        ("strategy", report["strategy"]),
+        ("agent", version + (f", {report['agent_digest'][:12]}" if report["agent_digest"] else "")),
+        ("attempts", f"{report['attempts']} since it was last redriven, {report['redrives']} redrives"),
+        ("opened", _when(report["opened_at"])),
+        ("started", _when(report["started_at"])),
+        ("ended", _when(report["settled_at"])),
+        ("not before", _when(report["not_before"]) if report["not_before"] else None),
+        (
+            "dispatched",
+            f"{_when(report['dispatched_at'])}, {report['dispatch_count']} times by the sweep; admission {report['admission']}",
+        ),
+        ("cancelled", f"{_when(report['cancel_requested_at'])} by {report['cancelled_by']}" if report["cancel_requested_at"] else None),
+        ("quarantined", f"its session, since {_when(report['quarantined_at'])}" if report["quarantined_at"] else None),
         ("took", stages or None),
-        ("cost", _total(story)),
+        ("cost", _total(report)),
     ]
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
@@ -125,20 +152,20 @@ def _cost(one: Row) -> str:
     return {"settled": "unpriced", "unknown": "unknown"}.get(one["state"], "-")
 
 
-def _total(story: Row) -> str:
-    estimated = sum(call["estimated"] for call in story["model_calls"])
+def _total(report: Row) -> str:
+    estimated = sum(call["estimated"] for call in report["model_calls"])
     marks = [
         f"{count} {name}"
-        for count, name in ((estimated, "estimated"), (story["unpriced_calls"], "unpriced"), (story["unknown_calls"], "unknown"))
+        for count, name in ((estimated, "estimated"), (report["unpriced_calls"], "unpriced"), (report["unknown_calls"], "unknown"))
         if count
     ]
-    said = "-" if story["cost_usd"] is None else f"{_money(story['cost_usd'])} USD"
-    return said + (f" (model calls: {', '.join(marks)})" if marks else "")
+    total = "-" if report["cost_usd"] is None else f"{_money(report['cost_usd'])} USD"
+    return total + (f" (model calls: {', '.join(marks)})" if marks else "")
 
 
 def _tool_call(one: Row, approval: Row | None) -> tuple[str, ...]:
-    place = f"{one['step']}.{one['position']}"
-    return place, one["tool_name"], one["state"], str(one["attempts"]), _ms(one["latency_ms"]), _approval(approval), one["error"] or ""
+    step = f"{one['step']}.{one['position']}"
+    return step, one["tool_name"], one["state"], str(one["attempts"]), _ms(one["latency_ms"]), _approval(approval), one["error"] or ""
 
 
 def _approval(one: Row | None) -> str:

@@ -43,7 +43,7 @@ def clean_text(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").replace("\x00", REPLACEMENT)
 
 
-def parse_foreign(raw: bytes | str, *, max_bytes: int, peer: str = "The other side", repair: bool = True) -> Parsed:
+def parse_foreign(raw: bytes | str, *, max_bytes: int, peer: str = "The server", repair: bool = True) -> Parsed:
     """Return the JSON value of a provider's or a tool's answer; text that is not storable is repaired.
 
     Integers beyond ±2^53 become strings. Without `repair` the text is unchanged: a piece of a stream may end within a surrogate pair, and

@@ -1,1 +1,1 @@
-"""The outside: everything that waits on someone else's machine. No module here sees the database."""
+"""Calls to other systems: model providers and tools. Never imports the database layer."""

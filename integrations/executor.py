@@ -1,4 +1,4 @@
-"""The switchboard: a decision comes in, a vendor or a tool's server is asked, an outcome goes out."""
+"""Execute what the engine decided: call a model provider or a tool, and return the result."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from engine.turn.context import Bound, Cost, ModelRequest, ToolSpec, TurnContext
 from failpoints import failpoint
 from integrations.http import HttpClients, RequestCounter
 from integrations.price_list import cost_of, max_cost_of
-from integrations.providers import provider_for
-from integrations.tools import integration_for
-from integrations.tools.retries import MAX_TRIES, Attempts, OnResult
+from integrations.providers.registry import provider_for
+from integrations.tools.registry import integration_for
+from integrations.tools.retries import MAX_TRIES, OnResult, ToolCallAttempts
 from settings import Settings
 
 ObserveResults = Callable[[UUID, Collection[UUID]], OnResult]
@@ -106,7 +106,7 @@ class Performer:
             outcome = _result_lost() if begun else _no_such_tool(call, tool_names)
         else:
             attempts = self._attempts(tool, call.arguments, idempotency_key, ends_at, counter, on_result)
-            outcome = await (_resume(tool, attempts) if begun else _first_time(tool, attempts))
+            outcome = await (_resume(tool, attempts) if begun else _start(tool, attempts))
         failpoint("tool_call.answered")
         return replace(outcome, latency_ms=round((time.monotonic() - began) * 1000), requests=counter.requests)
 
@@ -116,45 +116,45 @@ class Performer:
 
     def _attempts(
         self, tool: ToolSpec, arguments: dict[str, object], key: str, ends_at: float, counter: RequestCounter, on_result: OnResult | None
-    ) -> list[Attempts]:
-        """Return one `Attempts` for each of the tool's integrations that is supported here, in order."""
+    ) -> list[ToolCallAttempts]:
+        """Return one `ToolCallAttempts` for each of the tool's integrations that is supported here, in order."""
         supported = ((spec, integration_for(spec.integration_type, self._clients)) for spec in tool.integrations)
         return [
-            Attempts(tool, spec, integration, arguments, key, ends_at, counter, on_result=on_result)
+            ToolCallAttempts(tool, spec, integration, arguments, key, ends_at, counter, on_result=on_result)
             for spec, integration in supported
             if integration is not None
         ]
 
 
-async def _first_time(tool: ToolSpec, ways: list[Attempts]) -> ToolOutcome:
-    """A call that nobody has sent yet: the first integration that can be reached makes it."""
-    for way in ways:
-        outcome = await way.outcome(others=way is not ways[-1])
+async def _start(tool: ToolSpec, attempts: list[ToolCallAttempts]) -> ToolOutcome:
+    """Execute a call that was never sent: at the first integration that can be reached."""
+    for attempt in attempts:
+        outcome = await attempt.run(has_fallback=attempt is not attempts[-1])
         if outcome is not None:
             return outcome
-    return _failed(f"The tool {tool.name!r} is not connected to anything that can carry it out.")
+    return _failed(f"The tool {tool.name!r} is not connected to anything that can execute it.")
 
 
-async def _resume(tool: ToolSpec, ways: list[Attempts]) -> ToolOutcome:
-    """A call that a former attempt may have sent, to whichever integration it could reach."""
+async def _resume(tool: ToolSpec, attempts: list[ToolCallAttempts]) -> ToolOutcome:
+    """Execute a call that an earlier run of the turn may have sent, at any of the tool's integrations."""
     match tool.effect:
         case Effect.PURE:
-            return await _first_time(tool, ways)
-        case Effect.IDEMPOTENT if len(ways) == 1:
-            ways[0].maybe_done = True
-        case Effect.QUERYABLE if ways:
-            told = [known for way in ways if (known := await way.asked()) is not None]
-            if told:
-                return next((known for known in told if known.status is not ToolStatus.UNKNOWN), told[0])
+            return await _start(tool, attempts)
+        case Effect.IDEMPOTENT if len(attempts) == 1:
+            attempts[0].maybe_done = True
+        case Effect.QUERYABLE if attempts:
+            found = [outcome for attempt in attempts if (outcome := await attempt.query_status()) is not None]
+            if found:
+                return next((outcome for outcome in found if outcome.status is not ToolStatus.UNKNOWN), found[0])
         case _:
-            # Unsafe; or idempotent, and only one of its integrations knows the key, nobody knows which.
+            # Unsafe; or idempotent with several integrations, and it is not known which of them has seen the idempotency key.
             return _result_lost()
-    return await _first_time(tool, ways)
+    return await _start(tool, attempts)
 
 
 def _no_such_tool(call: ToolCall, tool_names: tuple[str, ...]) -> ToolOutcome:
-    there_are = f"there are: {', '.join(tool_names)}" if tool_names else "this agent has none"
-    return _failed(f"There is no tool {call.tool_name[:100]!r}; {there_are}.")
+    available = f"there are: {', '.join(tool_names)}" if tool_names else "this agent has none"
+    return _failed(f"There is no tool {call.tool_name[:100]!r}; {available}.")
 
 
 def _result_lost() -> ToolOutcome:

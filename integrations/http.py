@@ -1,6 +1,6 @@
-"""The shared HTTP client: httpx's API on aiohttp's engine, with a deadline on the clock, a byte limit and errors of our own tree.
+"""Shared HTTP client: httpx's request types on aiohttp's connections, with wall-clock deadlines, byte limits and our error types.
 
-`HttpClients` holds two of them: one for the model providers an operator configured, one for tools, behind the address guard.
+`HttpClients` holds two clients: one for the model providers that the operator configured, and one for tools, behind the SSRF guard.
 """
 
 from __future__ import annotations
@@ -25,49 +25,52 @@ from integrations.ssrf_guard import AddressGuard, Lookup
 from settings import Settings
 
 CONNECT_TIMEOUT_S = 10.0
-# Shorter than what servers commonly keep: a request sent on a connection that is just being closed has an unknown outcome.
+# Shorter than most servers' keep-alive: a request sent on a connection that the server is closing has an unknown outcome.
 KEEPALIVE_S = 15.0
 _ERROR_BODY_BYTES = 16 * 1024
 
-# httpx logs every URL at INFO, and a tool's URL carries arguments.
+# httpx logs every URL at INFO, and a tool's URL contains arguments.
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 @dataclass(slots=True)
 class RequestCounter:
-    """Counts the requests that began to leave this process on behalf of one caller."""
+    """Number of requests that one caller began to send."""
 
     requests: int = 0
 
 
-_sending: ContextVar[RequestCounter | None] = ContextVar("sending", default=None)
+_current_counter: ContextVar[RequestCounter | None] = ContextVar("current_counter", default=None)
 
 
-async def _count_request(_session: aiohttp.ClientSession, _context: SimpleNamespace, _sent: object) -> None:
-    counter = _sending.get()
+async def _count_request(_session: aiohttp.ClientSession, _context: SimpleNamespace, _params: object) -> None:
+    counter = _current_counter.get()
     if counter is not None:
         counter.requests += 1
 
 
-class Reply:
-    """An answer whose headers are here and whose body is still coming; an async iterator over the body's bytes as they arrive."""
+class HttpResponse:
+    """A response whose headers have arrived. Iterating over it asynchronously yields its body as the bytes arrive.
 
-    def __init__(self, response: httpx.Response, whom: str, max_bytes: int) -> None:
+    `peer` names the server in error messages.
+    """
+
+    def __init__(self, response: httpx.Response, peer: str, max_bytes: int) -> None:
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
         self._raw: AsyncGenerator[bytes, None] = response.aiter_raw()  # type: ignore[assignment]
-        self._whom = whom
+        self._peer = peer
         self._max_bytes = max_bytes
         self._bytes = 0
 
     @property
     def ok(self) -> bool:
-        """The status is 2xx."""
+        """True if the status is 2xx."""
         return 200 <= self.status < 300
 
     @property
     def media_type(self) -> str:
-        """The content type without its parameters, in lower case; "" where there is none."""
+        """The content type in lower case without its parameters; "" if the header is missing."""
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -84,16 +87,16 @@ class Reply:
         """Return the whole body.
 
         Raises:
-            Malformed: it is longer than the limit, or compressed though we asked for plain bytes.
+            Malformed: the body exceeds the byte limit, or is compressed although we asked for identity encoding.
         """
-        self.refuse_encoding()
+        self.reject_compression()
         length = self.headers.get("content-length", "")
         if length.isdigit() and int(length[:20]) > self._max_bytes:
             raise self._too_long()
         return b"".join([chunk async for chunk in self])
 
-    async def beginning(self) -> bytes:
-        """Return the first kilobytes of an error's body, or b"" if it is compressed; never more, whatever its length."""
+    async def read_prefix(self) -> bytes:
+        """Return at most the first 16 KiB of the body, for error messages; b"" if the body is compressed."""
         if self._encoding():
             return b""
         parts, size = [], 0
@@ -105,7 +108,7 @@ class Reply:
         return b"".join(parts)[:_ERROR_BODY_BYTES]
 
     async def drain(self, within_s: float) -> None:
-        """Read to the end if that comes soon, so that the connection can be used again; else let it be closed."""
+        """Read to the end, so that the connection can be reused; give up after `within_s` seconds, which closes it."""
         try:
             async with asyncio.timeout(within_s):
                 async for _ in self:
@@ -113,10 +116,10 @@ class Reply:
         except TimeoutError:
             return
 
-    def refuse_encoding(self) -> None:
-        """Raise Malformed if the body is compressed: a few bytes of it may stand for gigabytes."""
+    def reject_compression(self) -> None:
+        """Raise Malformed if the body is compressed: a few bytes could unpack to gigabytes."""
         if encoding := self._encoding():
-            raise Malformed(f"{self._whom} sent a compressed answer ({encoding[:20]!r}) though plain bytes were asked for")
+            raise Malformed(f"{self._peer} sent a compressed answer ({encoding[:20]!r}) though plain bytes were asked for")
 
     async def aclose(self) -> None:
         """Stop reading."""
@@ -127,11 +130,11 @@ class Reply:
         return "" if encoding == "identity" else encoding
 
     def _too_long(self) -> Malformed:
-        return Malformed(f"{self._whom} sent more than {self._max_bytes} bytes")
+        return Malformed(f"{self._peer} sent more than {self._max_bytes} bytes")
 
 
-class Http:
-    """One pool of connections per running loop, made on first use. `guard` checks every address before it is connected to."""
+class HttpClient:
+    """One connection pool per event loop, created on first use. `guard` checks every address before it is connected to."""
 
     def __init__(self, guard: AddressGuard | None = None) -> None:
         self._guard = guard
@@ -143,53 +146,53 @@ class Http:
         method: str,
         url: str,
         *,
-        whom: str,
+        peer: str,
         deadline_s: float,
         max_bytes: int,
         headers: Mapping[str, str] | None = None,
         content: bytes | None = None,
         counter: RequestCounter | None = None,
-    ) -> AsyncIterator[Reply]:
-        """Send one request and give its reply, whatever its status, while the body may still be coming.
+    ) -> AsyncIterator[HttpResponse]:
+        """Send one request and yield its response, whatever its status, as soon as the headers have arrived.
 
-        `deadline_s` is wall-clock time for everything up to the end of the `async with` block; `max_bytes` bounds the body;
-        `whom` names the other side in error sentences. Redirects are answers like any other. Leaving the block early, or
-        cancelling it, aborts the request in flight.
+        `deadline_s` is wall-clock time for everything up to the end of the `async with` block; `max_bytes` limits the body;
+        `peer` names the server in error messages. Redirects are not followed. Leaving the block early, or cancelling it, aborts
+        the request.
 
         Raises:
-            Rejected: the address is forbidden or not one; nothing was sent.
+            Rejected: the URL is invalid or forbidden; nothing was sent.
             ProviderDown: no connection; nothing was sent.
-            TimedOut: the deadline passed; `maybe_done` says whether the request had been sent.
-            ReplyLost: the connection broke before the reply was whole.
+            TimedOut: the deadline passed; `maybe_done` is true if the request had been sent.
+            ReplyLost: the connection broke before the response was complete.
             Malformed: not HTTP, compressed, or more than `max_bytes`.
         """
         counter = counter if counter is not None else RequestCounter()
         before = counter.requests
-        _sending.set(counter)
-        clock, given = asyncio.timeout(deadline_s), False
+        _current_counter.set(counter)
+        deadline, yielded = asyncio.timeout(deadline_s), False
         try:
-            address = httpx.URL(url)
+            parsed_url = httpx.URL(url)
             if self._guard is not None:
-                self._guard.check_url(address)
+                self._guard.check_url(parsed_url)
             async with (
-                clock,
-                aclosing(await self._send(httpx.Request(method, address, headers=_headers(headers), content=content))) as response,
-                aclosing(Reply(response, whom, max_bytes)) as reply,
+                deadline,
+                aclosing(await self._send(httpx.Request(method, parsed_url, headers=_headers(headers), content=content))) as raw,
+                aclosing(HttpResponse(raw, peer, max_bytes)) as response,
             ):
-                given = True
-                yield reply
-        except UnicodeError as error:  # of a host that is no name: httpx and the resolver let it through as it is
-            if given:
-                raise  # the caller's own
-            raise error_mapping.of_exception(error, whom, sent=counter.requests > before) from error
+                yielded = True
+                yield response
+        except UnicodeError as error:  # raised for an invalid host name, which httpx and the resolver pass on unchecked
+            if yielded:
+                raise  # the caller's own error
+            raise error_mapping.of_exception(error, peer, sent=counter.requests > before) from error
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, aiohttp.ClientError, OSError) as error:
             sent = counter.requests > before
-            if clock.expired():
-                raise TimedOut(f"{whom} did not answer within {deadline_s:.3g} s", maybe_done=sent) from None
-            raise error_mapping.of_exception(error, whom, sent=sent) from error
+            if deadline.expired():
+                raise TimedOut(f"{peer} did not answer within {deadline_s:.3g} s", maybe_done=sent) from None
+            raise error_mapping.of_exception(error, peer, sent=sent) from error
 
     async def aclose(self) -> None:
-        """Close the running loop's client and its connections."""
+        """Close the running loop's connections."""
         transport = self._transports.pop(asyncio.get_running_loop(), None)
         if transport is not None:
             await transport.aclose()
@@ -197,8 +200,11 @@ class Http:
             await self._guard.close()
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
-        """Hand a request to the engine. There is no `httpx.AsyncClient` around it: redirects, cookies and authentication are not
-        wanted here, and looking for them costs a tenth of a turn's CPU."""
+        """Send a request through the running loop's transport.
+
+        There is no `httpx.AsyncClient` around it: we want no redirects, cookies or authentication, and checking for them costs a
+        tenth of a turn's CPU.
+        """
         loop = asyncio.get_running_loop()
         transport = self._transports.get(loop)
         if transport is None:
@@ -211,7 +217,7 @@ class Http:
         tracing.on_request_headers_sent.append(_count_request)
         session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0,  # how much is in flight is the worker's decision
+                limit=0,  # the worker limits concurrency
                 keepalive_timeout=KEEPALIVE_S,
                 ssl=ssl.create_default_context(),
                 resolver=self._guard,
@@ -223,7 +229,8 @@ class Http:
             timeout=aiohttp.ClientTimeout(total=None),
             trace_configs=[tracing],
         )
-        # aiohttp would silently send a GET, PUT or DELETE again when a kept connection breaks; what is sent twice is our decision.
+        # aiohttp silently repeats a GET, PUT or DELETE when a kept-alive connection breaks; only a tool's effect may decide that.
+        # The attribute is private: aiohttp is pinned, and tests/integrations/test_http.py fails if it disappears.
         session._retry_connection = False
         return session
 
@@ -233,17 +240,17 @@ def _headers(given: Mapping[str, str] | None) -> dict[str, str]:
 
 
 class HttpClients:
-    """Both clients of a process: `models` for configured model providers, `tools` behind the address guard.
+    """Both clients of a process: `models` for the configured model providers, `tools` behind the SSRF guard.
 
-    `lookup` replaces the system's name resolution for tools, for tests.
+    `lookup` replaces the system's name resolution for tools; only tests pass it.
     """
 
     def __init__(self, settings: Settings, *, lookup: Lookup | None = None) -> None:
         self.settings = settings
-        self.models = Http()
-        self.tools = Http(AddressGuard(settings.allowed_networks, settings.allowed_ports, lookup))
+        self.models = HttpClient()
+        self.tools = HttpClient(AddressGuard(settings.allowed_networks, settings.allowed_ports, lookup))
 
     async def aclose(self) -> None:
-        """Close every connection of the running loop."""
+        """Close the running loop's connections."""
         await self.models.aclose()
         await self.tools.aclose()

@@ -1,4 +1,4 @@
-"""What a model call cost, from the price list that comes with `genai-prices`: offline, and unpriced where the list has nothing."""
+"""Price model calls from the list bundled with `genai-prices`, offline. A model that is not listed is unpriced."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ PRICE_SOURCE = f"genai-prices {genai_prices.__version__}"
 UNPRICED = Cost(None, None)
 
 _PER_THOUSAND_CALLS = 1000
-_snapshot = get_snapshot()  # a fifth of a second, better spent at start than within the first turn
+_snapshot = get_snapshot()  # takes 0.2 s, so do it at startup and not in the first turn
 
 
 def cost_of(provider: str, model: str, usage: Usage | None, at: datetime) -> Cost:
-    """Return what the call cost, as the ledger keeps it; `Cost(None, None)` where usage or price is not known.
+    """Return the cost of a call, rounded as in the ledger; `Cost(None, None)` if usage or price is unknown.
 
-    `at` is when the call was made; prices change, some with the time of day.
+    `at` is the time of the call; prices change, some of them with the time of day.
     """
     price = price_of(provider, model, at) if usage is not None else None
     if usage is None or price is None:
@@ -34,27 +34,27 @@ def cost_of(provider: str, model: str, usage: Usage | None, at: datetime) -> Cos
 
 
 def max_cost_of(provider: str, model: str, input_tokens: int, max_tokens: int, at: datetime | None = None) -> Decimal | None:
-    """Return the most that a call can cost, for reserving it, or None where the price is not known. `at` is now by default."""
+    """Return the most that a call can cost, for reservations, or None if the price is unknown. `at` defaults to now."""
     price = price_of(provider, model, at or datetime.now(UTC))
     return None if price is None else ledger_usd(max_cost_usd(input_tokens, max_tokens, price))
 
 
 def price_of(provider: str, model: str, at: datetime) -> Price | None:
-    """Return the price of `model` at that moment, or None where none is known."""
+    """Return the price of `model` at the time `at`, or None if unknown."""
     listed = _listed(provider, model)
     return None if listed is None else listed.at(at)
 
 
 @dataclass(frozen=True, slots=True)
 class _Listed:
-    """A model of the price list, and its prices in our form, made once each."""
+    """A listed model, with its prices converted to our type once."""
 
     info: ModelInfo
     prices: dict[int, Price | None] = field(default_factory=dict)
 
     def at(self, moment: datetime) -> Price | None:
         price = self.info.get_prices(moment)
-        # By identity: the list's prices live as long as the process.
+        # Keyed by identity: the listed prices live as long as the process.
         if id(price) not in self.prices:
             self.prices[id(price)] = _price(price)
         return self.prices[id(price)]
@@ -70,13 +70,13 @@ def _listed(provider: str, model: str) -> _Listed | None:
 
 
 def _price(listed: ModelPrice) -> Price | None:
-    given, made = _rate(listed.input_mtok), _rate(listed.output_mtok)
-    if given is None or made is None:
+    input_rate, output_rate = _rate(listed.input_mtok), _rate(listed.output_mtok)
+    if input_rate is None or output_rate is None:
         return None
     calls = _rate(listed.requests_kcount)
     return Price(
-        input=given,
-        output=made,
+        input=input_rate,
+        output=output_rate,
         cached_input=_rate(listed.cache_read_mtok),
         cache_write=_rate(listed.cache_write_mtok),
         reasoning=_rate(listed.output_reasoning_mtok),

@@ -1,4 +1,4 @@
-"""What may be quoted of someone else's words: error texts echo keys and prompts, and answers echo the headers they were asked with."""
+"""Remove secrets and prompts from text of other servers: their errors quote API keys and prompts, their answers request headers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 from engine.safe_json import clean_text
 
 _HIDDEN = "[…]"
-# Shorter secrets would hide half of every text, and protect nothing.
+# Replacing shorter secrets would hide half of every text and protect nothing.
 _SHORTEST_SECRET = 6
-_ECHO_WINDOW = 16
+_ECHO_LENGTH = 16
 _KEY_LIKE = re.compile(
     r"(?i)\b(?:bearer|basic)\s+[\w.~+/=-]{6,}"
     r"|\b(?:sk|pk|rk|xai|gsk|ghp|gho|glpat|xox[a-z]|AKIA|ASIA|AIza)[-_]?[\w*.-]{8,}"
@@ -21,7 +21,10 @@ _KEY_LIKE = re.compile(
 
 
 def redact(text: str, *, secrets: Iterable[str] = (), echoes: Collection[str] = (), limit: int = 300) -> str:
-    """Return at most `limit` characters of `text` in one line, without secrets, key-like words, or 16 characters or more of `echoes`."""
+    """Return at most `limit` characters of `text`, on one line.
+
+    `secrets`, words that look like API keys, and any 16 or more consecutive characters of `echoes` are replaced.
+    """
     text = without_secrets(clean_text(text), secrets)
     text = " ".join(_KEY_LIKE.sub(_HIDDEN, text[: 4 * limit]).split())
     shown = text[:limit]
@@ -31,7 +34,7 @@ def redact(text: str, *, secrets: Iterable[str] = (), echoes: Collection[str] = 
 
 
 def without_secrets(text: str, secrets: Iterable[str]) -> str:
-    """Return `text` with every one of `secrets` replaced; those shorter than 6 characters are left."""
+    """Return `text` with `secrets` replaced; those shorter than 6 characters stay."""
     for secret in sorted({secret.strip() for secret in secrets}, key=len, reverse=True):
         if len(secret) >= _SHORTEST_SECRET:
             text = text.replace(secret, _HIDDEN)
@@ -39,7 +42,7 @@ def without_secrets(text: str, secrets: Iterable[str]) -> str:
 
 
 def value_without_secrets(value: Any, secrets: Collection[str]) -> Any:
-    """Return the JSON `value` with every one of `secrets` replaced in its texts and keys. Its depth must have been checked."""
+    """Return the JSON `value` with `secrets` replaced in strings and keys. Recursive: check the depth first."""
     if isinstance(value, str):
         return without_secrets(value, secrets)
     if isinstance(value, list):
@@ -53,7 +56,7 @@ def _without_echoes(text: str, echoes: Collection[str]) -> str:
     haystack = "\n".join(" ".join(echo.split()) for echo in echoes)
     parts, start = [], 0
     while start < len(text):
-        length = _ECHO_WINDOW
+        length = _ECHO_LENGTH
         if text[start : start + length] in haystack and start + length <= len(text):
             while start + length < len(text) and text[start : start + length + 1] in haystack:
                 length += 1

@@ -1,4 +1,4 @@
-"""Server-sent events, as the WHATWG standard parses them, from bytes that arrive in any pieces."""
+"""Incremental parser for server-sent events, after the WHATWG standard."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ _LF, _CR = 0x0A, 0x0D
 
 @dataclass(frozen=True, slots=True)
 class ServerEvent:
-    """One event: its `event` field ("message" where there is none) and its `data` lines, joined by newlines."""
+    """One event: its `event` field ("message" by default) and its `data` lines, joined by newlines."""
 
     event: str
     data: str
 
 
 class SseParser:
-    """Bytes in, whole events out. Works on bytes until a line is complete, so that a split UTF-8 character does no harm."""
+    """Turns chunks of bytes into events. Lines are decoded when complete, so a chunk may end within a UTF-8 character.
 
-    def __init__(self, *, whom: str = "The other side", max_event_bytes: int = MAX_EVENT_BYTES) -> None:
-        self._whom = whom
+    `peer` names the server in error messages.
+    """
+
+    def __init__(self, *, peer: str = "The server", max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._peer = peer
         self._max_event_bytes = max_event_bytes
         self._buffer = bytearray()
         self._scanned = 0
@@ -33,10 +36,10 @@ class SseParser:
         self._size = 0
 
     def feed(self, chunk: bytes) -> list[ServerEvent]:
-        """Return the events that `chunk` completes, in order. What is not complete when the stream ends is no event.
+        """Return the events that `chunk` completes, in order. An event that is incomplete at the end of the stream is dropped.
 
         Raises:
-            Malformed: an event longer than the limit.
+            Malformed: an event exceeds the size limit.
         """
         self._buffer += chunk
         events = []
@@ -50,7 +53,7 @@ class SseParser:
     def _next_line(self) -> bytes | None:
         buffer = self._buffer
         if self._after_cr and buffer:
-            # The LF of a CRLF whose CR ended the last line, maybe in an earlier chunk.
+            # The LF of a CRLF; its CR, perhaps in an earlier chunk, ended the last line.
             if buffer[0] == _LF:
                 del buffer[0]
             self._after_cr = False
@@ -80,7 +83,7 @@ class SseParser:
             self._data.append(value.removeprefix(b" ").decode("utf-8", "replace"))
         elif name == b"event":
             self._event = value.removeprefix(b" ").decode("utf-8", "replace")
-        return None  # comments (no name), id, retry and unknown fields say nothing to us
+        return None  # comments (no name), id, retry and unknown fields are ignored
 
     def _too_long(self) -> Malformed:
-        return Malformed(f"{self._whom} sent an event longer than {self._max_event_bytes} bytes")
+        return Malformed(f"{self._peer} sent an event longer than {self._max_event_bytes} bytes")

@@ -1,8 +1,8 @@
-"""Which addresses a tool may reach, checked where the connection is made.
+"""SSRF guard: decides which addresses a tool may reach, at the moment of connecting.
 
-A name is resolved once, every address it resolves to is checked, and the connection goes to what was checked: there is no second
-lookup for a rebinding name to answer differently. Spellings (`2130706433`, `0x7f.1`, full-width dots) do not matter, because
-addresses are checked and not texts.
+A name is resolved once, every resulting address is checked, and the connection uses a checked address. DNS rebinding fails because
+there is no second lookup. Spellings of an address (`2130706433`, `0x7f.1`, full-width dots) do not matter, because parsed addresses
+are checked, not strings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 Lookup = Callable[[str, int], Awaitable[Sequence[str]]]
 
-# IANA's special-purpose registry, and the metadata services that clouds have put on ordinary addresses.
+# IANA's special-purpose registry, and the clouds' metadata services at ordinary addresses.
 _DENIED_V4: tuple[tuple[IPv4Network, str], ...] = tuple(
     (IPv4Network(network), kind)
     for network, kind in (
@@ -47,7 +47,7 @@ _DENIED_V4: tuple[tuple[IPv4Network, str], ...] = tuple(
         ("240.0.0.0/4", "reserved"),
     )
 )
-# IPv6 is the other way round: only global unicast is public, minus these.
+# For IPv6, only global unicast is public, except for these networks.
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _DENIED_V6: tuple[tuple[IPv6Network, str], ...] = tuple(
     (IPv6Network(network), kind)
@@ -71,7 +71,7 @@ _DENIED_V6: tuple[tuple[IPv6Network, str], ...] = tuple(
 
 
 class AddressRefused(OSError):
-    """The guard refuses to connect. The text is a sentence without the address, which a tenant has no business to learn."""
+    """The guard refuses to connect. The message never contains the address, which tenants must not learn."""
 
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -80,7 +80,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 def denied_kind(address: IPv4Address | IPv6Address) -> str | None:
     """Return why `address` is not on the public internet ("loopback", "private", "metadata" …), or None if it is.
 
-    An IPv4 address mapped into IPv6 is judged as IPv4. Tunnels (NAT64, 6to4, Teredo) are refused whatever they carry.
+    IPv4-mapped IPv6 addresses are checked as IPv4. Tunnels (NAT64, 6to4, Teredo) are always refused.
     """
     if isinstance(address, IPv6Address):
         if address.ipv4_mapped is not None:
@@ -96,10 +96,10 @@ def denied_kind(address: IPv4Address | IPv6Address) -> str | None:
 
 
 class AddressGuard(AbstractResolver):
-    """aiohttp's resolver and socket factory of the tools' client; refuses whatever is not public or allowed.
+    """Resolver and socket factory of the tools' aiohttp client; refuses addresses that are neither public nor allowed.
 
-    `lookup` turns a name into addresses; the default asks the operating system, on threads of its own, so that a tenant's
-    slow name server cannot hold up anybody else's lookups.
+    `lookup` resolves a name to addresses. The default uses getaddrinfo on a thread pool of its own, so that a tenant's slow name
+    server delays no other lookups of the process.
     """
 
     def __init__(
@@ -110,19 +110,19 @@ class AddressGuard(AbstractResolver):
     ) -> None:
         self._allowed_networks = tuple(ip_network(network) for network in allowed_networks)
         self._allowed_ports = frozenset(allowed_ports)
-        self._lookup = lookup or self._ask_the_system
+        self._lookup = lookup or self._getaddrinfo_in_thread
         self._threads: ThreadPoolExecutor | None = None
 
     def check(self, address: str, port: int) -> None:
-        """Return if `address` (digits, not a name) may be connected to at `port`.
+        """Check that a connection to `address` (an IP address, not a name) at `port` is allowed.
 
         Raises:
-            AddressRefused: it may not.
+            AddressRefused: it is not.
         """
         try:
             parsed = ip_address(address)
         except ValueError:
-            raise AddressRefused("the address is not one") from None
+            raise AddressRefused("the address is not valid") from None
         if self._is_allowed(parsed):
             return
         if kind := denied_kind(parsed):
@@ -132,10 +132,10 @@ class AddressGuard(AbstractResolver):
             raise AddressRefused(f"port {port} is not among the ports that tools may use")
 
     def check_url(self, url: httpx.URL) -> None:
-        """Return if `url` may be asked for at all; names are checked again, by address, when they are resolved.
+        """Check a URL before it is requested; a host name is checked again by its addresses when it is resolved.
 
         Raises:
-            AddressRefused: not http or https, no host, a password in it, or a literal address that is forbidden.
+            AddressRefused: not http or https, no host, a user name or password, or a forbidden IP address.
         """
         if url.scheme not in _DEFAULT_PORTS:
             raise AddressRefused("only http and https are allowed")
@@ -146,17 +146,17 @@ class AddressGuard(AbstractResolver):
         try:
             ip_address(url.host)
         except ValueError:
-            return  # a name, or an odd spelling that the resolver turns into an address
+            return  # a name, or an unusual spelling of an address, which `resolve` checks
         self.check(url.host, url.port or _DEFAULT_PORTS[url.scheme])
 
     def socket_for(self, info: AddrInfoType) -> socket.socket:
-        """Return a socket for the address that is about to be connected to: the last check, literal addresses included."""
+        """Return a socket for the address that aiohttp is about to connect to. Checks IP addresses in URLs too, which skip `resolve`."""
         family, kind, proto, _, sockaddr = info
         self.check(str(sockaddr[0]), int(sockaddr[1]))
         return socket.socket(family=family, type=kind, proto=proto)
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
-        """Return the addresses of `host`, all of them checked; one forbidden address refuses the name."""
+        """Return the addresses of `host`. Raises AddressRefused if any of them is forbidden."""
         addresses = await self._lookup(host, port)
         if not addresses:
             raise socket.gaierror(socket.EAI_NONAME, "no address for this name")
@@ -175,7 +175,7 @@ class AddressGuard(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Let go of the lookup threads."""
+        """Shut down the lookup threads."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
             self._threads = None
@@ -184,7 +184,7 @@ class AddressGuard(AbstractResolver):
         mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
         return any(address in network or (mapped is not None and mapped in network) for network in self._allowed_networks)
 
-    async def _ask_the_system(self, host: str, port: int) -> Sequence[str]:
+    async def _getaddrinfo_in_thread(self, host: str, port: int) -> Sequence[str]:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(max_workers=16, thread_name_prefix="resolve")
         return await asyncio.get_running_loop().run_in_executor(self._threads, _getaddrinfo, host, port)

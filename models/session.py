@@ -20,7 +20,7 @@ class SessionRow(Base):
     `lease_owner` may write the session's turn until `lease_until` (the database's clock), and proves it with `lease_fence`.
     `dead_in_row` counts dead turns since the last reply; the third quarantines the session until an operator releases it.
     The counters equal a recount of the log and the ledger in every committed state. A session with a legal hold (`held_at`) is not
-    deleted. Once `deleting_at` is set the session is hidden from the application, and its rows are deleted in batches, this one last.
+    deleted. Once `deleting_at` is set, the application no longer sees the session, and its rows are deleted in batches, this one last.
     `average_response_time` is in milliseconds, over answered turns. `counted`: its changes are recorded for analytics; false only for
     sessions from before analytics, until a job has counted them.
     """

@@ -1,4 +1,4 @@
-"""`store.operations.system_stats` for Prometheus, and who may read metrics."""
+"""`store.operations.system_stats` as Prometheus gauges, and the access rule for metrics."""
 
 from __future__ import annotations
 
@@ -17,89 +17,92 @@ from store.operations.system_stats import SystemStats
 log = logging.getLogger(__name__)
 
 EVERY_S = 5.0
-FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
+FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")  # set by proxies, so the client is not on this machine
 
 
 class Gauges(Collector):
-    """The gauges of one database. `look` is called at most every `EVERY_S` seconds, whoever asks; where it fails only
-    `turnline_database_up` is told."""
+    """The gauges of one database. `read` is called at most every `EVERY_S` seconds, however many scrapes there are.
 
-    def __init__(self, look: Callable[[], SystemStats]) -> None:
-        self._look = look
+    If it fails, only `turnline_database_up` is exported.
+    """
+
+    def __init__(self, read: Callable[[], SystemStats]) -> None:
+        self._read_stats = read
         self._lock = threading.Lock()
-        self._found: SystemStats | None = None
-        self._until = 0.0
+        self._stats: SystemStats | None = None
+        self._fresh_until = 0.0
 
     def describe(self) -> list[Metric]:
-        """Nothing: to be added to a registry it need not look."""
+        """Return nothing, so that registering this collector does not read the database."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """The gauges, from a look just taken or one of a moment ago."""
-        found = self._read()
-        yield GaugeMetricFamily("turnline_database_up", "Whether the database told what follows.", value=found is not None)
-        if found is not None:
-            yield from families(found)
+        """Return the gauges, at most `EVERY_S` seconds old."""
+        stats = self._read()
+        yield GaugeMetricFamily("turnline_database_up", "Whether the database answered.", value=stats is not None)
+        if stats is not None:
+            yield from families(stats)
 
     def _read(self) -> SystemStats | None:
         with self._lock:
-            if time.monotonic() >= self._until:
+            if time.monotonic() >= self._fresh_until:
                 try:
-                    self._found = self._look()
-                except Exception as error:  # noqa: BLE001 - whatever it is, the scrape says that the database is not up
-                    log.warning("the gauges could not be read: %s", type(error).__name__)
-                    self._found = None
-                self._until = time.monotonic() + EVERY_S
-            return self._found
+                    self._stats = self._read_stats()
+                except Exception as error:  # noqa: BLE001 - whatever it is, the scrape shows that the database is not up
+                    log.warning("Database metrics could not be read: %s", type(error).__name__)
+                    self._stats = None
+                self._fresh_until = time.monotonic() + EVERY_S
+            return self._stats
 
 
-def families(found: SystemStats) -> Iterator[Metric]:
-    """`found` as families of gauges. Every process that tells them tells the same: take the greatest, not the sum."""
+def families(stats: SystemStats) -> Iterator[Metric]:
+    """Yield the gauges of `stats`. Every process exports the same values: take the maximum over processes, not the sum."""
     count = GaugeMetricFamily("turnline_open_turns", "Open turns by status.", labels=["status"])
     oldest = GaugeMetricFamily("turnline_open_turns_oldest_age_seconds", "Age of the oldest open turn by status.", labels=["status"])
-    for status, told in found.turns.items():
-        count.add_metric([status], told.count)
-        oldest.add_metric([status], told.oldest_s)
+    for status, turns in stats.turns.items():
+        count.add_metric([status], turns.count)
+        oldest.add_metric([status], turns.oldest_s)
     yield count
     yield oldest
-    yield GaugeMetricFamily("turnline_behind_seconds", "How long the oldest turn that could be carried has waited.", value=found.behind_s)
-    yield _labelled("turnline_session_leases", "Leases of running turns: live, or run out.", "state", found.leases)
-    yield _labelled("turnline_tool_integrations", "Enabled integrations by health.", "status", found.integrations)
-    jobs = found.jobs.items()
-    good = {job: told.succeeded_at for job, told in jobs if told.succeeded_at is not None}
-    bad = {job: told.failed_at for job, told in jobs if told.failed_at is not None}
-    took = {job: told.seconds for job, told in jobs if told.seconds is not None}
-    yield _labelled("turnline_job_last_success_timestamp_seconds", "When a job last ended well.", "job", good)
-    yield _labelled("turnline_job_last_failure_timestamp_seconds", "When a job last failed or was cut off.", "job", bad)
-    yield _labelled("turnline_job_last_duration_seconds", "How long a job's last good run took.", "job", took)
-    if found.violations is not None:
-        yield GaugeMetricFamily("turnline_audit_violations", "Violations that the last audit found.", value=found.violations)
-    if found.audited_at is not None:
-        yield GaugeMetricFamily("turnline_audit_timestamp_seconds", "When the last audit ended.", value=found.audited_at)
-    yield GaugeMetricFamily("turnline_workers", "Workers whose watchdog was heard within a minute.", value=found.workers)
-    yield GaugeMetricFamily("turnline_workers_stalled", "Workers that their watchdog ended within a day.", value=found.stalled)
+    yield GaugeMetricFamily("turnline_behind_seconds", "How long the oldest runnable turn has waited.", value=stats.behind_s)
+    yield _labelled("turnline_session_leases", "Leases of running turns: live, or run out.", "state", stats.leases)
+    yield _labelled("turnline_tool_integrations", "Enabled integrations by health.", "status", stats.integrations)
+    jobs = stats.jobs.items()
+    successes = {name: job.succeeded_at for name, job in jobs if job.succeeded_at is not None}
+    failures = {name: job.failed_at for name, job in jobs if job.failed_at is not None}
+    durations = {name: job.seconds for name, job in jobs if job.seconds is not None}
+    yield _labelled("turnline_job_last_success_timestamp_seconds", "When a job last succeeded.", "job", successes)
+    yield _labelled("turnline_job_last_failure_timestamp_seconds", "When a job last failed or was cut off.", "job", failures)
+    yield _labelled("turnline_job_last_duration_seconds", "How long a job's last successful run took.", "job", durations)
+    if stats.violations is not None:
+        yield GaugeMetricFamily("turnline_audit_violations", "Violations that the last audit found.", value=stats.violations)
+    if stats.audited_at is not None:
+        yield GaugeMetricFamily("turnline_audit_timestamp_seconds", "When the last audit ended.", value=stats.audited_at)
+    yield GaugeMetricFamily("turnline_workers", "Workers whose watchdog has reported within a minute.", value=stats.workers)
+    yield GaugeMetricFamily("turnline_workers_stalled", "Workers that their watchdog ended within a day.", value=stats.stalled)
 
 
-def _labelled(name: str, words: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, words, labels=[label])
+def _labelled(name: str, documentation: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, documentation, labels=[label])
     for key, value in values.items():
         family.add_metric([key], value)
     return family
 
 
 def refusal(peer: str, headers: Mapping[str, str], token: str) -> tuple[int, str] | None:
-    """Why somebody may not read metrics, as a status and a sentence; None where they may.
+    """Return why a client may not read metrics, as an HTTP status and a message; None if it may.
 
-    `headers` by lower-case name. With a `token`, whoever shows it may. Without one, whoever asks from this machine and for nobody else.
+    `headers` have lower-case names. With a `token`, a client has to send it. Without one, only clients on this machine may read
+    metrics, and no proxy on behalf of others.
     """
     if token:
-        shown = headers.get("authorization", "")
-        if hmac.compare_digest(shown.encode(), f"Bearer {token}".encode()):
+        given = headers.get("authorization", "")
+        if hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
             return None
-        return 401, "Metrics need the token of TURNLINE_METRICS_TOKEN, as a bearer token."
+        return 401, "Metrics need TURNLINE_METRICS_TOKEN as a bearer token."
     if _is_loopback(peer) and not any(name in headers for name in FORWARDED):
         return None
-    return 403, "Without TURNLINE_METRICS_TOKEN, metrics are told to this machine only."
+    return 403, "Without TURNLINE_METRICS_TOKEN, only this machine may read metrics."
 
 
 def _is_loopback(peer: str) -> bool:

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line, ids and never contents."""
+"""Structured logs: one JSON object per line, with ids and never with contents."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import sys
 
 import structlog
 
-OWN_WAYS = ("uvicorn", "uvicorn.error", "uvicorn.access")  # they come with handlers of their own
+WITH_HANDLERS = ("uvicorn", "uvicorn.error", "uvicorn.access")  # uvicorn installs handlers of its own
 QUIET = ("httpx", "httpcore", "aiohttp.access", "celery.worker.strategy", "celery.app.trace", "amqp")
 
 
 def setup(level: str = "INFO") -> None:
     """Send every logger of the process through structlog to standard error. Safe to call again.
 
-    Celery's lines about each task received and finished are left out at INFO: Flower shows them, and they are the bulk.
+    Celery's INFO lines about each task received and finished are suppressed: they would be most of the log, and Flower shows them.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -37,7 +37,7 @@ def setup(level: str = "INFO") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for name in OWN_WAYS:
+    for name in WITH_HANDLERS:
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
     for name in QUIET:

@@ -1,1 +1,1 @@
-"""Tells readers that a session's log advanced, and reads it as a stream."""
+"""Publishes the progress of sessions over pub/sub, and follows a session's log with it."""

@@ -1,4 +1,4 @@
-"""Faults in what is said: replies that arrive whole and mean nothing, or the wrong thing."""
+"""Faults in the content of a response: it arrives completely, but the document is invalid or wrong."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 import re
 from dataclasses import replace
 
+from sandbox.model import Answer, Call
 from sandbox.replies import to_json
-from sandbox.vendor import Answer, Call
 
 NUL_TEXT = "before \x00 between \ud800 after \udfff end"
 DEPTH = 5_000
@@ -21,8 +21,8 @@ _CREATED = re.compile(r'"created":\d+')
 _TOTAL = re.compile(r'"total_tokens":-?\d+')
 
 
-def spoil_answer(fault: str, answer: Answer) -> Answer:
-    """Return `answer` with a fault in what it says; other faults leave it as it is."""
+def corrupt_answer(fault: str, answer: Answer) -> Answer:
+    """Return `answer` with the content fault `fault`, or unchanged if it is another kind of fault."""
     match fault:
         case "null-content":
             return replace(answer, content=None, calls=[], finish="stop")
@@ -45,8 +45,8 @@ def _with_nul(call: Call) -> Call:
     return Call(call.id, call.name, json.dumps({**arguments, "note": NUL_TEXT}))
 
 
-def spoil_documents(fault: str, documents: list[str]) -> list[str]:
-    """Return a reply's documents, one or many, with a fault in them; other faults leave them as they are."""
+def corrupt_documents(fault: str, documents: list[str]) -> list[str]:
+    """Return the documents of a response with the fault `fault`, or unchanged if it is another kind of fault."""
     middle = len(documents) // 2
     match fault:
         case "wrong-schema":
@@ -61,19 +61,14 @@ def spoil_documents(fault: str, documents: list[str]) -> list[str]:
         case "error-mid-stream":
             return [*documents[:middle], STREAM_ERROR]
         case "out-of-order" if len(documents) > 3:
-            return [documents[0], *_mixed(documents[1:-2]), *documents[-2:]]
+            return [documents[0], *documents[1:-2][::-1], *documents[-2:]]
         case "no-done" if len(documents) == 1:
             return [documents[0][:-1]]
     return documents
 
 
-def _mixed(documents: list[str]) -> list[str]:
-    """Return the fragments backwards: words and arguments in the wrong order, an index before the one it follows."""
-    return documents[::-1]
-
-
-def spoil_result(fault: str, document: str) -> str:
-    """Return a tool's result with a fault in it; faults that have no meaning for a tool leave it as it is."""
+def corrupt_result(fault: str, document: str) -> str:
+    """Return a tool's result with the fault `fault`, or unchanged if the fault does not apply to tools."""
     match fault:
         case "wrong-schema":
             return to_json({"unexpected": ["this", "is", "not", "the", "agreed", "shape"]})
@@ -81,4 +76,4 @@ def spoil_result(fault: str, document: str) -> str:
             return to_json({"text": NUL_TEXT})
         case "deep" | "huge-int" | "nan":
             return f'{{"value":{ODD_VALUES[fault]}}}'
-    return spoil_documents(fault, [document])[0] if fault in ("truncated-json", "no-done") else document
+    return corrupt_documents(fault, [document])[0] if fault in ("truncated-json", "no-done") else document

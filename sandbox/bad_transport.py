@@ -1,4 +1,4 @@
-"""Faults in how a reply travels: refusals, resets, halves, crawling bodies, bodies that are too much."""
+"""Faults in the transport of a response: error statuses, resets, half, slow and oversized bodies."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from sandbox.replies import LAST_FRAME, End, Reply, Script, error_reply, frame, 
 OVERSIZED_BYTES = 10 * 1024 * 1024
 BOMB_BYTES = 64 * 1024 * 1024
 SLOW_HEADERS = 60
-BEFORE_RESET_S = 0.05  # an RST can overtake what was sent just before it
+BEFORE_RESET_S = 0.05  # an RST can overtake data that was sent just before it
 PIECE_BYTES = 64 * 1024
 HTML = b"<!DOCTYPE html>\n<html><head><title>Welcome</title></head><body><h1>It works!</h1></body></html>\n"
 GATEWAY = b"<html>\n<head><title>502 Bad Gateway</title></head>\n<body><center><h1>502 Bad Gateway</h1></center></body>\n</html>\n"
 
 BEFORE_WORK = frozenset({"hang", "reset"})
-"""Faults that, like the refusals, mean that nothing was done."""
+"""Faults after which, as after an error status, nothing was executed."""
 
 AFTER_WORK = frozenset({"execute-then-drop", "effect-then-500", "effect-then-timeout"})
-"""Faults that mean that all was done and nobody is told."""
+"""Faults that hide from the client that the request was executed."""
 
 
-def refusal(fault: str) -> Reply | None:
-    """Return the reply of a fault that refuses the request outright, or None if `fault` is no such fault."""
-    make = _REFUSALS.get(fault)
+def error_status(fault: str) -> Reply | None:
+    """Return the reply if `fault` is an error status or a redirect, else None."""
+    make = _ERROR_STATUSES.get(fault)
     return None if make is None else make()
 
 
@@ -37,7 +37,7 @@ def _rate_limited(retry_after: str | None = None) -> Reply:
     return error_reply(429, "Rate limit reached for requests.", kind="requests", code="rate_limit_exceeded", headers=headers)
 
 
-_REFUSALS: dict[str, Callable[[], Reply]] = {
+_ERROR_STATUSES: dict[str, Callable[[], Reply]] = {
     "429": _rate_limited,
     "429-retry-after": lambda: _rate_limited("1"),
     "429-retry-after-long": lambda: _rate_limited("86400"),
@@ -57,10 +57,10 @@ _REFUSALS: dict[str, Callable[[], Reply]] = {
 }
 
 
-def broken(fault: str, reply: Reply, *, pace_s: float) -> Script:
-    """Return the script that sends `reply` with a fault on the way; faults of other kinds send it as it is.
+def faulty_script(fault: str, reply: Reply, *, pace_s: float) -> Script:
+    """Return the script that sends `reply` with the transport fault `fault`, or normally if it is another kind of fault.
 
-    `pace_s` is how long a slow body's byte takes, or a slow header.
+    `pace_s` is the time between two bytes, or two headers, of a slow response.
     """
     match fault:
         case "hang" | "effect-then-timeout":
@@ -85,7 +85,7 @@ def broken(fault: str, reply: Reply, *, pace_s: float) -> Script:
         case "oversized":
             return _oversized(reply)
         case "gzip-bomb":
-            return script(Reply(200, _bomb(), reply.content_type, (*reply.headers, ("content-encoding", "gzip"))))
+            return script(Reply(200, _gzip_bomb(), reply.content_type, (*reply.headers, ("content-encoding", "gzip"))))
     return script(reply)
 
 
@@ -116,7 +116,7 @@ def _slow_body(reply: Reply, pace_s: float) -> Script:
 
 
 def _oversized(reply: Reply) -> Script:
-    """Yield a body of 10 MB that is valid but for its size: one long string, or ever more events."""
+    """Yield a body of 10 MB that is otherwise valid: one long string, or many events."""
     yield head(reply, length=None)
     piece = b"a" * PIECE_BYTES
     if reply.pieces is not None:
@@ -124,7 +124,7 @@ def _oversized(reply: Reply) -> Script:
         for _ in range(OVERSIZED_BYTES // PIECE_BYTES):
             yield frame(event)
     else:
-        before, after = _around_a_string(reply)
+        before, after = _split_at_content(reply)
         yield frame(before)
         for _ in range(OVERSIZED_BYTES // PIECE_BYTES):
             yield frame(piece)
@@ -132,8 +132,8 @@ def _oversized(reply: Reply) -> Script:
     yield LAST_FRAME
 
 
-def _around_a_string(reply: Reply) -> tuple[bytes, bytes]:
-    """Return the reply's document in two parts, between which any letters may stand."""
+def _split_at_content(reply: Reply) -> tuple[bytes, bytes]:
+    """Return the reply's document in two parts; any letters between them leave it valid JSON."""
     mark = "THE-LONG-STRING"
     document = json.loads(reply.body)
     if "choices" in document:
@@ -145,7 +145,7 @@ def _around_a_string(reply: Reply) -> tuple[bytes, bytes]:
 
 
 @functools.cache
-def _bomb() -> bytes:
+def _gzip_bomb() -> bytes:
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     packed = [packer.compress(b'{"choices":[],"padding":"')]
     zeros = b"0" * (1024 * 1024)

@@ -1,8 +1,7 @@
-"""HTTP/1.1 over one connection: requests read, scripts played.
+"""HTTP/1.1 over one connection: read requests, play the scripts that answer them.
 
-The framing is done here, not by a framework, because half the purpose of the sandbox is to break it: resets, half bodies,
-wrong lengths, a header a second. It is also what keeps a request at a tenth of a millisecond. Nothing but loopback and
-well-meaning clients talk to it.
+No framework, because the sandbox must break the protocol: resets, half bodies, wrong lengths, one header per second. It is also
+fast: a request takes 0.1 ms. Only well-behaved clients on loopback connect to it.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 @dataclass(slots=True)
 class Request:
-    """One request, read whole. Header names are lower case; `path` is decoded, without the query."""
+    """One complete request. Header names are lower case; `path` is decoded and without the query."""
 
     method: str
     path: str
@@ -34,7 +33,7 @@ class Request:
 
 
 class Malformed(Exception):
-    """What arrived is not a request this server reads; `reply` says why."""
+    """An invalid request; `reply` is the error response."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -42,17 +41,17 @@ class Malformed(Exception):
 
 
 @dataclass(slots=True)
-class Inbox:
-    """Bytes received, taken out a request at a time."""
+class RequestBuffer:
+    """Received bytes, from which complete requests are taken."""
 
     buffer: bytearray = field(default_factory=bytearray)
     wanted: int = 0
 
     def take(self) -> Request | None:
-        """Return the next request, or None until all of it is here.
+        """Return the next request, or None until it is complete.
 
         Raises:
-            Malformed: it is not HTTP, or too large.
+            Malformed: not HTTP, or too large.
         """
         if len(self.buffer) < self.wanted:
             return None
@@ -125,59 +124,59 @@ def _read_chunked(buffer: bytearray, at: int) -> tuple[bytes, int] | None:
 
 
 class Connection(asyncio.Protocol):
-    """Answers one client's requests in order, each by the script that `answer` returns for it."""
+    """Answers one client's requests in order, each with the script that `answer` returns for it."""
 
     def __init__(self, answer: Callable[[Request], Script], connections: set[Connection]) -> None:
         self._answer = answer
         self._connections = connections
-        self._inbox = Inbox()
+        self._received = RequestBuffer()
         self._script: Script | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._keep_alive = True
-        self._full = False
-        self._waiting_for_room = False
+        self._buffer_full = False
+        self._paused = False
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin: nothing is said until a request arrives."""
+        """Register the connection."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the script under way: the client has left."""
+        """Stop the current script, because the client disconnected."""
         self._connections.discard(self)
         self._transport = None
         self._stop()
 
     def data_received(self, data: bytes) -> None:
-        """Read on; a request that arrives before the last one is answered waits."""
-        self._inbox.buffer += data
+        """Store received bytes; a pipelined request waits until the previous one is answered."""
+        self._received.buffer += data
         if self._script is None:
             self._next()
-        elif len(self._inbox.buffer) > MAX_BODY_BYTES and self._transport is not None:
+        elif len(self._received.buffer) > MAX_BODY_BYTES and self._transport is not None:
             self._transport.abort()
 
     def pause_writing(self) -> None:
-        """Hold the script while the client is slow to read."""
-        self._full = True
+        """Pause the script while the client reads slowly."""
+        self._buffer_full = True
 
     def resume_writing(self) -> None:
-        """Go on, if the script was held."""
-        self._full = False
-        if self._waiting_for_room:
-            self._waiting_for_room = False
-            self._go_on()
+        """Resume a paused script."""
+        self._buffer_full = False
+        if self._paused:
+            self._paused = False
+            self._resume()
 
     def abort(self) -> None:
-        """Drop the client at once."""
+        """Close the connection at once."""
         if self._transport is not None:
             self._transport.abort()
 
     def _next(self) -> None:
-        while self._script is None and self._inbox.buffer and self._transport is not None:
+        while self._script is None and self._received.buffer and self._transport is not None:
             try:
-                request = self._inbox.take()
+                request = self._received.take()
             except Malformed as problem:
                 self._keep_alive = False
                 self._script = script(problem.reply)
@@ -191,14 +190,14 @@ class Connection(asyncio.Protocol):
     def _play(self) -> None:
         transport, steps = self._transport, self._script
         while transport is not None and steps is not None:
-            if self._full:
-                self._waiting_for_room = True
+            if self._buffer_full:
+                self._paused = True
                 return
             step = next(steps, End.CLOSE if not self._keep_alive else None)
             if isinstance(step, bytes):
                 transport.write(step)
             elif isinstance(step, float):
-                self._timer = asyncio.get_running_loop().call_later(step, self._go_on)
+                self._timer = asyncio.get_running_loop().call_later(step, self._resume)
                 return
             elif step is None:
                 self._script = None
@@ -207,7 +206,7 @@ class Connection(asyncio.Protocol):
                 self._end(transport, step)
                 return
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         self._timer = None
         self._play()
         if self._script is None:

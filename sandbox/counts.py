@@ -1,4 +1,4 @@
-"""What the sandbox was asked and what it did, for tests to compare with what we recorded."""
+"""Counts of the requests and effects that the sandbox saw, for tests to compare with the database."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ MAX_LATEST = 100
 
 @dataclass(slots=True)
 class KeyCount:
-    """What arrived under one Idempotency-Key."""
+    """Counts for one Idempotency-Key."""
 
     requests: int = 0
     effects: int = 0
     status_requests: int = 0
 
     def document(self) -> dict[str, int]:
-        """Return the count as JSON; requests for a status only where there were any."""
-        asked = {"status_requests": self.status_requests} if self.status_requests else {}
-        return {"requests": self.requests, "effects": self.effects} | asked
+        """Return the counts as JSON; `status_requests` only if there were any."""
+        status_requests = {"status_requests": self.status_requests} if self.status_requests else {}
+        return {"requests": self.requests, "effects": self.effects} | status_requests
 
 
 @dataclass(slots=True)
 class ToolCount(KeyCount):
-    """What one tool was asked; an effect is a call carried out, whether or not the caller learned of it."""
+    """Counts for one tool. An effect is an executed call, whether or not its answer arrived."""
 
     by_key: OrderedDict[str, KeyCount] = field(default_factory=OrderedDict)
 
     def key(self, key: str) -> KeyCount:
-        """Return the count of `key`, forgetting the oldest key when there are too many."""
+        """Return the counts of `key`; drops the oldest key if there are too many."""
         found = self.by_key.get(key)
         if found is None:
             found = self.by_key[key] = KeyCount()
@@ -46,9 +46,9 @@ class ToolCount(KeyCount):
 
 @dataclass(slots=True)
 class Counts:
-    """All counts since the start or the last reset; bounded in memory.
+    """All counts since the start or the last reset, in bounded memory.
 
-    `left`: clients that went away before the end of a reply that nothing was wrong with. `latest`: the latest requests.
+    `left`: clients that disconnected before the end of a fault-free reply. `latest`: the latest model requests.
     """
 
     requests: int = 0
@@ -61,16 +61,16 @@ class Counts:
     bad_requests: deque[str] = field(default_factory=lambda: deque(maxlen=20))
     latest: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_LATEST))
 
-    def asked(self, text: str, request: dict[str, Any]) -> None:
-        """Count one model request, whose last user message is `text`."""
+    def count_request(self, text: str, request: dict[str, Any]) -> None:
+        """Count a model request whose last user message is `text`."""
         self.latest.append(request)
-        key = text if len(text) <= MAX_TEXT_CHARS else shortened(text)
+        key = text if len(text) <= MAX_TEXT_CHARS else shorten(text)
         self.by_text[key] = self.by_text.get(key, 0) + 1
         if len(self.by_text) > MAX_TEXTS:
             self.by_text.popitem(last=False)
 
     def tool(self, name: str) -> ToolCount:
-        """Return the count of the tool `name`, forgetting the oldest tool when there are too many."""
+        """Return the counts of the tool `name`; drops the oldest tool if there are too many."""
         found = self.tools.get(name)
         if found is None:
             found = self.tools[name] = ToolCount()
@@ -78,8 +78,8 @@ class Counts:
                 self.tools.popitem(last=False)
         return found
 
-    def document(self, *, context: bool) -> dict[str, Any]:
-        """Return the counts as JSON; a brief one leaves out the maps by text and by key."""
+    def document(self, *, brief: bool) -> dict[str, Any]:
+        """Return the counts as JSON. `brief` leaves out the counts by text and by key."""
         model = {
             "requests": self.requests,
             "completed": self.completed,
@@ -90,12 +90,12 @@ class Counts:
         tools: dict[str, dict[str, Any]] = {}
         for name, count in self.tools.items():
             tools[name] = dict(count.document())
-            if not context:
+            if not brief:
                 tools[name]["by_key"] = {key: of_key.document() for key, of_key in count.by_key.items()}
         document: dict[str, Any] = {"model": model, "tools": tools, "bad_requests": list(self.bad_requests)}
-        return document if context else document | {"by_text": dict(self.by_text)}
+        return document if brief else document | {"by_text": dict(self.by_text)}
 
 
-def shortened(text: str) -> str:
-    """Return a long text's beginning and a hash of all of it, so that it can be told from others."""
+def shorten(text: str) -> str:
+    """Return the start of a long text and a hash of all of it, which keeps texts with the same start apart."""
     return f"{text[:200]}…#{blake2b(text.encode(), digest_size=8).hexdigest()}"

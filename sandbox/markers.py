@@ -1,4 +1,4 @@
-"""Markers in a customer's text, by which a test says what the model shall do."""
+"""Markers such as `[[call NAME {json}]]` in a customer's text tell the fake model what to do."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import json
 import re
 from dataclasses import dataclass, field
 
-from sandbox.faults import Wish, read_wish
+from sandbox.faults import FaultRequest, parse_fault
 
 MARKERS = {
     "[[call NAME {json}]]": "call a tool; several make parallel calls in one reply",
     "[[calls N NAME {json}]]": "call a tool N times in one reply",
-    "[[then NAME {json}]]": "call a tool in the next step, after the results; each one is a further step",
-    "[[loop NAME {json}]]": "call a tool in every step, for ever",
+    "[[then NAME {json}]]": "call a tool in the next step, after the results; each marker is one more step",
+    "[[loop NAME {json}]]": "call a tool in every step, endlessly",
     "[[same-id NAME {json}]]": "two parallel calls under one id",
     "[[bad-arguments NAME]]": "call a tool with arguments that are not JSON",
     "[[unknown-tool]]": "call a tool that was not offered",
@@ -20,8 +20,8 @@ MARKERS = {
     "[[words N]]": "answer N words, each a chunk of its own in a stream",
     "[[latency MS]]": "wait before answering",
     "[[token-ms MS]]": "wait between the chunks of a stream",
-    "[[fault NAME]]": "spoil the first request with this text; xN or x* after the name: the first N, or all; "
-    "after K: spare the first K; several take turns",
+    "[[fault NAME]]": "the first request with this text gets the fault; xN or x* after the name: the first N, or all; "
+    "after K: not the first K; several faults follow each other",
 }
 
 MAX_WORDS = 20_000
@@ -33,12 +33,12 @@ _decoder = json.JSONDecoder()
 
 
 class BadMarker(ValueError):
-    """A marker is begun but cannot be read; a typing error in a test shall not pass for a customer's words."""
+    """A marker cannot be parsed. Raised so that a typing error in a test does not pass as a customer's text."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """A tool call a marker asks for; with `twin` it has the same id as the call before it."""
+class WantedCall:
+    """A tool call that a marker asks for. `twin`: it gets the same id as the call before it."""
 
     name: str
     arguments: str = "{}"
@@ -47,72 +47,72 @@ class Wanted:
 
 
 @dataclass(slots=True)
-class Marks:
-    """A text's markers, and the text without them. `steps[0]` is what the first step calls, and so on."""
+class Markers:
+    """The markers of a text, and the text without them. `steps[0]` are the calls of the first step."""
 
     text: str
-    steps: list[list[Wanted]] = field(default_factory=list)
-    loop: Wanted | None = None
+    steps: list[list[WantedCall]] = field(default_factory=list)
+    loop: WantedCall | None = None
     say: str | None = None
     words: int | None = None
     latency_s: float | None = None
     token_s: float | None = None
-    faults: list[Wish] = field(default_factory=list)
+    faults: list[FaultRequest] = field(default_factory=list)
 
 
-def read(text: str) -> Marks:
-    """Return the markers in `text`.
+def parse(text: str) -> Markers:
+    """Parse the markers in `text`.
 
     Raises:
-        BadMarker: one of them is misspelt.
+        BadMarker: a marker is invalid.
     """
     if "[[" not in text:
-        return Marks(text)
-    marks = Marks("")
-    first: list[Wanted] = []
-    later: list[list[Wanted]] = []
-    kept: list[str] = []
+        return Markers(text)
+    markers = Markers("")
+    first: list[WantedCall] = []
+    later: list[list[WantedCall]] = []
+    plain: list[str] = []
     at = 0
     while opening := _OPENING.search(text, at):
-        kept.append(text[at : opening.start()])
-        at = _one(opening[1], text, opening.end(), marks, first, later)
-    kept.append(text[at:])
-    marks.text = " ".join("".join(kept).split())
-    marks.steps = ([first] if first else []) + later
-    return marks
+        plain.append(text[at : opening.start()])
+        at = _parse_marker(opening[1], text, opening.end(), markers, first, later)
+    plain.append(text[at:])
+    markers.text = " ".join("".join(plain).split())
+    markers.steps = ([first] if first else []) + later
+    return markers
 
 
-def _one(word: str, text: str, at: int, marks: Marks, first: list[Wanted], later: list[list[Wanted]]) -> int:
-    """Read the rest of one marker into `marks`, `first` or `later`, and return where it ends."""
+def _parse_marker(word: str, text: str, at: int, markers: Markers, first: list[WantedCall], later: list[list[WantedCall]]) -> int:
+    """Parse the rest of one marker into `markers`, `first` or `later`; return the position after it."""
     end = text.find("]]", at)
     if end < 0:
         raise BadMarker(f"The marker [[{word} has no end.")
     inside = text[at:end].strip()
     match word:
         case "say":
-            marks.say = inside
+            markers.say = inside
         case "words":
-            marks.words = int(_number(word, inside, MAX_WORDS))
+            markers.words = int(_number(word, inside, MAX_WORDS))
         case "latency":
-            marks.latency_s = _number(word, inside, 3_600_000) / 1000
+            markers.latency_s = _number(word, inside, 3_600_000) / 1000
         case "token-ms":
-            marks.token_s = _number(word, inside, 3_600_000) / 1000
+            markers.token_s = _number(word, inside, 3_600_000) / 1000
         case "fault":
             try:
-                marks.faults.append(read_wish(inside))
+                markers.faults.append(parse_fault(inside))
             except ValueError as problem:
                 raise BadMarker(str(problem)) from None
         case "unknown-tool":
-            first.append(Wanted("no_such_tool", '{"why":"not offered"}', offered=False))
+            first.append(WantedCall("no_such_tool", '{"why":"not offered"}', offered=False))
         case "bad-arguments":
             name, at = _name(word, text, at)
-            first.append(Wanted(name, NOT_JSON))
+            first.append(WantedCall(name, NOT_JSON))
         case _:
-            return _calls(word, text, at, marks, first, later)
+            return _parse_calls(word, text, at, markers, first, later)
     return end + 2
 
 
-def _calls(word: str, text: str, at: int, marks: Marks, first: list[Wanted], later: list[list[Wanted]]) -> int:
+def _parse_calls(word: str, text: str, at: int, markers: Markers, first: list[WantedCall], later: list[list[WantedCall]]) -> int:
     times = 1
     if word == "calls":
         number, _, _ = text[at:].partition(" ")
@@ -120,13 +120,13 @@ def _calls(word: str, text: str, at: int, marks: Marks, first: list[Wanted], lat
         at += len(number) + 1
     name, at = _name(word, text, at)
     arguments, at = _arguments(word, text, at)
-    wanted = Wanted(name, arguments)
+    wanted = WantedCall(name, arguments)
     if word == "then":
         later.append([wanted])
     elif word == "loop":
-        marks.loop = wanted
+        markers.loop = wanted
     elif word == "same-id":
-        first += [wanted, Wanted(name, arguments, twin=True)]
+        first += [wanted, WantedCall(name, arguments, twin=True)]
     else:
         first += [wanted] * times
     return at
@@ -135,12 +135,12 @@ def _calls(word: str, text: str, at: int, marks: Marks, first: list[Wanted], lat
 def _name(word: str, text: str, at: int) -> tuple[str, int]:
     found = _NAME.match(text, at)
     if found is None:
-        raise BadMarker(f"The marker [[{word} names no tool.")
+        raise BadMarker(f"The marker [[{word} has no tool name.")
     return found[0], found.end()
 
 
 def _arguments(word: str, text: str, at: int) -> tuple[str, int]:
-    """Read the optional JSON object and the end of a marker; the object itself may hold `]]`."""
+    """Parse the optional JSON object and the end of a marker. The object may contain `]]`."""
     at = _skip_space(text, at)
     arguments = "{}"
     if text.startswith("{", at):
@@ -165,7 +165,7 @@ def _number(word: str, text: str, most: int) -> float:
     try:
         number = float(text)
     except ValueError:
-        raise BadMarker(f"The marker [[{word} wants a number, not {text!r}.") from None
+        raise BadMarker(f"The marker [[{word} needs a number, not {text!r}.") from None
     if not 0 <= number <= most:
         raise BadMarker(f"The number of the marker [[{word} must be from 0 to {most}.")
     return number

@@ -1,4 +1,4 @@
-"""What is sent back: a reply as a value, and the script of bytes and waits that carries it out."""
+"""HTTP responses as values, and the scripts of bytes and pauses that send them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 
 class End(Enum):
-    """How a script may end, other than by having sent a whole reply."""
+    """The ways a script may end without a complete reply."""
 
-    RESET = "the peer gets an RST"
-    CLOSE = "the connection is closed in good order, whatever was promised"
-    HANG = "nothing more is sent until the peer leaves"
+    RESET = "the client gets an RST"
+    CLOSE = "the connection is closed normally, even if the body is incomplete"
+    HANG = "nothing more is sent until the client disconnects"
 
 
 Step = bytes | float | End
-"""Bytes to send, seconds to wait, or an end. A script of them is played by `sandbox.connection`."""
+"""Bytes to send, seconds to wait, or an end. `sandbox.connection` plays scripts of these steps."""
 
 Script = Iterator[Step]
 
@@ -30,7 +30,7 @@ REASONS = {int(status): status.phrase for status in HTTPStatus}
 
 @dataclass(slots=True)
 class Reply:
-    """A reply before it is sent. With `pieces` it is a stream: one HTTP chunk a piece, `gap_s` seconds between them."""
+    """A response. With `pieces` it is a stream: one HTTP chunk per piece, `gap_s` seconds apart."""
 
     status: int = 200
     body: bytes = b""
@@ -40,12 +40,12 @@ class Reply:
     gap_s: float = 0.0
 
     def payload(self) -> bytes:
-        """Return the body as the client should see it, a stream's pieces joined."""
+        """Return the complete body; the pieces of a stream are joined."""
         return self.body if self.pieces is None else b"".join(self.pieces)
 
 
 def head(reply: Reply, *, length: int | None, extra: str = "") -> bytes:
-    """Return the status line and headers; a `length` of None announces a chunked body."""
+    """Return the status line and headers. If `length` is None, the body is chunked."""
     size = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
     lines = "".join([f"{name}: {value}\r\n" for name, value in reply.headers])
     reason = REASONS.get(reply.status, "Unknown")
@@ -61,7 +61,7 @@ LAST_FRAME = b"0\r\n\r\n"
 
 
 def script(reply: Reply) -> Script:
-    """Yield the steps that send `reply` as it should be sent."""
+    """Yield the steps that send `reply` correctly."""
     if reply.pieces is None:
         yield head(reply, length=len(reply.body)) + reply.body
     elif not reply.gap_s:
@@ -89,5 +89,5 @@ def error_reply(
     param: str | None = None,
     headers: tuple[tuple[str, str], ...] = (),
 ) -> Reply:
-    """Return an error in the vendor's shape."""
+    """Return an error response in OpenAI's format."""
     return json_reply({"error": {"message": message, "type": kind, "param": param, "code": code}}, status, headers)

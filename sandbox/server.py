@@ -1,4 +1,4 @@
-"""The server: which address is answered by what."""
+"""The sandbox server: routes requests to the fake model, the tools and the counts."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import itertools
 from collections import OrderedDict
 from typing import Any, Self
 
-from sandbox import bad_transport, markers, page, validate, wire
-from sandbox.bad_documents import spoil_answer, spoil_documents
+from sandbox import bad_transport, help_page, markers, openai_format, validate
+from sandbox.bad_documents import corrupt_answer, corrupt_documents
 from sandbox.connection import Connection, Request
 from sandbox.counts import Counts
-from sandbox.faults import FOR_EVER, FaultBook, read_wish
+from sandbox.faults import FOREVER, FaultSchedule, parse_fault
+from sandbox.model import Model, last_user_index, text_of
 from sandbox.replies import EVENT_STREAM, Reply, Script, error_reply, json_reply, script
 from sandbox.tools import ToolServer
-from sandbox.vendor import Vendor, last_user, text_of
 
 MODELS = ("gpt-4.1", "gpt-4.1-mini", "gpt-4o", "gpt-4o-mini", "gpt-5", "gpt-5-mini", "o4-mini")
 
 
 class Sandbox:
-    """The vendor and the tool server on one port. `async with Sandbox(port=0) as sandbox` serves until the block ends.
+    """The fake model provider and tool server on one port. `async with Sandbox(port=0) as sandbox` serves until the block ends.
 
-    `pace_s` is the time between two bytes, or two headers, of a slow reply.
+    `pace_s` is the time between two bytes, or two headers, of a slow response.
     """
 
     def __init__(
@@ -38,8 +38,8 @@ class Sandbox:
         self.host, self.port = host, port
         self.counts = Counts()
         self._latency_s, self._token_s, self._pace_s = latency_s, token_s, pace_s
-        self._faults = FaultBook()
-        self._vendor = Vendor()
+        self._faults = FaultSchedule()
+        self._model = Model()
         self._tools = ToolServer(self.counts, self._faults, tool_latency_s, pace_s, OrderedDict())
         self._numbers = itertools.count(1)
         self._connections: set[Connection] = set()
@@ -47,7 +47,7 @@ class Sandbox:
 
     @property
     def url(self) -> str:
-        """Return the address without a path; the vendor's base address is this and `/v1`."""
+        """The server's URL without a path. The model provider is at `/v1` below it."""
         return f"http://{self.host}:{self.port}"
 
     async def __aenter__(self) -> Self:
@@ -57,7 +57,7 @@ class Sandbox:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop at once; whoever still waits is dropped."""
+        """Stop at once and drop all connections."""
         assert self._server is not None
         self._server.close()
         for connection in list(self._connections):
@@ -77,25 +77,25 @@ class Sandbox:
 
     def _other(self, path: str, request: Request) -> Reply:
         if path == "/":
-            return Reply(200, page.text().encode(), "text/plain; charset=utf-8")
+            return Reply(200, help_page.text().encode(), "text/plain; charset=utf-8")
         if path == "/_sandbox/counts":
-            return json_reply(self.counts.document(context=request.query.get("brief", "0") not in ("", "0")))
+            return json_reply(self.counts.document(brief=request.query.get("brief", "0") not in ("", "0")))
         if path == "/_sandbox/asked":
             latest = list(self.counts.latest)
-            rest = [{name: value for name, value in one.items() if name != "messages"} for one in latest]
-            return json_reply({"asked": [one["messages"] for one in latest], "with": rest})
+            fields = [{name: value for name, value in one.items() if name != "messages"} for one in latest]
+            return json_reply({"asked": [one["messages"] for one in latest], "with": fields})
         if path == "/_sandbox/reset":
             return self._reset() if request.method == "POST" else _not_allowed()
         if path == "/v1/models":
-            models = [{"id": name, "object": "model", "created": wire.CREATED, "owned_by": "sandbox"} for name in MODELS]
+            models = [{"id": name, "object": "model", "created": openai_format.CREATED, "owned_by": "sandbox"} for name in MODELS]
             return json_reply({"object": "list", "data": models}) if _has_key(request) else _no_key()
         return error_reply(404, f"There is nothing at {path[:200]}.", code="not_found")
 
     def _reset(self) -> Reply:
         self.counts = self._tools.counts = Counts()
-        self._tools.forget()
-        self._faults.forget()
-        return json_reply(self.counts.document(context=True))
+        self._tools.reset()
+        self._faults.reset()
+        return json_reply(self.counts.document(brief=True))
 
     def _completion(self, request: Request) -> Script:
         self.counts.requests += 1
@@ -104,54 +104,56 @@ class Sandbox:
             self.counts.refused += 1
             return script(_no_key())
         try:
-            asked = validate.parse(request.body)
-            validate.check(asked)
-            place = last_user(asked["messages"])
-            text = text_of(asked["messages"][place]["content"]) if place >= 0 else ""
-            marks = markers.read(text)
-            fault = self._fault(request, marks, text)
+            body = validate.parse(request.body)
+            validate.check(body)
+            index = last_user_index(body["messages"])
+            text = text_of(body["messages"][index]["content"]) if index >= 0 else ""
+            parsed = markers.parse(text)
+            fault = self._fault(request, parsed, text)
         except validate.Refused as problem:
             return script(self._refuse(str(problem), problem.param, problem.code))
         except ValueError as problem:
             return script(self._refuse(str(problem), "messages", "sandbox_marker"))
-        self.counts.asked(text, asked)
-        stamp = wire.Stamp(number, asked["model"])
-        latency_s = self._latency_s if marks.latency_s is None else marks.latency_s
+        self.counts.count_request(text, body)
+        identity = openai_format.ReplyIdentity(number, body["model"])
+        latency_s = self._latency_s if parsed.latency_s is None else parsed.latency_s
         if fault is None:
-            return self._whole(latency_s, self._reply(asked, marks, place, stamp, None))
-        return self._spoilt(fault, latency_s, asked, marks, place, stamp)
+            return self._complete(latency_s, self._reply(body, parsed, index, identity, None))
+        return self._faulty(fault, latency_s, body, parsed, index, identity)
 
-    def _fault(self, request: Request, marks: markers.Marks, text: str) -> str | None:
-        standing = request.headers.get("x-sandbox-fault") or request.query.get("fault")
-        if standing:
-            return self._faults.next(("header", text), [read_wish(standing)], times=FOR_EVER)
-        return self._faults.next(("model", text), marks.faults) if marks.faults else None
+    def _fault(self, request: Request, parsed: markers.Markers, text: str) -> str | None:
+        permanent = request.headers.get("x-sandbox-fault") or request.query.get("fault")
+        if permanent:
+            return self._faults.next_fault(("header", text), [parse_fault(permanent)], times=FOREVER)
+        return self._faults.next_fault(("model", text), parsed.faults) if parsed.faults else None
 
     def _refuse(self, message: str, param: str | None, code: str | None) -> Reply:
         self.counts.refused += 1
         self.counts.bad_requests.append(message if param is None else f"{param}: {message}")
         return error_reply(400, message, param=param, code=code)
 
-    def _reply(self, asked: dict[str, Any], marks: markers.Marks, place: int, stamp: wire.Stamp, fault: str | None) -> Reply:
-        answer = self._vendor.answer(asked, marks, place)
+    def _reply(
+        self, body: dict[str, Any], parsed: markers.Markers, index: int, identity: openai_format.ReplyIdentity, fault: str | None
+    ) -> Reply:
+        answer = self._model.answer(body, parsed, index)
         if fault is not None:
-            answer = spoil_answer(fault, answer)
-        headers = (("x-request-id", f"req_{stamp.number}"), ("openai-processing-ms", "1"))
-        if not asked.get("stream"):
-            documents = [wire.completion(answer, stamp)]
+            answer = corrupt_answer(fault, answer)
+        headers = (("x-request-id", f"req_{identity.number}"), ("openai-processing-ms", "1"))
+        if not body.get("stream"):
+            documents = [openai_format.completion(answer, identity)]
             if fault is not None:
-                documents = spoil_documents(fault, documents)
+                documents = corrupt_documents(fault, documents)
             return Reply(200, "".join(documents).encode(), headers=headers)
-        include_usage = bool((asked.get("stream_options") or {}).get("include_usage"))
-        documents = wire.chunks(answer, stamp, include_usage=include_usage)
-        pieces = wire.events(documents if fault is None else spoil_documents(fault, documents))
+        include_usage = bool((body.get("stream_options") or {}).get("include_usage"))
+        documents = openai_format.chunks(answer, identity, include_usage=include_usage)
+        pieces = openai_format.events(documents if fault is None else corrupt_documents(fault, documents))
         if fault == "truncated-json":
             pieces[-1] = pieces[-1].rstrip(b"\n")
         elif fault not in ("no-done", "error-mid-stream"):
-            pieces.append(wire.DONE)
-        return Reply(200, b"", EVENT_STREAM, headers, pieces, self._token_s if marks.token_s is None else marks.token_s)
+            pieces.append(openai_format.DONE)
+        return Reply(200, b"", EVENT_STREAM, headers, pieces, self._token_s if parsed.token_s is None else parsed.token_s)
 
-    def _whole(self, latency_s: float, reply: Reply) -> Script:
+    def _complete(self, latency_s: float, reply: Reply) -> Script:
         try:
             if latency_s:
                 yield latency_s
@@ -161,18 +163,20 @@ class Sandbox:
             raise
         self.counts.completed += 1
 
-    def _spoilt(self, fault: str, latency_s: float, asked: dict[str, Any], marks: markers.Marks, place: int, stamp: wire.Stamp) -> Script:
+    def _faulty(
+        self, fault: str, latency_s: float, body: dict[str, Any], parsed: markers.Markers, index: int, identity: openai_format.ReplyIdentity
+    ) -> Script:
         self.counts.faulted += 1
         if latency_s:
             yield latency_s
         if fault in bad_transport.AFTER_WORK:
             self.counts.completed += 1
-        refused = bad_transport.refusal(fault)
-        if refused is not None:
-            yield from script(refused)
+        error = bad_transport.error_status(fault)
+        if error is not None:
+            yield from script(error)
             return
-        reply = self._reply(asked, marks, place, stamp, fault)
-        yield from bad_transport.broken(fault, reply, pace_s=self._pace_s)
+        reply = self._reply(body, parsed, index, identity, fault)
+        yield from bad_transport.faulty_script(fault, reply, pace_s=self._pace_s)
 
 
 def _has_key(request: Request) -> bool:
@@ -181,8 +185,8 @@ def _has_key(request: Request) -> bool:
 
 
 def _no_key() -> Reply:
-    return error_reply(401, "The request carries no API key. Send it as 'Authorization: Bearer KEY'.", code="invalid_api_key")
+    return error_reply(401, "The request has no API key. Send it as 'Authorization: Bearer KEY'.", code="invalid_api_key")
 
 
 def _not_allowed() -> Reply:
-    return error_reply(405, "This address is not for that method.", code="method_not_allowed")
+    return error_reply(405, "This address does not support this method.", code="method_not_allowed")

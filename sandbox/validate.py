@@ -1,4 +1,4 @@
-"""What the real vendor refuses, refused here too: it is how a test sees that the history we send is valid."""
+"""Validate model requests as OpenAI does, so that tests see that the history we send is valid."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FIXED_TEMPERATURE = re.compile(r"o\d|gpt-5(?!\.)")
 
 
 class Refused(Exception):
-    """A request the vendor answers with 400; `param` names the field at fault."""
+    """OpenAI would answer the request with 400; `param` names the invalid field."""
 
     def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -22,10 +22,10 @@ class Refused(Exception):
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """Return the request in `body`.
+    """Parse the request in `body`.
 
     Raises:
-        Refused: it is not strict JSON in UTF-8, or not an object.
+        Refused: not strict JSON in UTF-8, or not an object.
     """
     try:
         document = json.loads(body.decode(), parse_constant=_no_constant)
@@ -43,7 +43,7 @@ def _no_constant(name: str) -> float:
 
 
 def is_reasoning(model: str) -> bool:
-    """Tell whether a model of this name thinks before it speaks."""
+    """Return True if this is the name of a reasoning model."""
     return _REASONING.match(model) is not None
 
 
@@ -51,11 +51,11 @@ def check(request: dict[str, Any]) -> None:
     """Check a chat completion request.
 
     Raises:
-        Refused: the vendor would answer 400.
+        Refused: OpenAI would answer 400.
     """
     model = request.get("model")
     if not isinstance(model, str) or not model:
-        raise Refused("The request names no model.", "model")
+        raise Refused("The request has no model.", "model")
     messages = request.get("messages")
     if not isinstance(messages, list) or not messages:
         raise Refused("'messages' must be an array with at least one message.", "messages", "empty_array")
@@ -65,27 +65,27 @@ def check(request: dict[str, Any]) -> None:
 
 
 def _check_messages(messages: list[Any]) -> None:
-    waiting: list[str] = []
+    pending: list[str] = []
     ids: set[str] = set()
-    for place, message in enumerate(messages):
-        param = f"messages[{place}]"
+    for index, message in enumerate(messages):
+        param = f"messages[{index}]"
         role = message.get("role") if isinstance(message, dict) else None
         if role not in ROLES:
             raise Refused(f"The role {role!r} is not one of {', '.join(sorted(ROLES))}.", f"{param}.role", "invalid_value")
         if role == "tool":
             call_id = message.get("tool_call_id")
-            if call_id not in waiting:
-                raise Refused(f"A tool message answers {call_id!r}, which no preceding tool_calls has open.", f"{param}.tool_call_id")
-            waiting.remove(call_id)
-        elif waiting:
-            raise Refused(f"tool_calls must be followed by a tool message for each id; missing: {', '.join(waiting)}.", param)
+            if call_id not in pending:
+                raise Refused(f"A tool message answers {call_id!r}, which no preceding tool_calls contains.", f"{param}.tool_call_id")
+            pending.remove(call_id)
+        elif pending:
+            raise Refused(f"tool_calls must be followed by a tool message for each id; missing: {', '.join(pending)}.", param)
         elif role == "assistant" and message.get("tool_calls") is not None:
-            waiting = _check_calls(message["tool_calls"], f"{param}.tool_calls", ids)
+            pending = _check_calls(message["tool_calls"], f"{param}.tool_calls", ids)
             _check_content(message.get("content"), f"{param}.content", optional=True)
             continue
         _check_content(message.get("content"), f"{param}.content", optional=False)
-    if waiting:
-        raise Refused(f"tool_calls must be followed by a tool message for each id; missing: {', '.join(waiting)}.", "messages")
+    if pending:
+        raise Refused(f"tool_calls must be followed by a tool message for each id; missing: {', '.join(pending)}.", "messages")
 
 
 def _check_calls(calls: Any, param: str, ids: set[str]) -> list[str]:
@@ -133,8 +133,8 @@ def _check_tools(request: dict[str, Any]) -> None:
     if not isinstance(tools, list) or not tools:
         raise Refused("'tools' must be an array with at least one tool.", "tools", "empty_array")
     names = set()
-    for place, tool in enumerate(tools):
-        param = f"tools[{place}]"
+    for index, tool in enumerate(tools):
+        param = f"tools[{index}]"
         function = tool.get("function") if isinstance(tool, dict) else None
         if not isinstance(function, dict) or tool.get("type") != "function":
             raise Refused("A tool must be of type 'function'.", f"{param}.type", "invalid_value")
@@ -164,9 +164,9 @@ def _check_settings(request: dict[str, Any], model: str) -> None:
     for name in ("max_tokens", "max_completion_tokens"):
         most = request.get(name)
         if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
-            raise Refused(f"'{name}' must be a whole number from 1.", name, "integer_below_min_value")
+            raise Refused(f"'{name}' must be an integer of at least 1.", name, "integer_below_min_value")
     if request.get("max_tokens") is not None and is_reasoning(model):
-        raise Refused("This model wants 'max_completion_tokens', not 'max_tokens'.", "max_tokens", "unsupported_parameter")
+        raise Refused("This model requires 'max_completion_tokens' instead of 'max_tokens'.", "max_tokens", "unsupported_parameter")
     if request.get("stream") not in (None, True, False):
         raise Refused("'stream' must be true or false.", "stream", "invalid_type")
     options = request.get("stream_options")

@@ -13,11 +13,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import UUID
 
+import psycopg
+import sqlalchemy.exc
 from psycopg import AsyncConnection as PsycopgConnection
 from psycopg import AsyncRawCursor
 from psycopg.rows import dict_row
 from psycopg.types.json import set_json_dumps
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
@@ -27,6 +29,18 @@ from store.fair_semaphore import FairSemaphore
 
 APP_ROLE = "turnline_app"
 MAINTENANCE_ROLE = "turnline_maintenance"
+
+# What a query raises if the database cannot be used at the moment.
+UNAVAILABLE: tuple[type[Exception], ...] = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    PoolTimeout,
+    PoolClosed,
+    TooManyRequests,
+    sqlalchemy.exc.OperationalError,
+    sqlalchemy.exc.InterfaceError,
+    sqlalchemy.exc.TimeoutError,
+)
 
 
 def dumps(value: object) -> str:

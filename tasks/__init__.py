@@ -1,4 +1,4 @@
-"""Who runs it: the Celery app, its worker pool, thin tasks, the command line."""
+"""The Celery app, its tasks and the dispatcher. A file is named after the prefix of its tasks: `turns.advance` is in `turns.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["app"]
 
 
 def __getattr__(name: str) -> Any:
-    """`app`, made when it is first asked for: `celery -A tasks` finds it, and importing a module of this package makes none."""
+    """Return `app`, created on first access: `celery -A tasks` finds it, and importing a module of this package does not create it."""
     if name == "app":
         from tasks.celery_app import app
 

@@ -1,53 +1,34 @@
-"""Adding up what happened, by quarter of an hour, by day and in total; and what agents and tools came to, in their own rows."""
+"""Rollups: facts added up by quarter of an hour, by day and in total."""
 
 from __future__ import annotations
 
-from store.analytics import rollups, totals
-from tasks.celery_app import app
-from tasks.jobs import Work, job, scheduled
+from store.analytics import rollups
+from tasks.jobs import JobRun, scheduled_job
 
 
-@job("analytics.roll_up", "Adds what happened to the rollups: every fact once, whenever it was committed.")
-async def ROLL_UP(work: Work) -> None:
-    """Add what is queued, note sessions from before there were rollups, cut days anew where a time zone has changed."""
-    if work.dry_run:
-        work.count(**await rollups.to_come(work.database))
+@scheduled_job("analytics.roll_up", "Adds queued facts to the rollups: each once, whenever it was committed.")
+async def roll_up(run: JobRun) -> None:
+    """Add the queued facts, note sessions older than the rollups, and rebuild days whose time zone has changed.
+
+    Any number of runs at a time give the same sums.
+    """
+    if run.dry_run:
+        run.count(**await rollups.to_come(run.database))
         return
-    await _add(work)
-    total = (await rollups.to_come(work.database))["sessions"]
+    await add_queued(run)
+    total = (await rollups.to_come(run.database))["sessions"]
     done = 0
-    while noted := await rollups.note_older_sessions(work.database):
+    while noted := await rollups.note_older_sessions(run.database):
         done += noted
-        work.count(older_sessions=noted)
-        work.progress(done, total)
-        await _add(work)
-    work.count(agents_with_new_days=await rollups.cut_days_anew(work.database))
+        run.count(older_sessions=noted)
+        run.progress(done, total)
+        await add_queued(run)
+    run.count(agents_with_new_days=await rollups.cut_days_anew(run.database))
 
 
-@job("usage.fold_totals", "Writes what agents and tools came to in all into their rows.")
-async def FOLD_TOTALS(work: Work) -> None:
-    """Add what is queued and fold the totals that it changed; with `dry_run`, count both."""
-    if work.dry_run:
-        work.count(facts=(await rollups.to_come(work.database))["facts"], totals=await totals.to_come(work.database))
-        return
-    await _add(work)
-    work.count(**await totals.fold(work.database))
-
-
-async def _add(work: Work) -> None:
-    before = work.counts["facts"]
-    waiting = (await rollups.to_come(work.database))["facts"]
-    facts, sums = await rollups.add(work.database, facts_so_far=lambda done: work.progress(before + done, before + waiting))
-    work.count(facts=facts, sums=sums)
-
-
-@app.task(name="analytics.roll_up", queue="maintenance", ignore_result=True)
-async def roll_up() -> None:
-    """Add what happened to the rollups. Zero, one or three of these at a time change nothing but how soon."""
-    await scheduled(ROLL_UP)
-
-
-@app.task(name="usage.fold_totals", queue="maintenance", ignore_result=True)
-async def fold_totals() -> None:
-    """Write what agents and tools came to in all into their rows. Harmless to run twice, or two at once."""
-    await scheduled(FOLD_TOTALS)
+async def add_queued(run: JobRun) -> None:
+    """Add the queued facts to the rollups."""
+    before = run.counts["facts"]
+    queued = (await rollups.to_come(run.database))["facts"]
+    facts, sums = await rollups.add(run.database, facts_so_far=lambda done: run.progress(before + done, before + queued))
+    run.count(facts=facts, sums=sums)

@@ -1,7 +1,7 @@
-"""Scheduled jobs: what they have in common. Each is a function of a `Work`; its run leaves a row, by schedule or by hand.
+"""Scheduled jobs. Each is a function of a `JobRun`; every run leaves a row in `job_runs`, by schedule or by hand.
 
-A module that has a job makes a `Job`, adds it with `job(…)` and gives it a task of the same name. Every job may run twice, overlap
-with another run of itself, die anywhere and stay away for an hour: what it finds in the rows decides what it does.
+`@scheduled_job(name, summary)` turns the function into a `Job` and creates the Celery task of the same name. Every job may run twice,
+overlap with another run of itself, be killed anywhere and not run for an hour: it decides what to do from the rows it finds.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 from celery import Celery
@@ -23,6 +24,7 @@ from observability import metrics
 from settings import Settings, get_settings
 from store.database import MAINTENANCE_ROLE, Database
 from store.operations import job_runs
+from tasks.celery_app import app
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +32,15 @@ SEEN_EVERY_S = 5.0
 CONNECTIONS = 4
 
 Progress = Callable[[int, int | None], None]
-"""How much is done, and of how much (None: not known)."""
+"""Called with how much is done, and of how much (None: unknown)."""
 
 
 @dataclass(slots=True)
-class Work:
-    """What a job works with: a database as turnline_maintenance, the settings, the broker, and where it says what it did.
+class JobRun:
+    """One run of a job: its database (as turnline_maintenance), the settings, and the counts of what it did.
 
-    With `dry_run` it changes nothing and counts what it would do. `by_hand`: somebody waits for it, and no schedule goes on where it stops.
+    With `dry_run` the job changes nothing and counts what it would do. `by_hand`: an operator waits for it, and no schedule continues
+    where it stops.
     """
 
     database: Database
@@ -45,63 +48,94 @@ class Work:
     dry_run: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     on_progress: Progress = lambda done, total: None
-    celery: Celery | None = None  # where to ring, if not in the process's own app
+    celery: Celery | None = None  # the app to publish with, if not this process's own
     by_hand: bool = False
 
     def count(self, **amounts: int) -> None:
-        """Add to what the run has done; shown to operators by these names, with spaces for underscores."""
+        """Add to the counts. Operators see them by these names, with spaces for underscores."""
         self.counts.update(amounts)
 
     def progress(self, done: int, total: int | None = None) -> None:
-        """Say how far it is, for whoever watches."""
+        """Report how far the run is."""
         self.on_progress(done, total)
+
+
+Body = Callable[[JobRun], Awaitable[None]]
+SkipWhen = Callable[..., Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A scheduled job. `name` is its task's; `summary` says in a sentence what it does; `rings`: it needs the broker.
+    """A job. `name` is also its task's; `summary` is a sentence for operators; `needs_broker`: it publishes messages.
 
-    `alone`: a run that the schedule asks for leaves it to one that is under way, so that copies do not fill the maintenance worker.
+    `alone`: a scheduled run is skipped while another run is under way, so that copies do not fill the maintenance worker.
     """
 
     name: str
     summary: str
-    work: Callable[[Work], Awaitable[None]]
-    rings: bool = False
+    body: Body
+    needs_broker: bool = False
     alone: bool = True
+
+
+class JobFailed(Exception):
+    """A run failed; its row and the log say why."""
+
+
+class UnderWay(Exception):
+    """Another run of the job is under way."""
 
 
 JOBS: dict[str, Job] = {}
 
 
-def job(name: str, summary: str, *, rings: bool = False, alone: bool = True) -> Callable[[Callable[[Work], Awaitable[None]]], Job]:
-    """Make the decorated function a job, and list it."""
+def manual_job(name: str, summary: str, *, needs_broker: bool = False, alone: bool = True) -> Callable[[Body], Job]:
+    """Turn the decorated function into a job that only runs by hand (`turnline jobs run NAME`)."""
 
-    def listed(work: Callable[[Work], Awaitable[None]]) -> Job:
-        JOBS[name] = Job(name, summary, work, rings, alone)
-        return JOBS[name]
+    def register(body: Body) -> Job:
+        job = JOBS[name] = Job(name, summary, body, needs_broker, alone)
+        return job
 
-    return listed
-
-
-class JobFailed(Exception):
-    """A run did not come to its end; its row and the log say why."""
+    return register
 
 
-class UnderWay(Exception):
-    """Another run of the job is at work."""
+def scheduled_job(
+    name: str, summary: str, *, needs_broker: bool = False, alone: bool = True, skip_when: SkipWhen | None = None
+) -> Callable[[Body], Job]:
+    """Turn the decorated function into a job, and create the Celery task `name` that runs it.
+
+    `skip_when` is called with the task's arguments; the run is skipped if it returns True.
+    """
+
+    def register(body: Body) -> Job:
+        job = manual_job(name, summary, needs_broker=needs_broker, alone=alone)(body)
+        _create_task(job, skip_when)
+        return job
+
+    return register
+
+
+def _create_task(job: Job, skip_when: SkipWhen | None) -> None:
+    async def run_task(*args: Any, **kwargs: Any) -> None:
+        if skip_when is None or not await skip_when(*args, **kwargs):
+            await run_scheduled(job)
+
+    async def run_task_without_arguments() -> None:
+        await run_scheduled(job)
+
+    task = run_task_without_arguments if skip_when is None else run_task
+    task.__doc__, task.__module__ = job.body.__doc__, job.body.__module__
+    app.task(name=job.name, queue="maintenance", ignore_result=True)(task)
 
 
 def all_jobs() -> dict[str, Job]:
-    """Every job, by name: the modules of the Celery app are loaded first."""
-    from tasks.celery_app import app
-
+    """Return every job by name, after loading all task modules."""
     app.loader.import_default_modules()
     return dict(sorted(JOBS.items()))
 
 
 async def run(
-    wanted: Job,
+    job: Job,
     *,
     settings: Settings,
     celery: Celery | None = None,
@@ -109,84 +143,87 @@ async def run(
     dry_run: bool = False,
     on_progress: Progress | None = None,
 ) -> tuple[UUID, dict[str, int]]:
-    """Run a job to its end, and keep a row of the run; the row's id and what was done.
+    """Run `job` to its end and record the run; return the id of its row and its counts.
 
-    `celery`: where to ring, if not in this process's own app.
+    `celery`: the app to publish with, if not this process's own.
 
     Raises:
-        JobFailed: it did not come to its end. What it had done stays done, and the next run goes on from there.
-        UnderWay: the schedule asks for it, and another run is at it.
+        JobFailed: the run failed. What it had done stays done, and the next run continues from there.
+        UnderWay: the schedule asked for it while another run was under way.
     """
     url = settings.maintenance_database_url or settings.database_url
-    database = Database(url, role=MAINTENANCE_ROLE, pool_size=CONNECTIONS, application_name=f"turnline-{wanted.name}")
-    told = on_progress or (lambda done, total: None)
-    work = Work(database, settings, dry_run, on_progress=told, celery=celery, by_hand=asked_by != "schedule")
+    database = Database(url, role=MAINTENANCE_ROLE, pool_size=CONNECTIONS, application_name=f"turnline-{job.name}")
+    job_run = JobRun(
+        database, settings, dry_run, on_progress=on_progress or (lambda done, total: None), celery=celery, by_hand=asked_by != "schedule"
+    )
     run_id: UUID | None = None
     await database.open()
     try:
-        run_id = await _begun(database, wanted, asked_by, dry_run)
-        async with _seen(work, run_id):
-            await wanted.work(work)
-        await job_runs.finish(database, run_id, work.counts, None)
-        metrics.job_ran(wanted.name, "done", {} if dry_run else work.counts)
+        run_id = await _begin(database, job, asked_by, dry_run)
+        async with _reported_as_alive(job_run, run_id):
+            await job.body(job_run)
+        await job_runs.finish(database, run_id, job_run.counts, None)
+        metrics.job_ran(job.name, "done", {} if dry_run else job_run.counts)
     except UnderWay:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever it is, the row says so
-        # A refusal is a sentence of ours; any other error's words may quote a customer's.
-        said = str(error).rstrip(".") if isinstance(error, Rejected) else f"{type(error).__name__} at {_where(error)}"
-        metrics.job_ran(wanted.name, "failed", {} if dry_run else work.counts)
-        log.error("a job failed", extra={"job": wanted.name, "error": said, **work.counts})  # noqa: TRY400 - its words may quote data
+    except Exception as error:  # noqa: BLE001 - any failure is recorded in the row
+        # The text of a Rejected is ours; the text of any other error may quote a customer.
+        reason = str(error).rstrip(".") if isinstance(error, Rejected) else f"{type(error).__name__} at {_where(error)}"
+        metrics.job_ran(job.name, "failed", {} if dry_run else job_run.counts)
+        log.error("Job failed", extra={"job": job.name, "error": reason, **job_run.counts})  # noqa: TRY400 - a traceback may quote data
         if run_id is not None:
             with contextlib.suppress(Exception):  # the database may be what failed
-                await job_runs.finish(database, run_id, work.counts, said)
-        raise JobFailed(f"{wanted.name}: {said}") from None
+                await job_runs.finish(database, run_id, job_run.counts, reason)
+        raise JobFailed(f"{job.name}: {reason}") from None
     finally:
         await database.close()
-    return run_id, dict(work.counts)
+    return run_id, dict(job_run.counts)
 
 
-async def _begun(database: Database, wanted: Job, asked_by: str, dry_run: bool) -> UUID:
-    alone = wanted.alone and asked_by == "schedule"
-    run_id = await job_runs.begin(database, wanted.name, asked_by=asked_by, dry_run=dry_run, alone=alone)
+async def run_scheduled(job: Job) -> None:
+    """Run `job` as its Celery task does; skip it while another run is under way.
+
+    Raises:
+        JobFailed: the run failed; the task is shown as failed.
+    """
+    began = time.monotonic()
+    try:
+        _, counts = await run(job, settings=get_settings())
+    except UnderWay:
+        log.info("Skipping job: another run is under way", extra={"job": job.name})
+        return
+    if any(counts.values()):
+        log.info("Job finished", extra={"job": job.name, "seconds": round(time.monotonic() - began, 2), **counts})
+
+
+async def _begin(database: Database, job: Job, asked_by: str, dry_run: bool) -> UUID:
+    alone = job.alone and asked_by == "schedule"
+    run_id = await job_runs.begin(database, job.name, asked_by=asked_by, dry_run=dry_run, alone=alone)
     if run_id is None:
         raise UnderWay
     return run_id
 
 
-async def scheduled(wanted: Job) -> None:
-    """Run a job as its task does; not where another run is at it.
-
-    Raises:
-        JobFailed: as `run`; the task shows as failed.
-    """
-    began = time.monotonic()
-    try:
-        _, counts = await run(wanted, settings=get_settings())
-    except UnderWay:
-        log.info("a job was left to the run of it that is under way", extra={"job": wanted.name})
-        return
-    if any(counts.values()):
-        log.info("a job has run", extra={"job": wanted.name, "seconds": round(time.monotonic() - began, 2), **counts})
-
-
 @contextlib.asynccontextmanager
-async def _seen(work: Work, run_id: UUID) -> AsyncIterator[None]:
-    async def keep_saying() -> None:
+async def _reported_as_alive(job_run: JobRun, run_id: UUID) -> AsyncIterator[None]:
+    """Write the counts and the time into the run's row every few seconds during the block."""
+
+    async def report() -> None:
         while True:
             await asyncio.sleep(SEEN_EVERY_S)
-            with contextlib.suppress(Exception):  # where the database is away, the job will say so
-                await job_runs.seen(work.database, run_id, work.counts)
+            with contextlib.suppress(Exception):  # if the database is down, the job itself fails
+                await job_runs.seen(job_run.database, run_id, job_run.counts)
 
-    saying = asyncio.create_task(keep_saying())
+    reporting = asyncio.create_task(report())
     try:
         yield
     finally:
-        saying.cancel()
+        reporting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await saying
+            await reporting
 
 
 def _where(error: BaseException) -> str:
-    """Our innermost frame of an exception: file, line and function."""
+    """Return file, line and function of our innermost frame."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
     return f"{frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno} in {frames[-1].name}" if frames else "an unknown place"

@@ -1,4 +1,4 @@
-"""Rotating the keys of secrets at rest: everything sealed anew with the first of TURNLINE_SECRET_KEYS."""
+"""Key rotation: encrypts every secret at rest anew with the first of TURNLINE_SECRET_KEYS."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from engine.errors import Rejected
 from store.catalog import secret_rotation
 from store.database import Database
 from store.encryption import SecretBox
-from tasks.jobs import Work, job
+from tasks.jobs import JobRun, manual_job
 
 PAGE = 200
 
 
-@job("secrets.reseal", "Seals the tools' secrets anew with the first of TURNLINE_SECRET_KEYS, so that older keys can be dropped.")
-async def RESEAL(work: Work) -> None:
-    """Walk over all integrations. Counts: secrets_resealed; secrets_lost, whose key TURNLINE_SECRET_KEYS does not hold any more."""
-    keys = work.settings.secret_keys.get_secret_value()
+@manual_job("secrets.reseal", "Encrypts the tools' secrets anew with the first of TURNLINE_SECRET_KEYS, so that older keys can be dropped.")
+async def reseal(run: JobRun) -> None:
+    """Go through all integrations. Counts secrets_resealed, and secrets_lost: TURNLINE_SECRET_KEYS no longer holds their key."""
+    keys = run.settings.secret_keys.get_secret_value()
     if not keys:
-        raise Rejected("TURNLINE_SECRET_KEYS is not set, so there is no key to seal with.")
+        raise Rejected("TURNLINE_SECRET_KEYS is not set, so there is no key to encrypt with.")
     box = SecretBox(keys)
-    total, done, after = await secret_rotation.how_many(work.database), 0, UUID(int=0)
-    database = Database(work.settings.database_url, pool_size=2, application_name="turnline-reseal")
+    total, done, after = await secret_rotation.how_many(run.database), 0, UUID(int=0)
+    database = Database(run.settings.database_url, pool_size=2, application_name="turnline-reseal")
     await database.open()
     try:
-        while page := await secret_rotation.integrations(work.database, after, PAGE):
+        while page := await secret_rotation.integrations(run.database, after, PAGE):
             for workspace_id, group in groupby(sorted(page, key=lambda one: one[1]), key=lambda one: one[1]):
                 ids = [integration_id for integration_id, _ in group]
-                sealed, lost = await secret_rotation.reseal(database, workspace_id, ids, box, dry_run=work.dry_run)
-                work.count(secrets_resealed=sealed, secrets_lost=lost)
+                sealed, lost = await secret_rotation.reseal(database, workspace_id, ids, box, dry_run=run.dry_run)
+                run.count(secrets_resealed=sealed, secrets_lost=lost)
             done, after = done + len(page), page[-1][0]
-            work.progress(done, total)
+            run.progress(done, total)
     finally:
         await database.close()

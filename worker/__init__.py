@@ -1,1 +1,1 @@
-"""The worker process: the coroutine pool, the consumer, resources, and the turn runner."""
+"""The worker process: the pool, the consumer, the resources that turns share, the watchdog. Imports nothing of tasks/."""

@@ -1,6 +1,6 @@
-"""Where RabbitMQ puts messages that were delivered too often to be worth another try.
+"""RabbitMQ's dead-letter queues, for messages that were delivered too often.
 
-A ring that lands there is missed by nobody: the sweep rings its turn again. A message of a web app's is kept for an operator to look at.
+A dispatch that lands there is not missed: the sweep dispatches its turn again. A customer's message is kept for an operator to look at.
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ DELIVERY_LIMIT = 10
 
 
 def dead_letters_of(name: str) -> str:
-    """The name of the exchange and queue that take what the queue `name` gives up."""
+    """Return the name of the dead-letter exchange and queue of the queue `name`."""
     return f"{name}.dead"
 
 
 class DeclareDeadLetters(bootsteps.StartStopStep):
-    """Declares them each time a worker has connected to RabbitMQ; does nothing on other brokers."""
+    """Declares the dead-letter queues each time a worker has connected to RabbitMQ. Does nothing on other brokers."""
 
     requires: Any = ("celery.worker.consumer.connection:Connection",)
 
     def start(self, consumer: Any) -> None:
-        """Declare the exchange and queue of dead letters for every queue of ours. Raises what the connection raises, which reconnects."""
+        """Declare the dead-letter exchange and queue of every queue of ours.
+
+        Raises what the connection raises, which makes the worker reconnect.
+        """
         if consumer.connection.transport.driver_type != "amqp":
             return
         with consumer.connection.channel() as channel:

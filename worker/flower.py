@@ -1,8 +1,8 @@
-"""Flower with its doors closed: nothing of it answers without a login, and its queues are read from whichever broker there is.
+"""Flower, with a login required for everything, and queue lengths read from whichever broker is configured.
 
-By itself Flower tells `/metrics`, `/healthcheck` and its static files to anybody, everything where no login is configured, and RabbitMQ's
-queues only through the management plugin. `close_doors` changes that before Flower builds its application; Celery's command line loads
-Flower before our app, so it works for `celery -A tasks flower` as for `turnline flower`.
+By default Flower serves `/metrics`, `/healthcheck` and its static files to anybody, everything if no login is configured, and RabbitMQ's
+queues only through the management plugin. `require_login` changes that before Flower builds its application. Celery's command line loads
+Flower before our app, so it works for `celery -A tasks flower` as well as for `turnline flower`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from observability.queue_depth import depths
 from worker.dead_letters import dead_letters_of
 
 READS = ("GET", "HEAD")
-_FLOWERS: Any = BaseHandler  # for handlers that are not of Flower's, as the one of static files
-# With OAuth these send a stranger to the login by themselves; whatever else there is, is refused to one.
+_BASE: Any = BaseHandler  # for handlers that do not derive from it, such as the one for static files
+# With OAuth, Flower's other handlers redirect to the login; these have to answer 403.
 _WITHOUT_LOGIN_PAGE = (monitor.Metrics, monitor.Healthcheck, NotFoundErrorHandler, StaticFileHandler)
 
 
-def close_doors() -> None:
-    """Make every handler of Flower's guarded. Safe to call again."""
+def require_login() -> None:
+    """Make every handler of Flower require a login. Safe to call again."""
     urls.handlers[:] = [_guarded_entry(entry) for entry in urls.handlers]
     urls.settings["static_handler_class"] = _guarded(StaticFileHandler)
 
@@ -46,16 +46,16 @@ def _guarded_entry(entry: Any) -> Any:
 def _guarded(handler: type[RequestHandler]) -> type[RequestHandler]:
     if issubclass(handler, _Guarded):
         return handler
-    return type(handler.__name__, (_Guarded, handler), {"asked_for": handler})
+    return type(handler.__name__, (_Guarded, handler), {"original": handler})
 
 
 class _Guarded(RequestHandler):
-    """Refuses strangers and, in read-only mode, changes, before anything of the handler runs."""
+    """Refuses requests without a login and, in read-only mode, changes, before the handler runs."""
 
-    asked_for: type[RequestHandler]
+    original: type[RequestHandler]
 
     def get_current_user(self) -> Any:
-        return _FLOWERS.get_current_user(self)
+        return _BASE.get_current_user(self)
 
     def prepare(self) -> Any:
         """Let the handler begin.
@@ -65,10 +65,10 @@ class _Guarded(RequestHandler):
         """
         options = self.application.options  # type: ignore[attr-defined]
         if not (options.basic_auth or options.auth):
-            raise HTTPError(403, "Flower answers nobody before it has a password: set TURNLINE_FLOWER_BASIC_AUTH=user:password.")
-        if not self.current_user and (issubclass(self.asked_for, _WITHOUT_LOGIN_PAGE) or self.request.method not in READS):
+            raise HTTPError(403, "Flower needs a password: set TURNLINE_FLOWER_BASIC_AUTH=user:password.")
+        if not self.current_user and (issubclass(self.original, _WITHOUT_LOGIN_PAGE) or self.request.method not in READS):
             raise HTTPError(403)
-        if options.read_only and self.request.method not in READS and self.asked_for is not TasksDataTable:
+        if options.read_only and self.request.method not in READS and self.original is not TasksDataTable:
             raise HTTPError(403, "Flower is read-only here.")
         return super().prepare()
 
@@ -78,14 +78,14 @@ class _Guarded(RequestHandler):
         super().write_error(status_code, **kwargs)
 
     def get_broker(self) -> Any:
-        """What tells the lengths of the queues."""
+        """Return the object that reads the lengths of the queues."""
         if self.application.options.broker_api:  # type: ignore[attr-defined]
-            return _FLOWERS.get_broker(self)
+            return _BASE.get_broker(self)
         return _Broker(self.application.capp)  # type: ignore[attr-defined]
 
 
 class _Login(auth.LoginHandler):
-    """The login where there is one; else it is as if it did not exist, to strangers too."""
+    """The login page if one is configured; otherwise a 404 behind the guard."""
 
     def __new__(cls, application: Any, *args: Any, **kwargs: Any) -> Any:
         if application.options.auth:
@@ -94,18 +94,18 @@ class _Login(auth.LoginHandler):
 
 
 class _Broker:
-    """The broker's queues as Flower's page shows them."""
+    """The broker's queues, in the form that Flower's page needs."""
 
     def __init__(self, capp: Any) -> None:
         self._capp = capp
 
     async def queues(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        """The queues of `names` and all of ours, RabbitMQ's dead letters among them. Raises what the transport raises."""
+        """Return the queues of `names` and all of ours, RabbitMQ's dead letters included. Raises what the transport raises."""
         ours = [queue.name for queue in self._capp.conf.task_queues]
-        wanted = sorted({*names, *ours})
+        requested = sorted({*names, *ours})
         if str(self._capp.conf.broker_url).startswith(("amqp", "pyamqp")):
-            wanted += [dead_letters_of(name) for name in ours]
-        found = await asyncio.get_running_loop().run_in_executor(None, depths, self._capp, wanted)
+            requested += [dead_letters_of(name) for name in ours]
+        found = await asyncio.get_running_loop().run_in_executor(None, depths, self._capp, requested)
         return [
             {"name": name, "messages": depth.messages, "messages_ready": depth.messages, "consumers": depth.consumers}
             for name, depth in found.items()

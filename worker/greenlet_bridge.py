@@ -1,8 +1,9 @@
-"""Waiting in the middle of ordinary functions.
+"""Awaiting coroutines from ordinary functions, by means of greenlets.
 
-Celery's tracer is a plain function that calls the task's body. To let that body be a coroutine, the tracer runs in a greenlet, and
-the coroutine is stepped inside that same greenlet: whatever it waits for is handed out to the asyncio task around the greenlet.
-Because the greenlet does not change, everything Celery keys by greenlet (`task.request`, `current_task`) stays right across awaits.
+Celery's tracer is an ordinary function that calls the task's body. To let that body be a coroutine, the tracer runs in a greenlet, and
+the coroutine is driven inside that same greenlet: whatever it awaits is handed out to the asyncio task around the greenlet. Because the
+greenlet does not change, everything that Celery keys by greenlet (`task.request`, `current_task`) stays right across awaits. SQLAlchemy's
+asyncio extension does the same with `greenlet_spawn` and `await_only`.
 """
 
 from __future__ import annotations
@@ -15,70 +16,68 @@ from greenlet import getcurrent, greenlet
 
 T = TypeVar("T")
 
-AtEdge = Callable[[BaseException | None], BaseException | None]
+ReplaceEnd = Callable[[BaseException | None], BaseException | None]
+"""Called whenever a coroutine ends in the greenlet, with what it raised, or None. The exception it returns is raised instead; None
+leaves the coroutine's own result or exception."""
 
 
-class StepGreenlet(greenlet):  # type: ignore[misc]  # greenlet has no types
-    """A greenlet whose function may wait on the loop around it.
+class AsyncGreenlet(greenlet):  # type: ignore[misc]  # greenlet has no types
+    """A greenlet whose function may await coroutines on the loop around it."""
 
-    `at_edge` is called whenever a coroutine ends here, with what it raised, or None. What it returns is raised in place of the
-    coroutine's own end; None leaves that end as it is.
-    """
+    replace_end: ReplaceEnd
 
-    at_edge: AtEdge
-
-    def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Return what `coroutine` returns. Only to be called inside this greenlet."""
+    def await_(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Return the result of `coroutine`. Only to be called inside this greenlet."""
         try:
-            result = self._step(coroutine)
-        except BaseException as ended:
-            instead = self.at_edge(ended)
-            if instead is None or instead is ended:
+            result = self._drive(coroutine)
+        except BaseException as raised:
+            instead = self.replace_end(raised)
+            if instead is None or instead is raised:
                 raise
-            raise instead from ended
-        instead = self.at_edge(None)
+            raise instead from raised
+        instead = self.replace_end(None)
         if instead is not None:
             raise instead
         return result
 
-    def _step(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def _drive(self, coroutine: Coroutine[Any, Any, T]) -> T:
         outside = self.parent
         step: Callable[[Any], Any] = coroutine.send
         sent: object = None
         while True:
             try:
-                waiting_for = step(sent)
+                awaited = step(sent)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
             try:
-                sent, step = outside.switch(waiting_for), coroutine.send
-            except BaseException as thrown:  # noqa: BLE001  # a cancellation, or a failure of what was waited for
+                sent, step = outside.switch(awaited), coroutine.send
+            except BaseException as thrown:  # noqa: BLE001  # a cancellation, or the failure of what was awaited
                 sent, step = thrown, coroutine.throw
 
 
-class GreenletRun(Generic[T]):
-    """Awaitable: calls `function` in a `StepGreenlet` greenlet and gives what it returns or raises."""
+class GreenletCall(Generic[T]):
+    """An awaitable that calls `function` in an `AsyncGreenlet`, and returns or raises what it does."""
 
-    def __init__(self, function: Callable[[], T], at_edge: AtEdge) -> None:
+    def __init__(self, function: Callable[[], T], replace_end: ReplaceEnd) -> None:
         self.function = function
-        self.at_edge = at_edge
+        self.replace_end = replace_end
 
     def __await__(self) -> Generator[asyncio.Future[Any], Any, T]:
-        inside = StepGreenlet(self.function)
-        inside.at_edge = self.at_edge
+        inside = AsyncGreenlet(self.function)
+        inside.replace_end = self.replace_end
         inside.gr_context = getcurrent().gr_context  # one set of context variables on both sides
-        waiting_for = inside.switch()
+        awaited = inside.switch()
         while not inside.dead:
             try:
-                sent = yield waiting_for
-            except BaseException as thrown:  # noqa: BLE001  # belongs to the coroutine inside
-                waiting_for = inside.throw(thrown)
+                sent = yield awaited
+            except BaseException as thrown:  # noqa: BLE001  # meant for the coroutine inside
+                awaited = inside.throw(thrown)
             else:
-                waiting_for = inside.switch(sent)
-        return waiting_for  # type: ignore[no-any-return]  # what the function returned
+                awaited = inside.switch(sent)
+        return awaited  # type: ignore[no-any-return]  # the function's return value
 
 
-def here() -> StepGreenlet | None:
-    """Return the stepped greenlet that is running, or None in ordinary code."""
-    current = getcurrent()
-    return current if isinstance(current, StepGreenlet) else None
+def current() -> AsyncGreenlet | None:
+    """Return the running AsyncGreenlet, or None in ordinary code."""
+    running = getcurrent()
+    return running if isinstance(running, AsyncGreenlet) else None

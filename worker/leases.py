@@ -1,4 +1,4 @@
-"""The heartbeat of a worker process: one statement renews every lease it holds; what it no longer holds is dropped at once."""
+"""The leases of a worker process: one statement renews all of them; work under a lease that was lost is cancelled at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Lease:
-    """A held lease. `lost` once another worker may have taken the session over; `stop` is asked where somebody wants its turn to stop."""
+    """The lease of one session. `lost`: another worker may have claimed the session. `cancel`: requested when the turn was cancelled."""
 
     def __init__(self, fence: int, task: asyncio.Task[object], renewed_at: float) -> None:
         self.fence = fence
@@ -33,29 +33,32 @@ class Lease:
 
 
 class Leases:
-    """The leases this process holds, renewed every `every_s` for `lease_s`; every `look_s` it is asked which of their turns shall stop.
+    """Renews this process's leases for `lease_s`, every `renew_every_s`; checks every `cancel_poll_s` which turns were cancelled.
 
-    The heartbeat runs on the loop that runs the turns: a stuck loop loses its leases, as it must.
+    Renewing runs on the loop that runs the turns: a blocked loop loses its leases, as it must.
     """
 
-    def __init__(self, database: Database, *, lease_s: float, every_s: float, look_s: float = 0.4) -> None:
+    def __init__(self, database: Database, *, lease_s: float, renew_every_s: float, cancel_poll_s: float = 0.4) -> None:
         self._database = database
         self._lease_s = lease_s
-        self._every_s = every_s
-        self._look_s = look_s
-        self._held: dict[UUID, Lease] = {}
+        self._renew_every_s = renew_every_s
+        self._cancel_poll_s = cancel_poll_s
+        self._leases: dict[UUID, Lease] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._leases)
 
     def start(self) -> None:
-        """Start beating and looking, on the running loop."""
+        """Start renewing leases and checking for cancelled turns, on the running loop."""
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._beat(), name="lease heartbeat"), loop.create_task(self._look(), name="stops")]
+        self._tasks = [
+            loop.create_task(self._renew_periodically(), name="renew leases"),
+            loop.create_task(self._watch_for_cancellations(), name="watch for cancellations"),
+        ]
 
     async def stop(self) -> None:
-        """Stop beating. Leases still held run out by themselves."""
+        """Stop renewing. Remaining leases run out by themselves."""
         for task in self._tasks:
             task.cancel()
         for task in self._tasks:
@@ -63,19 +66,19 @@ class Leases:
                 await task
 
     @asynccontextmanager
-    async def hold(self, session_id: UUID, fence: int) -> AsyncIterator[Lease]:
-        """Keep a lease just taken alive during the block, which is cancelled when the lease is lost.
+    async def keep(self, session_id: UUID, fence: int) -> AsyncIterator[Lease]:
+        """Keep a lease that was just claimed alive during the block; the block is cancelled when the lease is lost.
 
         Raises:
-            LeaseLost: instead of that cancellation.
+            LeaseLost: in place of that cancellation.
         """
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine of ours always runs in one
+        assert task is not None  # noqa: S101 - our coroutines always run in a task
         lease = Lease(fence, task, asyncio.get_running_loop().time())
-        stale = self._held.get(session_id)
-        if stale is not None:  # it ran out here without the heartbeat having noticed yet
+        stale = self._leases.get(session_id)
+        if stale is not None:  # it ran out, and the renewal has not noticed yet
             _lose(stale)
-        self._held[session_id] = lease
+        self._leases[session_id] = lease
         try:
             yield lease
         except asyncio.CancelledError:
@@ -83,48 +86,48 @@ class Leases:
                 raise LeaseLost("the lease ran out or was taken over") from None
             raise
         finally:
-            if self._held.get(session_id) is lease:
-                del self._held[session_id]
+            if self._leases.get(session_id) is lease:
+                del self._leases[session_id]
 
-    async def _beat(self) -> None:
+    async def _renew_periodically(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(self._every_s)
-            held = dict(self._held)
-            if not held:
+            await asyncio.sleep(self._renew_every_s)
+            leases = dict(self._leases)
+            if not leases:
                 continue
             sent_at = loop.time()
             try:
-                async with asyncio.timeout(self._every_s):
+                async with asyncio.timeout(self._renew_every_s):
                     kept = await turns.renew(
-                        self._database, {session: lease.fence for session, lease in held.items()}, lease_s=self._lease_s
+                        self._database, {session: lease.fence for session, lease in leases.items()}, lease_s=self._lease_s
                     )
             except (psycopg.Error, PoolTimeout, TimeoutError) as error:
-                log.warning("leases could not be renewed: %s", type(error).__name__)
-                # Our clock starts before the database's did, so a lease is given up no later than it really ends.
-                kept = {session for session, lease in held.items() if sent_at - lease.renewed_at < self._lease_s - self._every_s}
+                log.warning("Leases could not be renewed: %s", type(error).__name__)
+                # Our clock starts before the database's, so a lease is given up no later than it really ends.
+                kept = {session for session, lease in leases.items() if sent_at - lease.renewed_at < self._lease_s - self._renew_every_s}
             else:
                 for session in kept:
-                    held[session].renewed_at = sent_at
-            for session, lease in held.items():
-                if session not in kept and self._held.get(session) is lease:
+                    leases[session].renewed_at = sent_at
+            for session, lease in leases.items():
+                if session not in kept and self._leases.get(session) is lease:
                     _lose(lease)
 
-    async def _look(self) -> None:
-        """Tell turns that somebody wants them to stop. A look that fails is followed by another; the settling commit looks as well."""
+    async def _watch_for_cancellations(self) -> None:
+        """Tell turns that they were cancelled. A query that fails is repeated; the commit that ends a turn checks as well."""
         while True:
-            await asyncio.sleep(self._look_s)
-            held = dict(self._held)
-            if not held:
+            await asyncio.sleep(self._cancel_poll_s)
+            leases = dict(self._leases)
+            if not leases:
                 continue
             try:
-                async with asyncio.timeout(self._every_s):
-                    wanted = await turns.stops(self._database, held)
+                async with asyncio.timeout(self._renew_every_s):
+                    cancelled = await turns.stops(self._database, leases)
             except (psycopg.Error, PoolTimeout, TimeoutError) as error:
-                log.warning("it could not be asked which turns shall stop: %s", type(error).__name__)
+                log.warning("Cancelled turns could not be looked up: %s", type(error).__name__)
                 continue
-            for session_id, reason in wanted.items():
-                held[session_id].cancel.request(CancelReason(reason))
+            for session_id, reason in cancelled.items():
+                leases[session_id].cancel.request(CancelReason(reason))
 
 
 def _lose(lease: Lease) -> None:

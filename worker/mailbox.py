@@ -1,7 +1,7 @@
-"""From the loop's thread to the consumer's: callbacks, in order.
+"""Callbacks from the loop's thread to the consumer's thread, in order.
 
-`Request` methods, acknowledgements and events belong to the thread of Celery's consumer: broker channels, the event dispatcher
-and the sets behind `inspect` are not thread-safe. So the pool never calls them where the tasks run; it posts them.
+`Request` methods, acknowledgements and events belong to the thread of Celery's consumer: broker channels, the event dispatcher and the
+sets behind `inspect` are not thread-safe. So the pool never calls them on the tasks' thread; it posts them here.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from kombu.message import Message
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 200  # callbacks per turn of the hub, so that a burst of ends does not keep it from reading the broker
+MAX_PER_CYCLE = 200  # callbacks per cycle of the hub, so that many tasks ending at once do not keep it from reading the broker
 
-# What the hub may still be asked to do while the worker drains. Anything else, such as the transport's socket reader, would hand
-# new messages to a closed pool.
+# The hub's callbacks that may still run while the worker drains. Others, such as the transport's socket reader, would hand new messages
+# to a closed pool.
 _WHILE_DRAINING = {(Message, "ack_log_error"), (Message, "reject_log_error"), (Consumer, "_flush_events")}
 
 
 class Mailbox:
-    """A queue of callbacks with a bell on the hub. Without a hub (`memory://`) callbacks are called where they are posted.
+    """A queue of callbacks that wakes the hub through a socket pair. Without a hub (`memory://`), `post` calls the callback itself.
 
     `post` may be called from any thread; everything else belongs to the consumer's.
     """
 
     def __init__(self) -> None:
         self.hub: Hub | None = None
-        self._waiting: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
+        self._callbacks: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
-        self._rung = False
+        self._woken = False
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._callbacks)
 
     def attach(self, hub: Hub) -> None:
         """Deliver on `hub` from now on. Called again after every reconnect, when the hub has forgotten its readers.
 
-        A reader rather than `hub.call_soon`: the acknowledgements that callbacks ask for are then sent before the hub sleeps again,
-        and a failing neighbour cannot take a delivery with it.
+        A reader rather than `hub.call_soon`: acknowledgements that callbacks cause are then sent before the hub sleeps again, and another
+        callback that fails cannot prevent a delivery.
         """
         self.hub = hub
         hub.add_reader(self._reader.fileno(), self.deliver)
@@ -57,56 +57,56 @@ class Mailbox:
         if self.hub is None:
             _call(callback, args)
             return
-        self._waiting.append((callback, args))
-        self._ring()
+        self._callbacks.append((callback, args))
+        self._wake_hub()
 
-    def deliver(self, at_most: int = AT_ONCE) -> None:
-        """Call what was posted. A callback that fails is logged; one that ends the worker (`MemoryError`, `SystemExit`) does so."""
-        self._hush()
+    def deliver(self, at_most: int = MAX_PER_CYCLE) -> None:
+        """Call the posted callbacks. One that fails is logged; one that ends the worker (`MemoryError`, `SystemExit`) does so."""
+        self._clear_wake_up()
         for _ in range(at_most):
             try:
-                callback, args = self._waiting.popleft()
+                callback, args = self._callbacks.popleft()
             except IndexError:
                 return
             _call(callback, args)
-        if self._waiting:
-            self._ring()
+        if self._callbacks:
+            self._wake_hub()
 
     def drain(self, wait_s: float) -> None:
-        """Stand in for the hub, which does not turn while the worker stops: deliver, acknowledge, send events, fire timers.
+        """Do the hub's work while the worker stops and the hub does not run: deliver, acknowledge, send events, fire timers.
 
         Waits up to `wait_s` seconds for a post first.
         """
-        if not self._waiting:
+        if not self._callbacks:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._reader, selectors.EVENT_READ)
                 selector.select(wait_s)
-        self.deliver(len(self._waiting))
+        self.deliver(len(self._callbacks))
         if self.hub is not None:
             _finish_ready(self.hub)
-            self.hub.fire_timers()  # AMQP heartbeats, above all
+            self.hub.fire_timers()  # above all AMQP heartbeats
 
     def close(self) -> None:
-        """Give the bell back. Posts made later are kept and never delivered."""
+        """Close the sockets. Callbacks posted later are never called."""
         if self.hub is not None and self._reader.fileno() in self.hub.readers:
             self.hub.remove_reader(self._reader.fileno())
-        self._rung = True
+        self._woken = True
         self._reader.close()
         self._writer.close()
 
-    def _ring(self) -> None:
-        if not self._rung:
-            self._rung = True
+    def _wake_hub(self) -> None:
+        if not self._woken:
+            self._woken = True
             self._writer.send(b"\0")
 
-    def _hush(self) -> None:
-        # Read first: a bell rung between the two lines is then heard by the loop over what waits.
-        if self._rung and self._reader.fileno() >= 0:
+    def _clear_wake_up(self) -> None:
+        # Read before resetting the flag: a callback posted between the two lines is then found by the loop in `deliver`.
+        if self._woken and self._reader.fileno() >= 0:
             try:
                 self._reader.recv(4096)
             except BlockingIOError:
-                log.debug("Rung, but another delivery on this thread read the bell")
-            self._rung = False
+                log.debug("Woken up, but another delivery on this thread has read the byte")
+            self._woken = False
 
 
 def _call(callback: Callable[..., Any], args: tuple[Any, ...]) -> None:
@@ -115,11 +115,11 @@ def _call(callback: Callable[..., Any], args: tuple[Any, ...]) -> None:
     except MemoryError:
         raise
     except Exception:
-        log.exception("What a task's end asked for failed: %s", getattr(callback, "__qualname__", callback))
+        log.exception("Callback of a task failed: %s", getattr(callback, "__qualname__", callback))
 
 
 def _finish_ready(hub: Hub) -> None:
-    """Call the acknowledgements and event flushes that wait on the hub, and put everything else back."""
+    """Call the acknowledgements and event flushes that are queued on the hub, and put everything else back."""
     ready = hub._pop_ready()
     while ready:
         callback = ready.pop()
@@ -129,6 +129,6 @@ def _finish_ready(hub: Hub) -> None:
             try:
                 callback()
             except Exception:
-                log.exception("An acknowledgement failed while the worker stops")
+                log.exception("Acknowledgement failed while the worker stops")
         else:
             hub.call_soon(callback)

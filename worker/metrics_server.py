@@ -1,4 +1,4 @@
-"""A worker's metrics for Prometheus, over HTTP: what it counted, its pool, and, of a maintenance worker, queues and database."""
+"""A worker's metrics for Prometheus, over HTTP: its counters, its pool and, on a maintenance worker, the queues and the database."""
 
 from __future__ import annotations
 
@@ -28,72 +28,74 @@ from worker import resources
 
 log = logging.getLogger(__name__)
 
-PORTS = 100
+PORTS_TRIED = 100
 
 
-class Pool(Collector):
-    """The pool's numbers of the worker that `consumer` (Celery's) belongs to, and the leases it holds."""
+class PoolCollector(Collector):
+    """The pool of the worker that `consumer` (Celery's) belongs to, and the worker's leases."""
 
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
 
     def collect(self) -> Iterator[Metric]:
-        """The numbers of now."""
+        """Return the current values."""
         pool = self._consumer.pool
-        told = pool.info if hasattr(pool, "loop_lag_s") else {}
-        running = told.get("running", len(state.active_requests))
+        info = pool.info if hasattr(pool, "loop_lag_s") else {}
+        running = info.get("running", len(state.active_requests))
         yield InfoMetricFamily("turnline_worker", "This worker.", {"name": self._consumer.hostname, "pid": str(os.getpid())})
         yield GaugeMetricFamily("turnline_pool_limit", "How many tasks may run at a time.", value=pool.num_processes)
-        yield GaugeMetricFamily("turnline_pool_running", "Tasks that run.", value=running)
-        held = max(0, len(state.reserved_requests) - running)
-        yield GaugeMetricFamily("turnline_pool_queued", "Tasks received that do not run yet.", value=told.get("queued", held))
-        if told:
-            lag_s, worst_s = told["loop-lag-ms"] / 1000, told["loop-lag-ms-worst-30s"] / 1000
-            yield GaugeMetricFamily("turnline_pool_loop_lag_seconds", "How late the tasks' loop is.", value=lag_s)
-            yield GaugeMetricFamily("turnline_pool_loop_lag_worst_seconds", "The worst of half a minute.", value=worst_s)
-            yield GaugeMetricFamily("turnline_leases_held", "Leases this process renews.", value=resources.leases_held())
+        yield GaugeMetricFamily("turnline_pool_running", "Running tasks.", value=running)
+        reserved = max(0, len(state.reserved_requests) - running)
+        yield GaugeMetricFamily("turnline_pool_queued", "Received tasks that do not run yet.", value=info.get("queued", reserved))
+        if info:
+            lag_s, worst_s = info["loop-lag-ms"] / 1000, info["loop-lag-ms-worst-30s"] / 1000
+            yield GaugeMetricFamily("turnline_pool_loop_lag_seconds", "Lag of the tasks' event loop.", value=lag_s)
+            yield GaugeMetricFamily("turnline_pool_loop_lag_worst_seconds", "Longest lag of the last half minute.", value=worst_s)
+            yield GaugeMetricFamily("turnline_leases_held", "Leases this process renews.", value=resources.lease_count())
 
 
-class Queues(Collector):
+class QueueCollector(Collector):
     """The broker's queues."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
 
     def collect(self) -> Iterator[Metric]:
-        """What the broker says now."""
+        """Return the current depths."""
         try:
             found = depths(self._app, [queue.name for queue in self._app.conf.task_queues])
         except (OperationalError, OSError) as error:
-            log.warning("the queues could not be asked for: %s", type(error).__name__)
+            log.warning("Queue depths could not be read: %s", type(error).__name__)
             found = {}
-        yield GaugeMetricFamily("turnline_broker_up", "Whether the broker told what follows.", value=bool(found))
-        waiting = GaugeMetricFamily("turnline_queue_messages", "Messages that wait in a queue of the broker.", labels=["queue"])
+        yield GaugeMetricFamily("turnline_broker_up", "Whether the broker answered.", value=bool(found))
+        messages = GaugeMetricFamily("turnline_queue_messages", "Messages in a queue of the broker.", labels=["queue"])
         oldest = GaugeMetricFamily("turnline_queue_oldest_age_seconds", "Age of its oldest message (Redis, Valkey).", labels=["queue"])
         for name, depth in found.items():
-            waiting.add_metric([name], depth.messages)
+            messages.add_metric([name], depth.messages)
             if depth.oldest_s is not None or not depth.messages:
                 oldest.add_metric([name], depth.oldest_s or 0.0)
-        yield waiting
+        yield messages
         yield oldest
 
 
-def registry_of(consumer: Any, settings: Settings) -> CollectorRegistry:
-    """Everything that the worker of `consumer` tells."""
-    made = CollectorRegistry()
-    for collector in (PROCESS_COLLECTOR, GC_COLLECTOR, metrics.REGISTRY, Pool(consumer)):
-        made.register(collector)
+def registry_for(consumer: Any, settings: Settings) -> CollectorRegistry:
+    """Return a registry of all metrics of the worker that `consumer` belongs to."""
+    registry = CollectorRegistry()
+    for collector in (PROCESS_COLLECTOR, GC_COLLECTOR, metrics.REGISTRY, PoolCollector(consumer)):
+        registry.register(collector)
     if any(queue.name == "maintenance" for queue in consumer.task_consumer.queues):
         url = settings.maintenance_database_url or settings.database_url
-        made.register(Gauges(lambda: system_stats.read(url, role=MAINTENANCE_ROLE)))
-        made.register(Queues(consumer.app))
-    return made
+        registry.register(Gauges(lambda: system_stats.read(url, role=MAINTENANCE_ROLE)))
+        registry.register(QueueCollector(consumer.app))
+    return registry
 
 
 def serve(registry: CollectorRegistry, host: str, port: int, token: str) -> ThreadingHTTPServer | None:
-    """Answer GET /metrics from a thread, on the first free port of a hundred from `port` on; None where there is none."""
+    """Serve GET /metrics from a thread, on the first free port of a hundred from `port` on. Return None if all are taken."""
 
-    class Telling(BaseHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 10
+
         def do_GET(self) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}
             refused = refusal(self.client_address[0], headers, token)
@@ -101,8 +103,8 @@ def serve(registry: CollectorRegistry, host: str, port: int, token: str) -> Thre
                 encode, content_type = choose_encoder(headers.get("accept", ""))
                 self._answer(200, content_type, encode(registry))
             else:
-                status, sentence = refused or (404, "There is only /metrics.")
-                self._answer(status, "text/plain; charset=utf-8", sentence.encode() + b"\n")
+                status, detail = refused or (404, "Not found. The only path is /metrics.")
+                self._answer(status, "text/plain; charset=utf-8", detail.encode() + b"\n")
 
         def _answer(self, status: int, content_type: str, body: bytes) -> None:
             self.send_response(status)
@@ -114,17 +116,15 @@ def serve(registry: CollectorRegistry, host: str, port: int, token: str) -> Thre
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Scrapes are no news."""
-
-        timeout = 10
+            """Log nothing: scrapes come every few seconds."""
 
     class Server(ThreadingHTTPServer):
         address_family = AF_INET6 if ":" in host else AF_INET
         daemon_threads = True
 
-    for candidate in range(port, min(port + PORTS, 65536)):
+    for candidate in range(port, min(port + PORTS_TRIED, 65536)):
         try:
-            server = Server((host, candidate), Telling)
+            server = Server((host, candidate), Handler)
         except OSError:
             continue
         Thread(target=server.serve_forever, name="metrics", daemon=True).start()
@@ -137,17 +137,17 @@ _server: ThreadingHTTPServer | None = None
 
 @signals.worker_ready.connect
 def _start(sender: Any, **_: object) -> None:
-    """Celery says this after every reconnect; one server serves them all."""
+    """Start the server once. Celery sends this signal after every reconnect."""
     global _server
     settings = get_settings()
     if _server is not None or not settings.metrics_port:
         return
     host, token = settings.metrics_host, settings.metrics_token.get_secret_value()
-    _server = serve(registry_of(sender, settings), host, settings.metrics_port, token)
+    _server = serve(registry_for(sender, settings), host, settings.metrics_port, token)
     if _server is None:
-        log.warning("no port was free for the metrics", extra={"host": host, "from_port": settings.metrics_port})
+        log.warning("Metrics are not served: no free port", extra={"host": host, "from_port": settings.metrics_port})
     else:
-        log.info("metrics are told", extra={"host": host, "port": _server.server_port})
+        log.info("Serving metrics", extra={"host": host, "port": _server.server_port})
 
 
 @signals.task_received.connect

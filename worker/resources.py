@@ -1,4 +1,4 @@
-"""What a worker process keeps open: database, outside, passing news, ringer, leases. One set per event loop."""
+"""The resources that all turns of a worker process share: database, HTTP clients, publisher, dispatcher, leases. One set per event loop."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from realtime.publisher import Publisher
 from settings import Settings, get_settings
 from store.database import Database
 from store.encryption import SecretBox
-from tasks.dispatcher import Dispatcher
+from worker import dispatching
 from worker.health_recorder import HealthRecorder
 from worker.leases import Leases
 from worker.lifespan import on_loop_start, on_loop_stop
 
 
 class Resources:
-    """Everything a turn's task needs, opened once and shared by all turns of the loop."""
+    """Everything that running a turn needs, opened once and shared by all turns of the loop."""
 
     def __init__(self, settings: Settings) -> None:
-        from tasks.celery_app import app
-
         self.settings = settings
         self.database = Database(settings.database_url, pool_size=settings.db_pool_size, application_name="turnline-worker")
         self.outside = HttpClients(settings)
         self.publisher = Publisher(settings.realtime_url)
-        self.dispatcher = Dispatcher(app, settings.database_url)
-        self.leases = Leases(self.database, lease_s=settings.turn_lease_s, every_s=settings.turn_heartbeat_s, look_s=settings.stop_look_s)
+        self.dispatcher = dispatching.create(settings)
+        self.leases = Leases(
+            self.database, lease_s=settings.turn_lease_s, renew_every_s=settings.turn_heartbeat_s, cancel_poll_s=settings.stop_look_s
+        )
         self.limits = Limits(
             model_calls=settings.turn_model_calls,
             tool_calls=settings.turn_tool_calls,
@@ -49,15 +49,15 @@ class Resources:
         self._process = f"{socket.gethostname()}:{os.getpid()}"
 
     def owner(self) -> str:
-        """A name for one claim: this process, and a part never used again."""
+        """Return a name for one claim: this process, and a part that is never used again."""
         return f"{self._process}:{uuid7()}"
 
     def secrets(self, workspace_id: UUID, integration_id: UUID, sealed: Mapping[str, str]) -> dict[str, str]:
-        """The plain secrets of an integration; they stay in this process."""
+        """Return the decrypted secrets of an integration. They must not leave this process."""
         return {name: self._box.open(workspace_id, integration_id, name, text) for name, text in sealed.items()}
 
     async def open(self) -> None:
-        """Open what needs opening; waits for no server."""
+        """Open everything. Does not wait for any server."""
         await self.database.open()
         await self.publisher.open()
         self.dispatcher.start()
@@ -79,8 +79,8 @@ _open: dict[asyncio.AbstractEventLoop, Resources] = {}
 
 @on_loop_start
 async def _start() -> None:
-    # What was loaded to get here stays. A worker with a thousand turns in flight makes garbage by the tens of thousands of objects,
-    # nearly all of it freed without the collector's help; at its default threshold it took a twelfth of a turn's CPU.
+    # The objects that exist now stay until the end. A worker with a thousand turns in flight creates garbage by the tens of thousands of
+    # objects, nearly all of it freed by reference counting; at its default threshold the collector took a twelfth of a turn's CPU.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
@@ -96,14 +96,14 @@ async def _stop() -> None:
         await resources.close()
 
 
-def leases_held() -> int:
-    """How many leases this process holds."""
+def lease_count() -> int:
+    """Return how many leases this process has."""
     return sum(len(resources.leases) for resources in list(_open.values()))
 
 
 @asynccontextmanager
 async def acquire() -> AsyncIterator[Resources]:
-    """The running loop's runtime; under another pool than ours, one opened for the block."""
+    """Yield the running loop's resources. Under another pool than ours, open a set for the block and close it afterwards."""
     resources = _open.get(asyncio.get_running_loop())
     if resources is not None:
         yield resources

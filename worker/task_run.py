@@ -1,4 +1,4 @@
-"""One message in the pool: from admission to its outcome, told once."""
+"""One message in the pool, from its start to its outcome, which is reported to Celery once."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from billiard.einfo import ExceptionInfo
 from billiard.exceptions import Terminated, WorkerLostError
 from celery.exceptions import SoftTimeLimitExceeded
 
-from worker.greenlet_bridge import GreenletRun
+from worker.greenlet_bridge import GreenletCall
 
 log = logging.getLogger(__name__)
 
 Post = Callable[..., None]
 
-INSIST_EVERY_S = 1.0
+CANCEL_EVERY_S = 1.0
 STUCK_EXIT_STATUS = 70  # EX_SOFTWARE
 
 
 class TaskRun:
     """A task's run, on the loop's thread.
 
-    Its outcome is told once, by one posted callback: success, failure, hard limit or termination. After that the run is `settled`,
-    whatever its body still does; a settled body is cancelled every second, and one that will not end within `stuck_exit_s` seconds
-    ends the process, as nothing else can stop it. 0 means never.
+    Its outcome (success, failure, hard time limit or termination) is reported once, by one posted callback. From then on the run is
+    `settled`, whatever its body still does: a body that goes on is cancelled every second, and one that does not end within
+    `stuck_exit_s` seconds ends the process, as nothing else can stop it. 0 means never.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class TaskRun:
         stuck_exit_s: float,
         stop: Callable[[TaskRun, int | None], None],
     ) -> None:
-        self.number = number  # what Celery takes for a process id
+        self.number = number  # Celery takes it for a process id
         self.task_id = task_id
         self.trace = trace
         self.post = post
@@ -68,41 +68,44 @@ class TaskRun:
         self._timers: list[asyncio.TimerHandle] = []
 
     @property
-    def begun(self) -> bool:
-        """Whether the run was admitted."""
+    def started(self) -> bool:
+        """Whether `start` was called."""
         return self._task is not None
 
     def start(self, loop: asyncio.AbstractEventLoop, context: Context, done: Callable[[TaskRun], None]) -> None:
-        """Begin. `done` is called when the body has ended, whenever the outcome was told."""
-        self._tell(self.accepted, self.number, monotonic())
+        """Start the task. `done` is called when the body has ended, which may be after the outcome was reported."""
+        self._report(self.accepted, self.number, monotonic())
         self._task = loop.create_task(self._run(), context=context)
         self._task.add_done_callback(lambda _: done(self))
         if self.soft_s:
-            self._timers.append(loop.call_later(self.soft_s, self._exceed_soft))
+            self._timers.append(loop.call_later(self.soft_s, self._exceed_soft_limit))
         if self.hard_s:
-            self._timers.append(loop.call_later(self.hard_s, self.give_up, self.timed_out, False, self.hard_s))
+            self._timers.append(loop.call_later(self.hard_s, self.abandon, self.timed_out, False, self.hard_s))
 
     def terminate(self, signal: int | None = None) -> None:
-        """Stop this run from any thread: what `Request.terminate` and `Request.cancel` call."""
+        """Stop this run, from any thread. `Request.terminate` and `Request.cancel` call this."""
         self._stop(self, signal)
 
-    def give_up(self, outcome: Callable[..., Any] | None, *args: Any) -> None:
-        """Tell `outcome`, unless one has been told, and make the body end. With None, nothing is told: the message stays unacked."""
+    def abandon(self, outcome: Callable[..., Any] | None, *args: Any) -> None:
+        """Report `outcome` and cancel the body until it ends; do nothing if an outcome was reported.
+
+        With None, nothing is reported: the message stays unacknowledged.
+        """
         if self.settled:
             return
         self.settled, self._settled_at = True, monotonic()
-        self._tell(outcome, *args)
+        self._report(outcome, *args)
         if self._task is not None:
-            self._insist(self._task)
+            self._keep_cancelling(self._task)
 
     async def _run(self) -> None:
         try:
-            result = await GreenletRun(self.trace, self._at_edge)
+            result = await GreenletCall(self.trace, self._replace_end)
         except Exception:  # noqa: BLE001  # the tracer's own failure, or a Reject, which Celery lets through
             self._settle(self.failed, ExceptionInfo())
         except BaseException as ended:  # noqa: BLE001  # must not reach the loop: it would stop for SystemExit
             if not self.settled:
-                self._settle(self.failed, _raised(WorkerLostError(repr(ended))))
+                self._settle(self.failed, _exception_info(WorkerLostError(repr(ended))))
         else:
             self._settle(self.succeeded, result)
         finally:
@@ -112,15 +115,15 @@ class TaskRun:
     def _settle(self, outcome: Callable[..., Any] | None, *args: Any) -> None:
         if not self.settled:
             self.settled = True
-            self._tell(outcome, *args)
+            self._report(outcome, *args)
 
-    def _tell(self, callback: Callable[..., Any] | None, *args: Any) -> None:
+    def _report(self, callback: Callable[..., Any] | None, *args: Any) -> None:
         if callback is not None:
             self.post(callback, *args)
 
-    def _at_edge(self, ended: BaseException | None) -> BaseException | None:
-        """Say what the tracer sees in place of how the body ended."""
-        if self.settled:  # too late: the tracer must store no result and start no follow-up
+    def _replace_end(self, ended: BaseException | None) -> BaseException | None:
+        """Return the exception that the tracer sees instead of how the body ended; None to leave it."""
+        if self.settled:  # too late: the tracer must store no result and start no follow-up task
             return ended if isinstance(ended, asyncio.CancelledError) else asyncio.CancelledError()
         if not isinstance(ended, asyncio.CancelledError):
             return None
@@ -130,21 +133,21 @@ class TaskRun:
             return SoftTimeLimitExceeded(self.soft_s)
         return RuntimeError("the task's body was cancelled from inside")  # an Exception, so that it counts as this task's failure
 
-    def _exceed_soft(self) -> None:
-        # As a cancellation, never as an exception thrown in: a TaskGroup only takes its children down for a cancellation.
+    def _exceed_soft_limit(self) -> None:
+        # By cancellation, not by throwing an exception in: a TaskGroup cancels its children only on a cancellation.
         if self.settled or self._task is None:
             return
         self._soft_exceeded = True
-        self._tell(self.timed_out, True, self.soft_s)
+        self._report(self.timed_out, True, self.soft_s)
         self._task.cancel()
 
-    def _insist(self, task: asyncio.Task[None]) -> None:
+    def _keep_cancelling(self, task: asyncio.Task[None]) -> None:
         if task.done():
             return
         stuck_s = monotonic() - self._settled_at
         if 0 < self.stuck_exit_s <= stuck_s:
             log.critical(
-                "Task %s was given up %.0f s ago and does not end. Leaving the process, without acknowledging anything.",
+                "Task %s was cancelled %.0f s ago and does not end; exiting without acknowledging any message",
                 self.task_id,
                 stuck_s,
             )
@@ -152,15 +155,15 @@ class TaskRun:
                 stream.flush()
             os._exit(STUCK_EXIT_STATUS)
         task.cancel()
-        self._timers.append(task.get_loop().call_later(INSIST_EVERY_S, self._insist, task))
+        self._timers.append(task.get_loop().call_later(CANCEL_EVERY_S, self._keep_cancelling, task))
 
 
 def terminated(signal: int | None) -> ExceptionInfo:
-    """Return the failure by which Celery knows a run that was revoked or cancelled."""
-    return _raised(Terminated(int(signal or 0)))
+    """Return the failure that Celery expects of a revoked or cancelled run."""
+    return _exception_info(Terminated(int(signal or 0)))
 
 
-def _raised(exception: Exception) -> ExceptionInfo:
+def _exception_info(exception: Exception) -> ExceptionInfo:
     try:
         raise exception
     except type(exception):

@@ -36,7 +36,7 @@ async def run_turn(resources: Resources, turn_id: UUID) -> Outcome | None:
     metrics.claimed(claim.turn_id, claim.attempts)
     outcome: Outcome | None = None
     try:
-        async with resources.leases.hold(claim.session_id, claim.fence) as lease:
+        async with resources.leases.keep(claim.session_id, claim.fence) as lease:
             outcome = await _run_claimed(resources, claim, lease.cancel)
     except LeaseLost:
         metrics.lost()

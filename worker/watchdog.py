@@ -1,9 +1,9 @@
-"""Ends a worker that has stopped working though its process lives, so that its supervisor starts another.
+"""Ends a worker that has stopped working although its process lives, so that its supervisor starts another.
 
-A worker on Redis can lose its place at the broker without noticing (docs/operations.md), a body can block the loop, a driver can wait for
-ever: the process stays, answers signals, and carries nothing. So a thread beside it looks every few seconds whether the broker has said
-anything, or a task has come, begun or ended. Where nothing has for `TURNLINE_WATCHDOG_S` seconds it asks Postgres whether any turn waits
-that nobody carries. Where one does, and the broker can be reached, the fault is this worker's: it exits with `EXIT_CODE`.
+A worker on Redis can lose its subscription at the broker without noticing (docs/operations.md), a body can block the loop, a driver can
+wait for ever: the process stays, answers signals, and runs nothing. So a thread beside it checks every few seconds whether the broker has
+replied, or a task was received, started or ended. If nothing of that has happened for `TURNLINE_WATCHDOG_S` seconds, it asks Postgres for
+turns that are pending and unclaimed. If there is one and the broker can be reached, the fault is this worker's: it exits with `EXIT_CODE`.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from celery.worker import state
 from settings import Settings, get_settings
 from store.database import MAINTENANCE_ROLE, Database
 from store.operations import stuck_turns, workers
-from worker.redis_transport import Observation
+from worker.redis_transport import BrokerReplies
 
 log = logging.getLogger(__name__)
 
 EXIT_CODE = 75  # sysexits.h: a temporary failure, try again
-LOOK_EVERY_S = 10.0
-LATE_S = 10.0  # a loop that is this late runs nothing
+CHECK_EVERY_S = 10.0
+LATE_S = 10.0  # a loop with this lag runs nothing
 CLEAN_STOP_S = 10.0
-RECONNECT_PAUSE_S = 32.0  # the longest that Celery waits between two attempts to reach a broker that was away
-_ASK_S = 8.0
+RECONNECT_PAUSE_S = 32.0  # Celery's longest pause between two attempts to reach a broker that was away
+_QUERY_S = 8.0
 
 
 @dataclass(frozen=True, slots=True)
-class Pulse:
-    """What a worker has done so far, at one look. `lag_s`: how late the loop of its tasks is now."""
+class Activity:
+    """A worker's counters at one check. `replies` of the broker and `started` tasks only grow; `lag_s` is the lag of its event loop."""
 
     replies: int
-    begun: int
+    started: int
     active: int
     reserved: int
     limit: int
@@ -50,42 +50,42 @@ class Pulse:
 
     @property
     def full(self) -> bool:
-        """Whether it holds as many tasks as it may: it then asks the broker for none, and the tasks have time limits of their own."""
+        """Whether it has as many tasks as it may have: it then asks the broker for none, and the tasks have time limits of their own."""
         return self.reserved >= self.limit
 
+    def counters(self) -> tuple[int, int, int, int]:
+        """Return the numbers of which any change is progress."""
+        return self.replies, self.started, self.active, self.reserved
 
-class Idle:
-    """For how long a worker has made no progress, by the looks taken at it."""
 
-    def __init__(self, look_every_s: float, late_s: float, now: float) -> None:
+class IdleTimer:
+    """Measures for how long a worker has made no progress."""
+
+    def __init__(self, check_every_s: float, late_s: float, now: float) -> None:
         self.seconds = 0.0
-        self._look_every_s, self._late_s = look_every_s, late_s
-        self._last: Pulse | None = None
-        self._looked_at = now
+        self._check_every_s, self._late_s = check_every_s, late_s
+        self._last: Activity | None = None
+        self._checked_at = now
 
-    def look(self, pulse: Pulse, now: float) -> float:
-        """Take a look at time `now` (seconds, monotonic) and return for how long there has been no progress.
+    def check(self, activity: Activity, now: float) -> float:
+        """Compare with the last check; return for how long there has been no progress. `now` is in seconds, on the monotonic clock.
 
-        A process that was itself stopped for a while is not blamed for it: two looks count as no further apart than twice their cadence.
+        A process that was itself stopped for a while is not blamed for it: two checks count as at most twice the usual interval apart.
         """
-        passed = min(now - self._looked_at, 2 * self._look_every_s)
-        moved = self._last is None or _doings(pulse) != _doings(self._last)
-        self._last, self._looked_at = pulse, now
-        self.seconds = 0.0 if pulse.lag_s < self._late_s and (moved or pulse.full) else self.seconds + passed
+        passed = min(now - self._checked_at, 2 * self._check_every_s)
+        progress = self._last is None or activity.counters() != self._last.counters()
+        self._last, self._checked_at = activity, now
+        self.seconds = 0.0 if activity.lag_s < self._late_s and (progress or activity.full) else self.seconds + passed
         return self.seconds
 
 
-def _doings(pulse: Pulse) -> tuple[int, int, int, int]:
-    return pulse.replies, pulse.begun, pulse.active, pulse.reserved
-
-
-def pulse_of(consumer: Any) -> Pulse:
-    """The pulse of the worker that `consumer` (Celery's) belongs to. May be called from any thread."""
+def activity_of(consumer: Any) -> Activity:
+    """Return the counters of the worker that `consumer` (Celery's) belongs to. May be called from any thread."""
     connection = consumer.connection
-    wire = getattr(connection, "_connection", None)  # the attribute without the underscore would connect
-    return Pulse(
-        replies=Observation.replies + int(getattr(wire, "bytes_recv", 0) or 0),
-        begun=sum(list(state.total_count.values())),
+    transport = getattr(connection, "_connection", None)  # the attribute without the underscore would connect
+    return Activity(
+        replies=BrokerReplies.count + int(getattr(transport, "bytes_recv", 0) or 0),
+        started=sum(list(state.total_count.values())),
         active=len(state.active_requests),
         reserved=len(state.reserved_requests),
         limit=consumer.pool.num_processes,
@@ -95,60 +95,60 @@ def pulse_of(consumer: Any) -> Pulse:
 
 
 class Watchdog(threading.Thread):
-    """Looks after one worker, from its first readiness to its stop. A thread of its own, for the loop may be what is stuck."""
+    """Watches one worker from the moment it is ready until it stops. A thread of its own, because the loop may be what is stuck."""
 
     def __init__(self, consumer: Any, settings: Settings) -> None:
         super().__init__(name="watchdog", daemon=True)
         self._consumer = consumer
         self._name: str = consumer.hostname
         self._limit_s = settings.watchdog_s
-        self._look_every_s = min(LOOK_EVERY_S, settings.watchdog_s / 3)
+        self._check_every_s = min(CHECK_EVERY_S, settings.watchdog_s / 3)
         self._url = settings.maintenance_database_url or settings.database_url
         self._stopped = threading.Event()
         self._began = time.monotonic()
 
     def stop(self) -> None:
-        """Look no more. A worker that stops in order takes as long as its turns need."""
+        """Stop watching. A worker that shuts down in order takes as long as its turns need."""
         self._stopped.set()
 
     def run(self) -> None:
-        """Look until told to stop, or until the worker has to be ended."""
+        """Watch until `stop` is called, or until the worker has to be ended."""
         asyncio.run(self._watch())
 
     async def _watch(self) -> None:
-        database = Database(self._url, role=MAINTENANCE_ROLE, pool_size=1, application_name="turnline-watchdog", wait_s=_ASK_S)
+        database = Database(self._url, role=MAINTENANCE_ROLE, pool_size=1, application_name="turnline-watchdog", wait_s=_QUERY_S)
         await database.open()
-        idle = Idle(self._look_every_s, min(LATE_S, self._limit_s / 2), time.monotonic())
+        idle = IdleTimer(self._check_every_s, min(LATE_S, self._limit_s / 2), time.monotonic())
         while not self._stopped.is_set():
-            await asyncio.sleep(self._look_every_s)
-            pulse = pulse_of(self._consumer)
-            waiting = await self._looked(database, pulse, idle.look(pulse, time.monotonic()))
-            if (waiting or not pulse.connected) and not await asyncio.to_thread(self._broker_answers):
-                idle.seconds = 0.0  # no fault of the worker's; its time begins when the broker is back
-            elif waiting and not self._stopping():
-                await self._note_stall(database)
-                self._end_worker(waiting, idle.seconds, pulse)
+            await asyncio.sleep(self._check_every_s)
+            activity = activity_of(self._consumer)
+            pending = await self._report(database, activity, idle.check(activity, time.monotonic()))
+            if (pending or not activity.connected) and not await asyncio.to_thread(self._broker_answers):
+                idle.seconds = 0.0  # not the worker's fault; the time counts from when the broker is back
+            elif pending and not self._stopping():
+                await self._record_stall(database)
+                self._end_worker(pending, idle.seconds, activity)
         await database.close()
 
-    async def _looked(self, database: Database, pulse: Pulse, idle_s: float) -> UUID | None:
-        """Leave word of the look; where it has been idle for too long, return a turn that waits for a worker."""
+    async def _report(self, database: Database, activity: Activity, idle_s: float) -> UUID | None:
+        """Record this check in the database; if the worker has been idle for too long, return a turn that is pending."""
         try:
-            async with asyncio.timeout(_ASK_S):
+            async with asyncio.timeout(_QUERY_S):
                 age_s = time.monotonic() - self._began
-                await workers.seen(database, self._name, os.getpid(), age_s=age_s, idle_s=idle_s, running=pulse.active)
-                allowed_s = self._limit_s if pulse.connected else self._limit_s + RECONNECT_PAUSE_S
+                await workers.seen(database, self._name, os.getpid(), age_s=age_s, idle_s=idle_s, running=activity.active)
+                allowed_s = self._limit_s if activity.connected else self._limit_s + RECONNECT_PAUSE_S
                 stuck = await stuck_turns.open_turns(database, 1, self._limit_s, runnable=True) if idle_s >= allowed_s else []
-        except Exception as error:  # noqa: BLE001 - a database that cannot be asked is no fault of the worker's
-            log.info("the watchdog could not ask the database: %s", type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - a database that does not answer is not the worker's fault
+            log.info("The watchdog could not query the database: %s", type(error).__name__)
             return None
         return stuck[0]["id"] if stuck else None
 
-    async def _note_stall(self, database: Database) -> None:
+    async def _record_stall(self, database: Database) -> None:
         try:
-            async with asyncio.timeout(_ASK_S):
+            async with asyncio.timeout(_QUERY_S):
                 await workers.stalled(database, self._name)
         except Exception as error:  # noqa: BLE001 - the log says it, too
-            log.info("the stall could not be noted in the database: %s", type(error).__name__)
+            log.info("The watchdog could not record the stall: %s", type(error).__name__)
 
     def _stopping(self) -> bool:
         return self._stopped.is_set() or self._consumer.controller.blueprint.state != RUN
@@ -158,23 +158,23 @@ class Watchdog(threading.Thread):
             with self._consumer.app.connection_for_read() as connection:
                 connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
         except Exception as error:  # noqa: BLE001 - every transport has errors of its own
-            log.info("the watchdog could not reach the broker: %s", type(error).__name__)
+            log.info("The watchdog could not reach the broker: %s", type(error).__name__)
             return False
         return True
 
-    def _end_worker(self, waiting: UUID, idle_s: float, pulse: Pulse) -> None:
+    def _end_worker(self, pending: UUID, idle_s: float, activity: Activity) -> None:
         log.critical(
-            "This worker has got nowhere for %.0f s while turns wait that nobody carries; it exits with %d, to be started again.",
+            "No progress for %.0f s while turns are pending; exiting so that the supervisor restarts this worker",
             idle_s,
-            EXIT_CODE,
             extra={
-                "waiting_turn": str(waiting),
-                "loop_lag_s": round(pulse.lag_s, 1),
-                "tasks_active": pulse.active,
-                "tasks_held": pulse.reserved,
+                "exit_status": EXIT_CODE,
+                "pending_turn": str(pending),
+                "loop_lag_s": round(activity.lag_s, 1),
+                "tasks_active": activity.active,
+                "tasks_reserved": activity.reserved,
             },
         )
-        vars(state)["should_stop"] = EXIT_CODE  # in order, if its consumer still turns
+        vars(state)["should_stop"] = EXIT_CODE  # an orderly stop, if the consumer still runs
         time.sleep(CLEAN_STOP_S)
         _flush_logs()
         os._exit(EXIT_CODE)
@@ -190,11 +190,11 @@ _watchdog: Watchdog | None = None
 
 @signals.worker_ready.connect
 def _start(sender: Any, **_: object) -> None:
-    """Celery says this after every reconnect; one watchdog serves them all."""
+    """Start the watchdog once. Celery sends this signal after every reconnect."""
     global _watchdog
     settings = get_settings()
     if not settings.watchdog_s:
-        log.warning("The watchdog is off (TURNLINE_WATCHDOG_S is 0): a worker that hangs will hang until somebody notices.")
+        log.warning("The watchdog is off (TURNLINE_WATCHDOG_S is 0): nothing restarts this worker if it hangs")
     elif _watchdog is None:
         _watchdog = Watchdog(sender, settings)
         _watchdog.start()

@@ -1,4 +1,4 @@
-"""What agents came to: from the rollups and what has not been added to them yet."""
+"""Analytics: computed from the rollups and from the rows that have not been rolled up yet, so exact at any time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastapi import Query, Response
 
 from api.dependencies import AppStateDep, CallerDep, router
 from api.responses import Json
-from api.schemas import analytics as answers
+from api.schemas import analytics as schemas
 from engine import histogram
 from engine.histogram import Histogram
 from store.analytics import queries
@@ -22,12 +22,12 @@ from store.catalog import agents
 routes = router("analytics")
 From = Query(alias="from", description="The first day, in the workspace's time zone.")
 To = Query(alias="to", description="The last day.")
-By = Query(description="Whether the days themselves are shown, or their hours.")
-KINDS = ("input", "cached_input", "cache_write", "output", "reasoning")
-CENTS = Decimal("0.0000000001")
+By = Query(description="The length of a step.")
+TOKEN_KINDS = ("input", "cached_input", "cache_write", "output", "reasoning")
+COST_DIGITS = Decimal("0.0000000001")
 
 
-@routes.get("/agents/{agent_id}/analytics", response_model=answers.Analytics)
+@routes.get("/agents/{agent_id}/analytics", response_model=schemas.Analytics)
 async def get_agent_analytics(
     agent_id: UUID,
     caller: CallerDep,
@@ -35,26 +35,26 @@ async def get_agent_analytics(
     first: Annotated[date | None, From] = None,
     last: Annotated[date | None, To] = None,
 ) -> Response:
-    """Show what an agent came to, in all or between two days. It is exact as of now; only times are rounded to their buckets."""
+    """Show an agent's totals, over all time or between two days. They are exact at this moment, except for the percentiles."""
     async with queries.snapshot(app_state.database, caller.workspace_id) as db:
         agent = await agents.get(db, agent_id)
         days = None if first is None and last is None else await queries.days(db, caller.workspace_id, first, last)
-        told = await queries.in_all(db, caller.workspace_id, agent_id, days)
-    return Json({"agent": agent} | _analytics(told, days))
+        totals = await queries.in_all(db, caller.workspace_id, agent_id, days)
+    return Json({"agent": agent} | _analytics(totals, days))
 
 
-@routes.get("/analytics", response_model=answers.WorkspaceAnalytics)
+@routes.get("/analytics", response_model=schemas.WorkspaceAnalytics)
 async def get_analytics(
     caller: CallerDep, app_state: AppStateDep, first: Annotated[date | None, From] = None, last: Annotated[date | None, To] = None
 ) -> Response:
-    """Show what all agents of the workspace came to, deleted ones too, in all or between two days. It is exact as one agent's is."""
+    """Show the totals of all agents of the workspace, including deleted ones, over all time or between two days."""
     async with queries.snapshot(app_state.database, caller.workspace_id) as db:
         days = None if first is None and last is None else await queries.days(db, caller.workspace_id, first, last)
-        told = await queries.in_all(db, caller.workspace_id, None, days)
-    return Json(_analytics(told, days))
+        totals = await queries.in_all(db, caller.workspace_id, None, days)
+    return Json(_analytics(totals, days))
 
 
-@routes.get("/agents/{agent_id}/performance", response_model=answers.Performance)
+@routes.get("/agents/{agent_id}/performance", response_model=schemas.Performance)
 async def get_agent_performance(
     agent_id: UUID,
     caller: CallerDep,
@@ -63,18 +63,18 @@ async def get_agent_performance(
     last: Annotated[date | None, To] = None,
     by: Annotated[Step, By] = "day",
 ) -> Response:
-    """Show an agent day by day, 366 days at most, or hour by hour, 31 days at most.
+    """Show an agent by day, for at most 366 days, or by hour, for at most 31 days.
 
-    Without `to` the days end today; without `from` there are thirty.
+    `to` defaults to today, and `from` to the thirty days that end with `to`.
     """
     async with queries.snapshot(app_state.database, caller.workspace_id) as db:
         await agents.get(db, agent_id)
         days = await queries.days(db, caller.workspace_id, first, last)
-        zone, told = await queries.step_by_step(db, caller.workspace_id, agent_id, days, by)
-    return Json(_performance(days, zone, told))
+        zone, totals = await queries.step_by_step(db, caller.workspace_id, agent_id, days, by)
+    return Json(_performance(days, zone, totals))
 
 
-@routes.get("/performance", response_model=answers.Performance)
+@routes.get("/performance", response_model=schemas.Performance)
 async def get_performance(
     caller: CallerDep,
     app_state: AppStateDep,
@@ -82,26 +82,26 @@ async def get_performance(
     last: Annotated[date | None, To] = None,
     by: Annotated[Step, By] = "day",
 ) -> Response:
-    """Show all agents of the workspace together, deleted ones too, day by day, 366 days at most, or hour by hour, 31 days at most.
+    """Show the workspace by day, for at most 366 days, or by hour, for at most 31 days. Deleted agents are included.
 
-    Without `to` the days end today; without `from` there are thirty.
+    `to` defaults to today, and `from` to the thirty days that end with `to`.
     """
     async with queries.snapshot(app_state.database, caller.workspace_id) as db:
         days = await queries.days(db, caller.workspace_id, first, last)
-        zone, told = await queries.step_by_step(db, caller.workspace_id, None, days, by)
-    return Json(_performance(days, zone, told))
+        zone, totals = await queries.step_by_step(db, caller.workspace_id, None, days, by)
+    return Json(_performance(days, zone, totals))
 
 
-def _performance(days: Days, zone: str, told: list[tuple[queries.Row, queries.Row]]) -> dict[str, Any]:
-    items = [_place(agent, zone) | _came_to(agent, models) for agent, models in told]
+def _performance(days: Days, zone: str, totals: list[tuple[queries.Row, queries.Row]]) -> dict[str, Any]:
+    items = [_step(agent, zone) | _activity(agent, models) for agent, models in totals]
     return {"period": _period(days), "timezone": zone, "items": items}
 
 
-def _analytics(told: dict[str, Any], days: Days | None) -> dict[str, Any]:
-    sums, models, tools = told["agent"], told["models"], told["tools"]
+def _analytics(totals: dict[str, Any], days: Days | None) -> dict[str, Any]:
+    sums, models, tools = totals["agent"], totals["models"], totals["tools"]
     return {
         "period": _period(days),
-        "timezone": told["timezone"],
+        "timezone": totals["timezone"],
         "metrics": {
             "session_count": sums["sessions_started"],
             "message_count": sums["messages"],
@@ -121,14 +121,14 @@ def _analytics(told: dict[str, Any], days: Days | None) -> dict[str, Any]:
             "completion_rate": _rate(sums["cohort_completed"], sums["sessions_started"]),
         },
         "turns": _outcomes(sums),
-        "tokens": {kind: sum(row[f"{kind}_tokens"] for row in models) for kind in KINDS},
-        "response_time": _times(sums["response_times"]),
+        "tokens": {kind: sum(row[f"{kind}_tokens"] for row in models) for kind in TOKEN_KINDS},
+        "response_time": _durations(sums["response_times"]),
         "stages": {
-            "wait": _times(sums["wait_times"]),
-            "work": _times(sums["work_times"]),
-            "model": _times(histogram.merge(*(row["latencies"] for row in models))),
-            "first_token": _times(histogram.merge(*(row["first_token_times"] for row in models))),
-            "tool": _times(histogram.merge(*(row["latencies"] for row in tools))),
+            "wait": _durations(sums["wait_times"]),
+            "work": _durations(sums["work_times"]),
+            "model": _durations(histogram.merge(*(row["latencies"] for row in models))),
+            "first_token": _durations(histogram.merge(*(row["first_token_times"] for row in models))),
+            "tool": _durations(histogram.merge(*(row["latencies"] for row in tools))),
         },
         "model_stats": [_model(row) for row in models],
         "tool_stats": [_tool(row) for row in tools],
@@ -137,12 +137,12 @@ def _analytics(told: dict[str, Any], days: Days | None) -> dict[str, Any]:
 
 
 def _model(row: dict[str, Any]) -> dict[str, Any]:
-    told = {name: row[name] for name in ("provider", "model", "calls", "failed_calls", "unknown_calls", "unpriced_calls")}
-    return told | {
+    totals = {name: row[name] for name in ("provider", "model", "calls", "failed_calls", "unknown_calls", "unpriced_calls")}
+    return totals | {
         "tokens": _tokens(row),
         "cost": Decimal(row["cost_usd"]),
-        "latency": _times(row["latencies"]),
-        "first_token": _times(row["first_token_times"]),
+        "latency": _durations(row["latencies"]),
+        "first_token": _durations(row["first_token_times"]),
     }
 
 
@@ -153,17 +153,17 @@ def _tool(row: dict[str, Any]) -> dict[str, Any]:
         "use_count": queries.uses(row),
         **{state: row[f"{state}_calls"] for state in ("succeeded", "failed", "unknown", "denied")},
         "success_rate": _rate(row["succeeded_calls"], queries.uses(row)),
-        "latency": _times(row["latencies"]),
+        "latency": _durations(row["latencies"]),
         "last_used_at": row["last_used_at"],
     }
 
 
-def _place(sums: dict[str, Any], zone: str) -> dict[str, Any]:
-    place = sums["place"]
-    return {"day": place.astimezone(ZoneInfo(zone)).date(), "hour": place} if isinstance(place, datetime) else {"day": place, "hour": None}
+def _step(sums: dict[str, Any], zone: str) -> dict[str, Any]:
+    start = sums["place"]
+    return {"day": start.astimezone(ZoneInfo(zone)).date(), "hour": start} if isinstance(start, datetime) else {"day": start, "hour": None}
 
 
-def _came_to(sums: dict[str, Any], models: dict[str, Any]) -> dict[str, Any]:
+def _activity(sums: dict[str, Any], models: dict[str, Any]) -> dict[str, Any]:
     return {
         "session_count": sums["sessions_started"],
         "avg_message_count": _average(sums["cohort_messages"], sums["sessions_started"]),
@@ -174,7 +174,7 @@ def _came_to(sums: dict[str, Any], models: dict[str, Any]) -> dict[str, Any]:
         "cost": Decimal(models["cost_usd"]),
         "tokens": _tokens(models),
         "turns": _outcomes(sums),
-        "response_time": _times(sums["response_times"]),
+        "response_time": _durations(sums["response_times"]),
     }
 
 
@@ -187,10 +187,10 @@ def _outcomes(sums: dict[str, Any]) -> dict[str, int]:
 
 
 def _tokens(row: dict[str, Any]) -> dict[str, int]:
-    return {kind: row[f"{kind}_tokens"] for kind in KINDS}
+    return {kind: row[f"{kind}_tokens"] for kind in TOKEN_KINDS}
 
 
-def _times(times: Histogram) -> dict[str, Any]:
+def _durations(times: Histogram) -> dict[str, Any]:
     return {"count": histogram.count(times)} | {f"p{percent}": histogram.percentile(times, percent) for percent in (50, 95, 99)}
 
 
@@ -199,7 +199,7 @@ def _average(total: int, count: int) -> float | None:
 
 
 def _average_cost(total: Decimal, count: int) -> Decimal | None:
-    return (Decimal(total) / count).quantize(CENTS) if count else None
+    return (Decimal(total) / count).quantize(COST_DIGITS) if count else None
 
 
 def _rate(part: int, whole: int) -> float | None:

@@ -1,4 +1,4 @@
-"""Approvals: what waits for a person, and their decision."""
+"""Approvals of tool calls: list them and decide about them."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from api.errors import Problem
 from api.openapi import CONFLICT
 from api.pagination import Paging, paged
 from api.responses import Json
-from api.schemas import requests, responses
-from store.catalog import workspaces
+from api.schemas import approvals as schemas
+from engine.enums import ApprovalStatus
 from store.conversations import approvals
 
 routes = router("approvals")
 VERDICTS: dict[str, Literal["approved", "denied"]] = {"approve": "approved", "deny": "denied"}
 
 
-@routes.get("/approvals", response_model=responses.Approvals)
+@routes.get("/approvals", response_model=schemas.Approvals)
 async def list_approvals(
     caller: CallerDep,
     app_state: AppStateDep,
     paging: Paging,
-    status: requests.ApprovalStatus | None = None,
+    status: ApprovalStatus | None = None,
     session_id: UUID | None = None,
     agent_id: UUID | None = None,
 ) -> Response:
-    """List approvals, the newest first; those that wait for a decision with `status=pending`."""
+    """List approvals, newest first. Those that wait for a decision have `status=pending`."""
     async with app_state.database.transaction(caller.workspace_id) as db:
         page = await approvals.page(
             db,
@@ -43,21 +43,20 @@ async def list_approvals(
     return paged(page)
 
 
-@routes.get("/approvals/{approval_id}", response_model=responses.Approval)
+@routes.get("/approvals/{approval_id}", response_model=schemas.Approval)
 async def get_approval(approval_id: UUID, caller: CallerDep, app_state: AppStateDep) -> Response:
     """Show an approval."""
     async with app_state.database.transaction(caller.workspace_id) as db:
         return Json(await approvals.get(db, approval_id))
 
 
-@routes.post("/approvals/{approval_id}/decision", response_model=responses.Approval, responses=CONFLICT)
-async def decide_approval(approval_id: UUID, body: requests.Decision, caller: CallerDep, app_state: AppStateDep) -> Response:
-    """Decide about a tool call, once. Approved, it is made exactly as shown or edited; denied, the model is told so and goes on.
+@routes.post("/approvals/{approval_id}/decision", response_model=schemas.Approval, responses=CONFLICT)
+async def decide_approval(approval_id: UUID, body: schemas.Decision, caller: CallerDep, app_state: AppStateDep) -> Response:
+    """Decide about a tool call, once. An approved call is made exactly as shown or edited; the model is told of a denial and continues.
 
-    409 where it was decided before, has expired, or its turn is over.
+    409 if the approval has been decided or has expired, or if its turn has ended.
     """
-    async with app_state.database.transaction(caller.workspace_id) as db:
-        by = await workspaces.signature(db, caller)
+    by = await app_state.signature(caller)
     try:
         decided = await approvals.decide(
             app_state.database,
@@ -70,7 +69,5 @@ async def decide_approval(approval_id: UUID, body: requests.Decision, caller: Ca
         )
     except approvals.Unfit as error:
         raise Problem(422, str(error), errors=[("body.edited_arguments", failure) for failure in error.failures]) from None
-    app_state.publisher.log_advanced(decided.approval["session_id"], decided.offset)
-    if decided.to_dispatch is not None:
-        app_state.dispatcher.dispatch(decided.to_dispatch)
+    app_state.after_commit(decided.approval["session_id"], offset=decided.offset, to_dispatch=decided.to_dispatch)
     return Json(decided.approval)

@@ -1,68 +1,66 @@
-"""The session's log, page by page, or waited for."""
+"""The events of a session's log, page by page or as a long poll."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import Query, Request, Response
 
-from api.dependencies import AppState, AppStateDep, CallerDep, router
+from api.dependencies import AppStateDep, CallerDep, router
 from api.errors import Problem
+from api.pagination import AfterOffset
 from api.responses import Json
-from api.routes.reading import LOOK_EVERY_S, read
-from api.schemas import responses
+from api.schemas import events as schemas
 from engine.enums import EventKind
+from realtime.event_reader import EventsRead, Idle
 from realtime.messages import Delta
 
 routes = router("sessions")
-MAX_OFFSET = 2**31 - 1
-After = Annotated[int, Query(ge=-1, le=MAX_OFFSET, description="The offset behind which to begin; -1 is the beginning.")]
 
 
-@routes.get("/sessions/{session_id}/events", response_model=responses.Events)
+@routes.get("/sessions/{session_id}/events", response_model=schemas.Events)
 async def list_events(
     request: Request,
     session_id: UUID,
     caller: CallerDep,
     app_state: AppStateDep,
-    after: After = -1,
+    after: AfterOffset = -1,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
     kind: Annotated[
         list[str] | None, Query(max_length=20, description=f"Only these kinds, repeated or with commas: {', '.join(EventKind)}.")
     ] = None,
-    wait: Annotated[float, Query(ge=0, le=60, allow_inf_nan=False, description="Seconds to wait for an event, if there is none.")] = 0,
+    wait: Annotated[float, Query(ge=0, le=60, allow_inf_nan=False, description="Seconds to wait for an event if there is none yet.")] = 0,
 ) -> Response:
-    """List a session's events by offset. With `wait` an empty answer is held back until there is something to say."""
+    """List a session's events by offset. With `wait`, an empty response is held back until an event is appended."""
     kinds = _kinds(kind or [])
-    found = await read(app_state, caller.workspace_id, session_id, after, kinds=kinds, limit=limit)
+    found = await app_state.reader.read(caller.workspace_id, session_id, after, kinds=kinds, limit=limit)
     if not found and wait:
-        found = await _waited(request, app_state, caller.workspace_id, session_id, after, kinds, limit, wait)
+        found = await _first(
+            request, app_state.reader.follow(caller.workspace_id, session_id, after, kinds=kinds, page_size=limit, for_s=wait)
+        )
     return Json({"events": found, "next_after": found[-1]["offset"] if found else after})
 
 
 def _kinds(given: Sequence[str]) -> list[str]:
     kinds = [kind.strip() for part in given for kind in part.split(",") if kind.strip()]
     if unknown := [kind for kind in kinds if kind not in set(EventKind)]:
-        what = f"There is no kind {unknown[0][:60]!r}; there are {', '.join(EventKind)}."
-        raise Problem(422, what, errors=[("query.kind", what)])
+        message = f"Unknown kind {unknown[0][:60]!r}; the kinds are {', '.join(EventKind)}."
+        raise Problem(422, message, errors=[("query.kind", message)])
     return list(dict.fromkeys(kinds))
 
 
-async def _waited(
-    request: Request, app_state: AppState, workspace_id: UUID, session_id: UUID, after: int, kinds: Sequence[str], limit: int, wait_s: float
-) -> list[dict[str, Any]]:
-    """Events above `after` as soon as there are any; nothing once the time is up, the client has left or the server stops."""
-    clock = asyncio.get_running_loop().time
-    deadline = clock() + wait_s
-    async with app_state.subscriber.subscribe(session_id) as watch:
-        while True:
-            # Looked at after the watch began, so that nothing falls between the two.
-            found = await read(app_state, workspace_id, session_id, after, kinds=kinds, limit=limit)
-            look_at = min(clock() + LOOK_EVERY_S, deadline)
-            if found or app_state.stopping or clock() >= deadline or await request.is_disconnected():
-                return found
-            while (left := look_at - clock()) > 0 and isinstance(await watch.next(left), Delta):
-                pass  # tokens are not in the log
+async def _first(request: Request, followed: AsyncGenerator[EventsRead | Delta | Idle]) -> list[dict[str, Any]]:
+    """Return the first events that `followed` yields; none if it ends or the client disconnects."""
+    async with aclosing(followed):
+        async for item in followed:
+            if isinstance(item, EventsRead):
+                return item.events
+            if isinstance(item, Idle):
+                if item.error is not None:
+                    raise item.error
+                if await request.is_disconnected():
+                    break
+    return []

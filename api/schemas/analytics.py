@@ -1,4 +1,4 @@
-"""What analytics look like."""
+"""Analytics of agents and workspaces."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from uuid import UUID
 
 from pydantic import Field
 
-from api.schemas.responses import Agent, Answer, Money
+from api.schemas.agents import Agent
+from api.schemas.common import Money, ResponseBody
 
-Rate = Annotated[float | None, Field(description="Of a hundred; null of nothing.")]
-Average = Annotated[float | None, Field(description="Null of nothing.")]
+Percentage = Annotated[float | None, Field(description="A percentage; null if there is nothing to count.")]
+Average = Annotated[float | None, Field(description="Null if there is nothing to average.")]
 Period = Annotated[
-    str, Field(description="`all`, or two days of the workspace's time zone, both among them.", examples=["2026-11-01/2026-11-20"])
+    str, Field(description="`all`, or the first and last day in the workspace's time zone.", examples=["2026-11-01/2026-11-20"])
 ]
-ZONE = Field(description="The workspace's: a name of the IANA database.", examples=["Europe/Berlin"])
+ZONE = Field(description="The workspace's time zone, a name of the IANA database.", examples=["Europe/Berlin"])
 
 
-class Times(Answer):
-    """How long something took, in milliseconds, within five of a hundred: of `count` times, half were no longer than `p50`."""
+class Durations(ResponseBody):
+    """Percentiles of `count` durations in milliseconds, accurate to five percent."""
 
     count: int
     p50: float | None
@@ -27,7 +28,7 @@ class Times(Answer):
     p99: float | None
 
 
-class Metrics(Answer):
+class Metrics(ResponseBody):
     """The period in five numbers. `average_response_time`: milliseconds from a message to its reply."""
 
     session_count: int
@@ -37,8 +38,8 @@ class Metrics(Answer):
     cost: Money
 
 
-class SessionStats(Answer):
-    """The sessions that started in the period, with all they have come to by now."""
+class SessionStats(ResponseBody):
+    """The sessions that started in the period, with all their activity until now."""
 
     total_sessions: int
     active_sessions: int
@@ -48,11 +49,11 @@ class SessionStats(Answer):
     avg_tokens_used: Average
     avg_cost: Money | None
     avg_satisfaction: Average
-    completion_rate: Rate
+    completion_rate: Percentage
 
 
-class Outcomes(Answer):
-    """How the turns of the period ended."""
+class TurnOutcomes(ResponseBody):
+    """The number of turns that ended in the period, by outcome."""
 
     done: int
     failed: int
@@ -60,8 +61,8 @@ class Outcomes(Answer):
     cancelled: int
 
 
-class Tokens(Answer):
-    """Tokens by kind. Cached ones and those written to a cache are among the input's, reasoning among the output's."""
+class Tokens(ResponseBody):
+    """Tokens by kind. `input` includes cached_input and cache_write; `output` includes reasoning."""
 
     input: int
     cached_input: int
@@ -70,33 +71,33 @@ class Tokens(Answer):
     reasoning: int
 
 
-class StageTimes(Answer):
-    """Where turns spent their time: waiting for a worker, carried by one, in model calls (until the first token), in tool calls."""
+class StageDurations(ResponseBody):
+    """Durations of a turn's stages: waiting for a worker, running, model calls (and until the first token), tool calls."""
 
-    wait: Times
-    work: Times
-    model: Times
-    first_token: Times
-    tool: Times
+    wait: Durations
+    work: Durations
+    model: Durations
+    first_token: Durations
+    tool: Durations
 
 
-class ModelStats(Answer):
-    """What was asked of a model."""
+class ModelStats(ResponseBody):
+    """The calls to one model."""
 
     provider: str
     model: str
     calls: int
     failed_calls: int
-    unknown_calls: Annotated[int, Field(description="Nobody heard how they ended; they may be billed.")]
-    unpriced_calls: Annotated[int, Field(description="No price is known for them; they are not in the cost.")]
+    unknown_calls: Annotated[int, Field(description="Calls with an unknown outcome; they may be billed.")]
+    unpriced_calls: Annotated[int, Field(description="Calls without a known price; the cost does not include them.")]
     tokens: Tokens
     cost: Money
-    latency: Times
-    first_token: Times
+    latency: Durations
+    first_token: Durations
 
 
-class ToolStats(Answer):
-    """What a tool was used for. Without id and name: tools that the model asked for and the agent does not have."""
+class ToolStats(ResponseBody):
+    """The uses of one tool. Calls of tools that the agent does not have share an entry without id and name."""
 
     tool_id: UUID | None
     tool_name: str | None
@@ -104,53 +105,53 @@ class ToolStats(Answer):
     succeeded: int
     failed: int
     unknown: int
-    denied: Annotated[int, Field(description="By a person; not among the uses.")]
-    success_rate: Rate
-    latency: Times
+    denied: Annotated[int, Field(description="Denied by a person; not counted as uses.")]
+    success_rate: Percentage
+    latency: Durations
     last_used_at: datetime | None
 
 
-class WorkspaceAnalytics(Answer):
-    """What all agents of the workspace came to."""
+class WorkspaceAnalytics(ResponseBody):
+    """The analytics of all agents of the workspace."""
 
     period: Period
     timezone: Annotated[str, ZONE]
     metrics: Metrics
     session_stats: SessionStats
-    turns: Outcomes
+    turns: TurnOutcomes
     tokens: Tokens
-    response_time: Times
-    stages: StageTimes
+    response_time: Durations
+    stages: StageDurations
     model_stats: list[ModelStats]
     tool_stats: Annotated[list[ToolStats], Field(description="The most used first.")]
     last_updated: datetime
 
 
 class Analytics(WorkspaceAnalytics):
-    """What an agent came to."""
+    """The analytics of one agent."""
 
     agent: Agent
 
 
-class PerformanceStep(Answer):
-    """A day, or an hour: the sessions that started on it with all they have come to by now, and what happened on it."""
+class PerformanceStep(ResponseBody):
+    """A day or an hour: the sessions that started in it with all their activity until now, and the activity of that time."""
 
     day: date
-    hour: Annotated[datetime | None, Field(description="When it begins, where the days are shown by hour.")]
+    hour: Annotated[datetime | None, Field(description="The start of the hour; null if the steps are days.")]
     session_count: int
     avg_message_count: Average
     avg_satisfaction: Average
-    total_cost: Annotated[Money, Field(description="Of the sessions that started on it, whenever it was spent.")]
-    completion_rate: Rate
-    message_count: Annotated[int, Field(description="Said on it.")]
-    cost: Annotated[Money, Field(description="Spent on it.")]
+    total_cost: Annotated[Money, Field(description="Of the sessions that started in it, whenever it was spent.")]
+    completion_rate: Percentage
+    message_count: Annotated[int, Field(description="Messages written in it.")]
+    cost: Annotated[Money, Field(description="Spent in it.")]
     tokens: Tokens
-    turns: Outcomes
-    response_time: Times
+    turns: TurnOutcomes
+    response_time: Durations
 
 
-class Performance(Answer):
-    """An agent, or all of a workspace, day by day, or hour by hour. Those on which nothing happened are left out."""
+class Performance(ResponseBody):
+    """An agent or a workspace by day or hour. Steps without activity are left out."""
 
     period: Period
     timezone: Annotated[str, ZONE]

@@ -1,1 +1,4 @@
-"""Everything on one machine: embedded servers, a supervisor and `turnline up`."""
+"""Everything on one machine: embedded servers, managed processes, a supervisor and the stack of `turnline up`.
+
+Of our own modules it imports only `settings`, `beat_schedule` and `cli.errors`.
+"""

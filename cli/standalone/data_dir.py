@@ -1,4 +1,4 @@
-"""The directory `turnline up` keeps everything in: data, logs, and the secrets that were generated once."""
+"""The data directory of `turnline up`: data, logs, and the secrets generated at its first start."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from cli.standalone.process_utils import SetupError
+from cli.errors import SetupError
 from cli.standalone.servers import EmbeddedPostgres, EmbeddedValkey
 from settings import Settings
 
@@ -23,7 +23,7 @@ FLOWER_USER = "turnline"
 
 @dataclass(frozen=True)
 class Secrets:
-    """What was generated at the first start. `api_key` is "" until there is a workspace."""
+    """The secrets generated at the first start. `api_key` is "" until a workspace exists."""
 
     secret_keys: str
     flower_password: str
@@ -32,55 +32,61 @@ class Secrets:
 
 
 class DataDir:
-    """The directory itself. It is nobody else's to read; as root, the database's user may pass through it."""
+    """The directory. Other users cannot read it; if we run as root, the database's user may pass through it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.logs = self.path / "logs"
         self._secrets_file = self.path / "secrets.json"
 
-    def make(self) -> None:
-        """Create it, or put its permissions right."""
+    def create(self) -> None:
+        """Create the directory if needed, and set its permissions."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.path.chmod(0o711 if os.geteuid() == 0 else 0o700)
         self.logs.mkdir(exist_ok=True, mode=0o700)
         (self.path / "beat").mkdir(exist_ok=True, mode=0o700)
 
-    def exists(self) -> bool:
-        """Whether `turnline up` was started on it before."""
+    def is_initialized(self) -> bool:
+        """Return True if `turnline up` has been started on this directory before."""
         return self._secrets_file.exists()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the directory for this process; the kernel lets go of it whenever the process ends.
+        """Lock the directory for this process. The kernel releases the lock when the process ends, however it ends.
 
         Raises:
-            SetupError: another process holds it.
+            SetupError: another process has locked it.
         """
         with (self.path / "up.lock").open("a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 lock.seek(0)
-                holder = lock.read().strip() or "unknown"
-                raise SetupError(f"`turnline up` already runs on {self.path} (process {holder}). Stop that one first.") from error
+                owner = lock.read().strip() or "unknown"
+                raise SetupError(f"`turnline up` already runs on {self.path} (process {owner}). Stop it first.") from error
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
             yield
 
     def secrets(self) -> Secrets:
-        """The secrets, generated on first use."""
+        """Return the secrets, generating them on first use.
+
+        Raises:
+            SetupError: the file with the secrets is damaged.
+        """
         with contextlib.suppress(FileNotFoundError):
             try:
                 return Secrets(**json.loads(self._secrets_file.read_text()))
             except (ValueError, TypeError) as error:
-                raise SetupError(f"{self._secrets_file} is damaged ({error}). Restore it: stored secrets need its key.") from error
+                raise SetupError(
+                    f"{self._secrets_file} is damaged ({error}). Restore it from a backup: stored tool secrets are encrypted with its key."
+                ) from error
         return self._write(Secrets(base64.b64encode(secrets.token_bytes(32)).decode(), secrets.token_urlsafe(12)))
 
-    def completed(self, settings: Settings) -> Settings:
-        """`settings`, with this machine's own servers and secrets where nothing else is given and `turnline up` has made some."""
-        if not self.exists():
+    def complete(self, settings: Settings) -> Settings:
+        """Return `settings` with unset ones filled in from what `turnline up` created here: its servers' URLs and its secrets."""
+        if not self.is_initialized():
             return settings
         found = self.secrets()
         updates: dict[str, object] = {}
@@ -95,8 +101,8 @@ class DataDir:
             updates["broker_url"] = EmbeddedValkey(self.path / "valkey", settings.valkey_port).url
         return settings.model_copy(update=updates)
 
-    def remember_key(self, workspace_id: str, api_key: str) -> None:
-        """Keep the first API key, so that `turnline chat` finds it."""
+    def save_api_key(self, workspace_id: str, api_key: str) -> None:
+        """Store the first API key, for `turnline chat` and the next start."""
         self._write(replace(self.secrets(), workspace_id=workspace_id, api_key=api_key))
 
     def _write(self, found: Secrets) -> Secrets:

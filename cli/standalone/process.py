@@ -1,4 +1,4 @@
-"""A part: one child process of `turnline up`, the demo or a test, that is launched, answers, may die, and is stopped."""
+"""Managed processes: child processes of `turnline up`, the demo or a test, with a log file, a readiness check and an orderly stop."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Self, TypedDict
 
-from cli.standalone.process_utils import LOOPBACK, SetupError, die_with_parent, stop, tail
+from cli.errors import SetupError
+from cli.standalone.process_utils import LOOPBACK, die_with_parent, stop, tail
 
-READY_WITHIN_S = 60.0
-_LOG_KEEPS_BYTES = 10 * 1024 * 1024
-_START_TRIES = 5
+READY_TIMEOUT_S = 60.0
+_MAX_LOG_BYTES = 10 * 1024 * 1024
+_MAX_START_ATTEMPTS = 5
 
-Steps = tuple[tuple[signal.Signals, float], ...]
+StopSteps = tuple[tuple[signal.Signals, float], ...]
+"""Signals to send in turn, each with the seconds to wait before the next."""
 
 
 class Identity(TypedDict, total=False):
-    """Whom a child runs as, in the words of `subprocess.Popen`."""
+    """The user a child process runs as, as arguments of `subprocess.Popen`."""
 
     user: int
     group: int
@@ -32,15 +34,18 @@ class Identity(TypedDict, total=False):
 
 
 class ManagedProcess(ABC):
-    """One process and its log file. `launch` it, wait until it `answers`; after a death `launch` it again; `stop` it in order."""
+    """A child process and its log file.
 
-    def __init__(self, name: str, log: Path, stop_steps: Steps, death_signal: signal.Signals) -> None:
+    Call `launch`, then wait until `is_ready`. If the process dies, call `launch` again. `stop` ends it in order.
+    """
+
+    def __init__(self, name: str, log: Path, stop_steps: StopSteps, death_signal: signal.Signals) -> None:
         self.name = name
         self.log = log
         self._stop_steps = stop_steps
         self._death_signal = death_signal
         self._process: subprocess.Popen[bytes] | None = None
-        self._log_from = 0
+        self._log_start = 0
 
     def __enter__(self) -> Self:
         return self.start()
@@ -50,27 +55,27 @@ class ManagedProcess(ABC):
 
     @property
     def pid(self) -> int | None:
-        """The process id, or None when it does not run."""
+        """The process id, or None if the process is not running."""
         return self._process.pid if self._process is not None and self.alive else None
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs. It may still be too busy to answer."""
+        """True while the process runs, even if it does not answer yet."""
         return self._process is not None and self._process.poll() is None
 
     @property
-    def ending(self) -> str:
-        """How the process ended, for a sentence: "exited with 1", "was killed by SIGKILL"."""
+    def exit_description(self) -> str:
+        """How the process ended, as a verb phrase: "exited with 1", "was killed by SIGKILL" or "does not run"."""
         code = self._process.returncode if self._process is not None else None
         if code is None:
             return "does not run"
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
 
     def start(self) -> Self:
-        """Start it and return once it answers.
+        """Launch the process if it is not running, and return when it is ready.
 
         Raises:
-            SetupError: it does not start here; the text says why, with the end of its log.
+            SetupError: the process did not start; the text gives the reason and the end of its log.
         """
         if not self.alive:
             self.launch()
@@ -79,31 +84,31 @@ class ManagedProcess(ABC):
 
     @abstractmethod
     def launch(self) -> None:
-        """Start the process and return at once. Call it from a thread that lives as long as the process should."""
+        """Start the process and return at once. Call this from a thread that lives as long as the process should."""
 
     @abstractmethod
-    def answers(self) -> bool:
-        """Whether it does its work now. Called often; takes little time while the answer is no."""
+    def is_ready(self) -> bool:
+        """Return True if the process does its work now. Polled often, so a negative answer must be quick."""
 
-    def worth_another_try(self) -> bool:
-        """Whether a death before the first answer was not its own fault."""
+    def should_retry_start(self) -> bool:
+        """Return True if the process died during its start for a reason outside it, so that another attempt may succeed."""
         return False
 
     def stop(self) -> None:
-        """Stop it in order and return when it is gone. Harmless when it does not run."""
+        """Stop the process in order and return when it has ended. Does nothing if it is not running."""
         process, self._process = self._process, None
         if process is not None:
             stop(process, *self._stop_steps)
 
-    def hurry(self) -> None:
-        """Kill it; `stop` then returns at once."""
+    def send_kill(self) -> None:
+        """Send SIGKILL. A `stop` that is waiting then returns at once."""
         if self._process is not None:
             self._process.kill()
 
-    def said(self) -> str:
-        """What it has written to its log since it was launched last."""
+    def log_output(self) -> str:
+        """Return the text the process has logged since its last launch."""
         with contextlib.suppress(FileNotFoundError), self.log.open("rb") as log:
-            log.seek(self._log_from)
+            log.seek(self._log_start)
             return log.read().decode(errors="replace")
         return ""
 
@@ -116,12 +121,12 @@ class ManagedProcess(ABC):
         stdin: int = subprocess.DEVNULL,
         identity: Identity | None = None,
     ) -> IO[bytes] | None:
-        """Start `command` with its output in the log; returns its stdin where that is a pipe."""
+        """Start `command` with its output appended to the log. Returns its stdin if that is a pipe."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        if self.log.exists() and self.log.stat().st_size > _LOG_KEEPS_BYTES:
+        if self.log.exists() and self.log.stat().st_size > _MAX_LOG_BYTES:
             self.log.replace(self.log.with_name(self.log.name + ".1"))
         with open(self.log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as log:
-            self._log_from = log.seek(0, os.SEEK_END)
+            self._log_start = log.seek(0, os.SEEK_END)
             self._process = subprocess.Popen(
                 command,
                 stdin=stdin,
@@ -129,7 +134,7 @@ class ManagedProcess(ABC):
                 stderr=log,
                 cwd=cwd,
                 env=dict(env),
-                start_new_session=True,  # Ctrl-C at the terminal is for whoever started us, who stops us in order
+                start_new_session=True,  # Ctrl-C reaches only the parent, which then stops its children in order
                 preexec_fn=die_with_parent(self._death_signal),
                 **(identity or {}),
             )
@@ -137,9 +142,9 @@ class ManagedProcess(ABC):
 
 
 class Command(ManagedProcess):
-    """A program of our own. `ready` is asked until it says yes; it gets the part, for its log.
+    """One of our own programs. `ready` is called with this object until it returns True.
 
-    `death_signal` defaults to SIGKILL: everything of ours is safe to kill, and a warm stop without its servers would only hang.
+    `death_signal` defaults to SIGKILL: our programs are safe to kill, and a warm stop without their servers would hang.
     """
 
     def __init__(
@@ -151,7 +156,7 @@ class Command(ManagedProcess):
         cwd: Path,
         log: Path,
         ready: Callable[[Command], bool],
-        stop_steps: Steps = ((signal.SIGTERM, 10.0),),
+        stop_steps: StopSteps = ((signal.SIGTERM, 10.0),),
         death_signal: signal.Signals = signal.SIGKILL,
     ) -> None:
         super().__init__(name, log, stop_steps, death_signal)
@@ -161,26 +166,26 @@ class Command(ManagedProcess):
         self._ready = ready
 
     def launch(self) -> None:
-        """Start the program."""
+        """Start the program and return at once."""
         self._popen(self.command, cwd=self.cwd, env=self.env)
 
-    def answers(self) -> bool:
-        """Whether it is ready."""
+    def is_ready(self) -> bool:
+        """Return True if the program runs and its `ready` check succeeds."""
         return self.alive and self._ready(self)
 
 
 def python(module: str, *arguments: str) -> list[str]:
-    """The command that runs `module` with this Python."""
+    """Return the command that runs `module` with this Python."""
     return [sys.executable, "-m", module, *arguments]
 
 
-def log_says(words: str) -> Callable[[Command], bool]:
-    """Ready once the log holds `words`."""
-    return lambda part: words in part.said()
+def log_contains(text: str) -> Callable[[Command], bool]:
+    """Return a readiness check: the log contains `text`."""
+    return lambda process: text in process.log_output()
 
 
 def http_ok(port: int, path: str, host: str = LOOPBACK, headers: Mapping[str, str] | None = None) -> Callable[[Command], bool]:
-    """Ready once GET `path` with `headers` answers 2xx."""
+    """Return a readiness check: GET `path` with `headers` returns a 2xx status."""
 
     def ready(_: Command) -> bool:
         connection = http.client.HTTPConnection(host, port, timeout=5)
@@ -193,38 +198,33 @@ def http_ok(port: int, path: str, host: str = LOOPBACK, headers: Mapping[str, st
 
 
 def wait_until_ready(
-    parts: Sequence[ManagedProcess],
-    *,
-    within_s: float = READY_WITHIN_S,
-    on_ready: Callable[[ManagedProcess], None] = lambda _: None,
-    give_up: Callable[[], None] = lambda: None,
+    processes: Sequence[ManagedProcess], *, timeout_s: float = READY_TIMEOUT_S, on_poll: Callable[[], None] = lambda: None
 ) -> None:
-    """Return once every launched part of `parts` answers. `give_up` is called all the while and may raise.
+    """Return when every launched process is ready. `on_poll` is called in each round of the wait and may raise to end it.
 
     Raises:
-        SetupError: one died or is late; the others are left as they are.
+        SetupError: a process died or was not ready within `timeout_s`; the others keep running.
     """
-    deadline = time.monotonic() + within_s
-    waiting = list(parts)
-    tries = dict.fromkeys(parts, 1)
-    while waiting:
-        give_up()
-        for part in tuple(waiting):
-            if part.answers():
-                waiting.remove(part)
-                on_ready(part)
-            elif not part.alive:
-                if tries[part] == _START_TRIES or not part.worth_another_try():
-                    raise SetupError(f"{part.name} did not start: it {part.ending}. {_log_end(part)}")
-                tries[part] += 1
+    deadline = time.monotonic() + timeout_s
+    pending = list(processes)
+    attempts = dict.fromkeys(processes, 1)
+    while pending:
+        on_poll()
+        for process in tuple(pending):
+            if process.is_ready():
+                pending.remove(process)
+            elif not process.alive:
+                if attempts[process] == _MAX_START_ATTEMPTS or not process.should_retry_start():
+                    raise SetupError(f"{process.name} did not start: it {process.exit_description}. {_end_of_log(process)}")
+                attempts[process] += 1
                 time.sleep(0.3)
-                part.launch()
-        if waiting and time.monotonic() > deadline:
-            names = " and ".join(part.name for part in waiting)
-            raise SetupError(f"{names} did not answer within {within_s:.0f} s. {_log_end(waiting[0])}")
+                process.launch()
+        if pending and time.monotonic() > deadline:
+            names = " and ".join(process.name for process in pending)
+            raise SetupError(f"{names} did not answer within {timeout_s:.0f} s. {_end_of_log(pending[0])}")
         time.sleep(0.02)
 
 
-def _log_end(part: ManagedProcess) -> str:
-    words = tail(part.log)
-    return f"The end of {part.log}:\n{words}" if words else f"Its log, {part.log}, is empty."
+def _end_of_log(process: ManagedProcess) -> str:
+    text = tail(process.log)
+    return f"The end of {process.log}:\n{text}" if text else f"Its log, {process.log}, is empty."

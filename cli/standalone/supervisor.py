@@ -1,4 +1,4 @@
-"""Keeps parts running: starts them, restarts what died, stops everything in order, leaves nothing behind."""
+"""The supervisor: starts processes, restarts those that die, and stops all of them in order."""
 
 from __future__ import annotations
 
@@ -11,46 +11,48 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from cli.standalone.process import READY_WITHIN_S, Command, ManagedProcess, wait_until_ready
-from cli.standalone.process_utils import SetupError, tail
+from cli.errors import SetupError
+from cli.standalone.process import READY_TIMEOUT_S, Command, ManagedProcess, wait_until_ready
+from cli.standalone.process_utils import tail
 
-FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 30.0
-STEADY_AFTER_S = 60.0  # a part that has run this long starts from the first pause again
-_TICK_S = 0.1
+FIRST_BACKOFF_S = 0.5
+MAX_BACKOFF_S = 30.0
+STABLE_AFTER_S = 60.0  # a process that ran this long starts again with the first back-off
+_POLL_INTERVAL_S = 0.1
 
 
-class Stopped(Exception):
-    """A stop was asked for while something was being waited for."""
+class StopRequested(Exception):
+    """Raised out of a wait when a signal has asked for a stop."""
 
 
 @dataclass
-class _Life:
-    """What became of one part."""
+class _Supervised:
+    """A process and the state of its restarts. Times are of `time.monotonic`."""
 
-    part: ManagedProcess
-    pause_s: float = FIRST_PAUSE_S
+    process: ManagedProcess
+    backoff_s: float = FIRST_BACKOFF_S
     launched_at: float = 0.0
-    launch_at: float | None = None  # when to launch it again
-    came_back: bool = True  # whether it has answered since
+    restart_at: float | None = None
+    ready_again: bool = True  # False between a restart and the first successful readiness check
 
 
 class Supervisor:
-    """Runs parts as children of the thread that calls it, which must be the main thread.
+    """Runs processes as children of the calling thread, which must be the main thread.
 
-    `say` gets short lines for the terminal. Parts started by one `start` come up together; the last started is stopped first.
+    `report` is called with short lines for the terminal. Processes started by one `start` stop together; the last started
+    stop first.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say = say
-        self._stages: list[list[_Life]] = []
-        self._stop_asked = False
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self.report = report
+        self._groups: list[list[_Supervised]] = []
+        self._stop_requested = False
         self._stopping = False
-        self._raise_at_once = False
+        self._raise_on_signal = False
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """Within this, Ctrl-C, SIGTERM and SIGHUP ask for a stop; a second one kills what is still stopping."""
+        """Treat Ctrl-C, SIGTERM and SIGHUP inside the block as a request to stop; a second one kills processes still stopping."""
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         before = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:
@@ -61,110 +63,111 @@ class Supervisor:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Within this (inside `signals`), a stop that is asked for raises `Stopped` at once, whatever is being waited for."""
-        self.check()
-        self._raise_at_once = True
+        """Raise `StopRequested` inside the block as soon as a stop is requested, even during a blocking call. Needs `signals`."""
+        self.raise_if_stop_requested()
+        self._raise_on_signal = True
         try:
             yield
         finally:
-            self._raise_at_once = False
+            self._raise_on_signal = False
 
-    def start(self, *parts: ManagedProcess, within_s: float = READY_WITHIN_S) -> None:
-        """Launch `parts` and return once each answers; they will be stopped together.
-
-        Raises:
-            SetupError: one of them does not start.
-            Stopped: a stop was asked for meanwhile.
-        """
-        self.start_stages(parts, within_s=within_s)
-
-    def start_stages(self, *stages: Sequence[ManagedProcess], within_s: float = READY_WITHIN_S) -> None:
-        """Launch the parts of all `stages` at once, as `start` does; they will be stopped stage by stage, the last first."""
-        parts = [part for stage in stages for part in stage]
-        for stage in stages:
-            lives = [_Life(part) for part in stage]
-            self._stages.append(lives)
-            for life in lives:
-                self.check()
-                life.part.launch()
-                life.launched_at = time.monotonic()
-        wait_until_ready(parts, within_s=within_s, give_up=self.check)
-
-    def run_once(self, part: Command, within_s: float = READY_WITHIN_S) -> None:
-        """Run `part` to its end.
+    def start(self, *processes: ManagedProcess, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Launch `processes` and return when all of them are ready. They will be stopped together.
 
         Raises:
-            SetupError: it failed or took too long.
-            Stopped: a stop was asked for meanwhile.
+            SetupError: one of them did not start.
+            StopRequested: a stop was requested meanwhile.
         """
-        deadline = time.monotonic() + within_s
-        part.launch()
+        self.start_groups(processes, timeout_s=timeout_s)
+
+    def start_groups(self, *groups: Sequence[ManagedProcess], timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Launch the processes of all groups at once, as `start` does. They will be stopped group by group, the last group first."""
+        for group in groups:
+            supervised = [_Supervised(process) for process in group]
+            self._groups.append(supervised)
+            for one in supervised:
+                self.raise_if_stop_requested()
+                one.process.launch()
+                one.launched_at = time.monotonic()
+        processes = [process for group in groups for process in group]
+        wait_until_ready(processes, timeout_s=timeout_s, on_poll=self.raise_if_stop_requested)
+
+    def run_once(self, command: Command, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Run `command` and return when it has exited with 0.
+
+        Raises:
+            SetupError: it failed or took longer than `timeout_s`.
+            StopRequested: a stop was requested meanwhile.
+        """
+        deadline = time.monotonic() + timeout_s
+        command.launch()
         try:
-            while part.alive:
-                self.check()
+            while command.alive:
+                self.raise_if_stop_requested()
                 if time.monotonic() > deadline:
-                    raise SetupError(f"{part.name} took longer than {within_s:.0f} s. Its log is {part.log}.")
-                time.sleep(_TICK_S / 5)
-            if part.ending != "exited with 0":
-                raise SetupError(f"{part.name} {part.ending}. The end of {part.log}:\n{tail(part.log)}")
+                    raise SetupError(f"{command.name} took longer than {timeout_s:.0f} s. Its log is {command.log}.")
+                time.sleep(_POLL_INTERVAL_S / 5)
+            if command.exit_description != "exited with 0":
+                raise SetupError(f"{command.name} {command.exit_description}. The end of {command.log}:\n{tail(command.log)}")
         finally:
-            part.stop()
+            command.stop()
 
-    def watch(self) -> None:
-        """Restart whatever dies, after a pause that doubles, until a stop is asked for."""
-        while not self._stop_asked:
-            for life in self._lives():
-                self._look_after(life)
-            time.sleep(_TICK_S)
+    def keep_running(self) -> None:
+        """Restart processes that die, with exponential back-off, until a stop is requested."""
+        while not self._stop_requested:
+            for supervised in self._all():
+                self._restart_if_dead(supervised)
+            time.sleep(_POLL_INTERVAL_S)
 
-    def check(self) -> None:
-        """Raise `Stopped` if a stop was asked for."""
-        if self._stop_asked:
-            raise Stopped
+    def raise_if_stop_requested(self) -> None:
+        """Raise `StopRequested` if a stop was requested."""
+        if self._stop_requested:
+            raise StopRequested
 
-    def stop(self, *, at_once: bool = False) -> None:
-        """Stop every part, stage by stage, the last started first. Returns when nothing runs.
+    def stop(self, *, kill: bool = False) -> None:
+        """Stop every process, group by group, the last started first. Returns when all have ended.
 
-        With `at_once` our own programs are killed, which loses nothing that counts; servers stop in order all the same.
+        With `kill` our own programs get SIGKILL, which loses no committed work; the servers still stop in order.
         """
         self._stopping = True
-        if at_once:
-            for life in self._lives():
-                if isinstance(life.part, Command):
-                    life.part.hurry()
-        for stage in reversed(self._stages):
-            with ThreadPoolExecutor(len(stage) or 1) as together:
-                list(together.map(lambda life: life.part.stop(), stage))
-        self._stages.clear()
+        if kill:
+            for supervised in self._all():
+                if isinstance(supervised.process, Command):
+                    supervised.process.send_kill()
+        for group in reversed(self._groups):
+            with ThreadPoolExecutor(len(group) or 1) as executor:
+                list(executor.map(lambda supervised: supervised.process.stop(), group))
+        self._groups.clear()
 
-    def _look_after(self, life: _Life) -> None:
-        part, now = life.part, time.monotonic()
-        if part.alive:
-            if not life.came_back and part.answers():
-                life.came_back = True
-                self.say(f"{part.name} runs again (process {part.pid}).")
+    def _restart_if_dead(self, supervised: _Supervised) -> None:
+        process, now = supervised.process, time.monotonic()
+        if process.alive:
+            if not supervised.ready_again and process.is_ready():
+                supervised.ready_again = True
+                self.report(f"{process.name} runs again (process {process.pid}).")
             return
-        if life.launch_at is None:
-            life.pause_s = FIRST_PAUSE_S if now - life.launched_at > STEADY_AFTER_S else life.pause_s
-            life.launch_at = now + life.pause_s
-            self.say(f"{part.name} {part.ending}; starting it again in {life.pause_s:g} s. Its log: {part.log}")
-            life.pause_s = min(life.pause_s * 2, LONGEST_PAUSE_S)
-        elif now >= life.launch_at:
-            life.launch_at, life.launched_at, life.came_back = None, now, False
+        if supervised.restart_at is None:
+            if now - supervised.launched_at > STABLE_AFTER_S:
+                supervised.backoff_s = FIRST_BACKOFF_S
+            supervised.restart_at = now + supervised.backoff_s
+            self.report(f"{process.name} {process.exit_description}; restarting it in {supervised.backoff_s:g} s. Its log: {process.log}")
+            supervised.backoff_s = min(supervised.backoff_s * 2, MAX_BACKOFF_S)
+        elif now >= supervised.restart_at:
+            supervised.restart_at, supervised.launched_at, supervised.ready_again = None, now, False
             try:
-                part.launch()
+                process.launch()
             except (SetupError, OSError, subprocess.SubprocessError) as error:
-                self.say(f"{part.name} does not start: {error}")
+                self.report(f"{process.name} does not start: {error}")
 
-    def _lives(self) -> Sequence[_Life]:
-        return [life for stage in self._stages for life in stage]
+    def _all(self) -> list[_Supervised]:
+        return [supervised for group in self._groups for supervised in group]
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
-        first, self._stop_asked = not self._stop_asked, True
+        first, self._stop_requested = not self._stop_requested, True
         if self._stopping:
-            for life in self._lives():
-                life.part.hurry()
+            for supervised in self._all():
+                supervised.process.send_kill()
         elif first:
-            self.say("Stopping. Turns in progress may finish; a second Ctrl-C ends them now, and the next start takes them up.")
-            if self._raise_at_once:
-                raise Stopped
+            self.report("Stopping. Running turns may finish; a second Ctrl-C stops them now, and they resume at the next start.")
+            if self._raise_on_signal:
+                raise StopRequested

@@ -1,7 +1,7 @@
-"""Postgres refuses to run as root. Where we are root, this finds a user to run it as, and a place that user can reach.
+"""Running Postgres as an unprivileged user if we are root, because Postgres refuses to run as root.
 
-Nothing of the caller's is opened up for that: where a checkout lies under a directory that only root may enter,
-data and programs go to a directory of our own under /var/lib instead.
+Permissions of the caller's directories are never widened. If the data directory lies below one that only root may enter,
+data and programs go to a directory of ours under /var/lib instead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.standalone.process_utils import SetupError
+from cli.errors import SetupError
 
 _CANDIDATES = ("nobody", "daemon", "postgres")
 _SHARED = Path("/var/lib/turnline")
@@ -24,18 +24,18 @@ _SHARED = Path("/var/lib/turnline")
 
 @dataclass(frozen=True)
 class User:
-    """Who a server runs as."""
+    """The user a server runs as."""
 
     uid: int
     gid: int
 
     def may_enter(self, directory: Path) -> bool:
-        """Whether this user can reach something inside `directory`: search rights on it and on all above it."""
+        """Return True if this user can reach files in `directory`: it has search permission on it and on all its parents."""
         directory = directory.resolve()
-        return all(self._has(safe_url, 0o1) for safe_url in (directory, *directory.parents) if safe_url.exists())
+        return all(self._has(parent, 0o1) for parent in (directory, *directory.parents) if parent.exists())
 
     def may_read(self, file: Path) -> bool:
-        """Whether this user can open `file`."""
+        """Return True if this user can open `file`."""
         return self.may_enter(file.parent) and self._has(file, 0o4)
 
     def _has(self, path: Path, bit: int) -> bool:
@@ -48,10 +48,10 @@ class User:
 
 
 def for_postgres(cluster: Path) -> User | None:
-    """Whom to run Postgres as: None = as ourselves; as root, the owner of an existing `cluster`, else an unprivileged user.
+    """Return the user to run Postgres as: None for the current user; as root, the owner of `cluster` or an unprivileged user.
 
     Raises:
-        SetupError: we are root and this machine has no other user.
+        SetupError: we are root and this machine has no unprivileged user.
     """
     if os.geteuid() != 0:
         return None
@@ -63,22 +63,22 @@ def for_postgres(cluster: Path) -> User | None:
             return User(entry.pw_uid, entry.pw_gid)
     raise SetupError(
         f"Postgres does not run as root, and this machine has none of the users {', '.join(_CANDIDATES)}. "
-        "Run as an ordinary user, or set DATABASE_URL to a Postgres that is running already."
+        "Run as an ordinary user, or set DATABASE_URL to a Postgres that is already running."
     )
 
 
-def reachable_home(wanted: Path, user: User) -> Path:
-    """`wanted` if `user` can reach it, else a directory of ours that stands for it (one per `wanted`, made if needed)."""
+def reachable_data_dir(wanted: Path, user: User) -> Path:
+    """Return `wanted` if `user` can reach it, else a directory of ours in its place (one per `wanted`, created if needed)."""
     if user.may_enter(wanted):
         return wanted
     name = hashlib.sha256(str(wanted.resolve()).encode()).hexdigest()[:12]
-    return _own(_shared_root(user) / f"data-{name}")
+    return _create_traversable(_shared_root(user) / f"data-{name}")
 
 
 def reachable_package(package: Path, user: User, version: str) -> Path:
-    """`package` (an installed package with programs in it) if `user` can use it, else a copy of it that `user` can.
+    """Return `package`, the directory of an installed package with programs, if `user` can use it, else a copy that it can use.
 
-    The shared libraries that a wheel brings lie beside the package, in `NAME.libs`, and are found from there.
+    A wheel's shared libraries are beside the package, in `NAME.libs`, and are found relative to it, so they are copied too.
     """
     trees = [tree for tree in (package, package.with_name(f"{package.name}.libs")) if tree.exists()]
     if all(user.may_read(file) for tree in trees for file in _samples(tree)):
@@ -91,27 +91,27 @@ def reachable_package(package: Path, user: User, version: str) -> Path:
         for path in (fresh, *fresh.rglob("*")):
             if not path.is_symlink():
                 path.chmod(0o755)
-        with contextlib.suppress(OSError):  # another process was faster; its copy is as good
+        with contextlib.suppress(OSError):  # another process has made the same copy meanwhile
             fresh.rename(copy)
         shutil.rmtree(fresh, ignore_errors=True)
     return copy / package.name
 
 
 def _samples(tree: Path) -> Iterator[Path]:
-    """One file of each directory of `tree`: an installer gives all of them the same rights."""
+    """Yield one file of each directory of `tree`. An installer gives all files of a directory the same permissions."""
     for directory, _, names in os.walk(tree):
         yield from (Path(directory) / name for name in names[:1])
 
 
 @contextlib.contextmanager
 def scratch_directory(prefix: str = "turnline-") -> Iterator[Path]:
-    """A temporary directory, removed at the end, that a server started as another user can reach."""
-    safe_url: Path | None = None
+    """Yield a temporary directory that a server running as another user can reach. It is removed at the end."""
+    parent: Path | None = None
     if os.geteuid() == 0:
         user = for_postgres(Path("/nonexistent"))
         if user is not None and not user.may_enter(Path(tempfile.gettempdir())):
-            safe_url = _shared_root(user)
-    directory = Path(tempfile.mkdtemp(prefix=prefix, dir=safe_url))
+            parent = _shared_root(user)
+    directory = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     if os.geteuid() == 0:
         directory.chmod(0o711)
     try:
@@ -121,9 +121,9 @@ def scratch_directory(prefix: str = "turnline-") -> Iterator[Path]:
 
 
 def _shared_root(user: User) -> Path:
-    for root in (_SHARED, Path("/var/tmp/turnline"), Path("/tmp/turnline")):  # noqa: S108 - refused below unless root owns it
+    for root in (_SHARED, Path("/var/tmp/turnline"), Path("/tmp/turnline")):  # noqa: S108 - rejected below unless root owns it
         with contextlib.suppress(OSError):
-            _own(root)
+            _create_traversable(root)
             if root.stat().st_uid == 0 and not root.is_symlink() and user.may_enter(root):
                 return root
     raise SetupError(
@@ -132,7 +132,8 @@ def _shared_root(user: User) -> Path:
     )
 
 
-def _own(directory: Path) -> Path:
+def _create_traversable(directory: Path) -> Path:
+    """Create `directory` if needed. If it is ours, other users may pass through it, but not list it."""
     directory.mkdir(parents=True, exist_ok=True)
     if not directory.is_symlink() and directory.stat().st_uid == os.geteuid():
         directory.chmod(0o711)

@@ -1,4 +1,4 @@
-"""The tries of one tool call at one integration: here, and only here, a tool's effect decides whether a call is sent again."""
+"""Retry a tool call at one integration. Only this module decides, by the tool's effect, whether a call is sent again."""
 
 from __future__ import annotations
 
@@ -14,28 +14,27 @@ from engine.errors import Ambiguous, Malformed, ProviderDown, RateLimited, Rejec
 from engine.events import ToolOutcome
 from engine.turn.context import IntegrationSpec, ToolSpec
 from integrations.http import RequestCounter
-from integrations.tools import Integration
-from integrations.tools.http.request import Refused
+from integrations.tools.base import Integration, Refused
 
 MAX_TRIES = 3
-LONGEST_WAIT_S = 5.0
-# An effect may show a little later than it happens: the request is still being carried out, or the status reads a copy that lags.
-# "It did not happen" is believed only when it is said again after this long.
-BELIEVED_AFTER_S = 1.0
-_FIRST_WAIT_S = 0.2
+MAX_BACKOFF_S = 5.0
+# A status may lag behind the effect: the request is still being executed, or the status is read from a replica. "Not executed" is
+# therefore believed only if it is confirmed after this time.
+CONFIRM_NOT_DONE_AFTER_S = 1.0
+_FIRST_BACKOFF_S = 0.2
 REPEATABLE = frozenset({Effect.PURE, Effect.IDEMPOTENT})
 
 
 OnResult = Callable[[UUID, str | None], None]
-"""Told of an integration whether a request of a call was answered (None), or why it was not."""
+"""Called with an integration's id after each request: None if the integration answered, else the reason why not."""
 
 
 @dataclass(slots=True)
-class Attempts:
-    """One integration of a tool, one call, and what is known about it.
+class ToolCallAttempts:
+    """The attempts to execute one tool call at one integration.
 
-    `maybe_done`: it may have happened, and nobody knows; set from the start where a former attempt had begun the call. `doubted`: that
-    was so once, and its status has told since. `ends_at` is on the monotonic clock. `on_result` is told how each request went.
+    `maybe_done`: the call may have been executed; the caller sets it if an earlier run of the turn had started the call. `denied`: the
+    integration's status has since said that it was not executed. `ends_at` is on the monotonic clock.
     """
 
     tool: ToolSpec
@@ -46,122 +45,122 @@ class Attempts:
     ends_at: float
     counter: RequestCounter
     maybe_done: bool = False
-    doubted: bool = False
+    denied: bool = False
     on_result: OnResult | None = None
 
-    async def outcome(self, *, others: bool = False) -> ToolOutcome | None:
-        """Try as often as the effect allows, and say what came of it; None where the next integration takes over.
+    async def run(self, *, has_fallback: bool = False) -> ToolOutcome | None:
+        """Try as often as the tool's effect allows and return the outcome.
 
-        That is only so where there are `others` and nothing can have been done here.
+        Return None if `has_fallback`, the call failed and cannot have been executed here, so that the next integration may try.
         """
         for attempt in range(1, MAX_TRIES + 1):
-            sent = self.counter.requests
+            sent_before = self.counter.requests
             try:
                 outcome = await self.integration.call(
                     self.tool,
                     self.spec,
                     self.arguments,
                     idempotency_key=self.key,
-                    deadline_s=self._left_s(),
+                    deadline_s=self._remaining_s(),
                     counter=self.counter,
                 )
-                self._heard(None, answered=True)
+                self._report_health(None, sent=True)
                 return outcome
             except TurnlineError as error:
-                self._heard(error, answered=self.counter.requests > sent)
+                self._report_health(error, sent=self.counter.requests > sent_before)
                 self.maybe_done = self.maybe_done or error.maybe_done
-                if self.maybe_done and self.tool.effect is Effect.QUERYABLE and (known := await self.asked(error)) is not None:
-                    return known
-                if others and self._passes_on(error):
+                if self.maybe_done and self.tool.effect is Effect.QUERYABLE and (found := await self.query_status(error)) is not None:
+                    return found
+                if has_fallback and self._may_fall_back(error):
                     return None
-                wait_s = self._wait_s(error, attempt)
-                if wait_s is None:
-                    return self._given_up(error)
-                await asyncio.sleep(wait_s)
+                backoff_s = self._backoff_before_retry_s(error, attempt)
+                if backoff_s is None:
+                    return self._failed(error)
+                await asyncio.sleep(backoff_s)
         raise AssertionError("the last attempt returns")
 
-    async def asked(self, error: TurnlineError | None = None) -> ToolOutcome | None:
-        """Ask for the call's status: the outcome of a call that happened, or `unknown`; None where it did not happen.
+    async def query_status(self, error: TurnlineError | None = None) -> ToolOutcome | None:
+        """Return the outcome of a call that was executed, `unknown` if the status cannot be had, or None if it was not executed.
 
-        `error` is why it is asked, if a try of ours came before.
+        `error` is the failure of our own attempt that made us ask, if there was one.
         """
         try:
-            found = await self._status()
-        except TurnlineError as failure:
-            why = _clause(failure)
-            return self._unknown(why if error is None else f"{_clause(error)}, and {why[:1].lower()}{why[1:]}")
+            found = await self._confirmed_status()
+        except TurnlineError as status_error:
+            reason = _clause(status_error)
+            return self._unknown(reason if error is None else f"{_clause(error)}, and {reason[:1].lower()}{reason[1:]}")
         if found is None:
-            self.maybe_done, self.doubted = False, True
+            self.maybe_done, self.denied = False, True
         return found
 
-    async def _status(self) -> ToolOutcome | None:
+    async def _confirmed_status(self) -> ToolOutcome | None:
         failures, denied_at, wait_s = 0, None, 0.0
         while True:
-            if wait_s >= self._left_s():
+            if wait_s >= self._remaining_s():
                 raise TimedOut("there was no time to ask for its status" + (" a second time" if denied_at else ""))
             await asyncio.sleep(wait_s)
             try:
                 found = await self.integration.status(
-                    self.tool, self.spec, self.arguments, idempotency_key=self.key, deadline_s=self._left_s()
+                    self.tool, self.spec, self.arguments, idempotency_key=self.key, deadline_s=self._remaining_s()
                 )
             except TurnlineError as error:
                 failures += 1
                 wait_s = _backoff_s(error, failures)
-                if failures == MAX_TRIES or isinstance(error, Rejected) or wait_s > LONGEST_WAIT_S:
+                if failures == MAX_TRIES or isinstance(error, Rejected) or wait_s > MAX_BACKOFF_S:
                     raise
                 continue
             now = time.monotonic()
-            if found is not None or (denied_at is not None and now - denied_at >= BELIEVED_AFTER_S):
+            if found is not None or (denied_at is not None and now - denied_at >= CONFIRM_NOT_DONE_AFTER_S):
                 return found
             denied_at = denied_at or now
-            wait_s = BELIEVED_AFTER_S / 2
+            wait_s = CONFIRM_NOT_DONE_AFTER_S / 2
 
-    def _heard(self, error: TurnlineError | None, *, answered: bool) -> None:
-        """Tell how a request went, if that says anything. `answered`: it had been sent, so what is no failure of the wire is an answer.
+    def _report_health(self, error: TurnlineError | None, *, sent: bool) -> None:
+        """Call `on_result` if the result says something about the integration's health. `sent`: the request had been sent.
 
-        A refusal and a rate limit are answers. Our own refusal says nothing; nor does a 5xx, which one bad argument may bring about, and
-        which the next probe tells from a server that is gone.
+        A refusal and a rate limit by the server are answers. Our own refusal says nothing. Neither does a 5xx: one bad argument may
+        cause it, and the next probe shows whether the server is down.
         """
         if self.on_result is None:
             return
-        if isinstance(error, (TimedOut, Ambiguous, Malformed)) or (isinstance(error, ProviderDown) and not answered):
+        if isinstance(error, (TimedOut, Ambiguous, Malformed)) or (isinstance(error, ProviderDown) and not sent):
             self.on_result(self.spec.id, str(error))
-        elif error is None or (isinstance(error, (Rejected, RateLimited)) and answered):
+        elif error is None or (isinstance(error, (Rejected, RateLimited)) and sent):
             self.on_result(self.spec.id, None)
 
-    def _passes_on(self, error: TurnlineError) -> bool:
-        """Whether another integration, which knows nothing of this one's keys, may make the call instead."""
-        nothing_done = self.tool.effect is Effect.PURE or not (self.maybe_done or self.doubted)
-        return nothing_done and isinstance(error, (Transient, Ambiguous))
+    def _may_fall_back(self, error: TurnlineError) -> bool:
+        """Return True if another integration, which does not know this one's idempotency keys, may execute the call."""
+        not_executed = self.tool.effect is Effect.PURE or not (self.maybe_done or self.denied)
+        return not_executed and isinstance(error, (Transient, Ambiguous))
 
-    def _wait_s(self, error: TurnlineError, attempt: int) -> float | None:
-        """How long to wait before the next try, or None where there is none."""
-        again = isinstance(error, (Transient, Ambiguous))
-        if attempt == MAX_TRIES or not again or (self.maybe_done and self.tool.effect not in REPEATABLE):
+    def _backoff_before_retry_s(self, error: TurnlineError, attempt: int) -> float | None:
+        """Return how many seconds to wait before the next attempt, or None if there must be none."""
+        may_succeed = isinstance(error, (Transient, Ambiguous))
+        if attempt == MAX_TRIES or not may_succeed or (self.maybe_done and self.tool.effect not in REPEATABLE):
             return None
-        wait_s = _backoff_s(error, attempt)
-        return wait_s if wait_s <= LONGEST_WAIT_S and wait_s < self._left_s() else None
+        backoff_s = _backoff_s(error, attempt)
+        return backoff_s if backoff_s <= MAX_BACKOFF_S and backoff_s < self._remaining_s() else None
 
-    def _left_s(self) -> float:
+    def _remaining_s(self) -> float:
         return self.ends_at - time.monotonic()
 
-    def _given_up(self, error: TurnlineError) -> ToolOutcome:
-        # A pure tool has no effect that could have happened unheard. For the others a refusal proves nothing once a reply was
-        # lost: a second cancellation is answered 404, a call that is still being carried out 409.
+    def _failed(self, error: TurnlineError) -> ToolOutcome:
+        # A pure tool has no effect that could have happened. For the others, a refusal proves nothing after a lost reply: a second
+        # cancellation is answered 404, a call that is still being executed 409.
         if self.maybe_done and self.tool.effect is not Effect.PURE:
             return self._unknown(_clause(error))
         sentence = str(error) if isinstance(error, Refused) else f"The tool could not be used: {_clause(error)}."
         return ToolOutcome(ToolStatus.FAILED, error=sentence, integration_id=self.spec.id)
 
-    def _unknown(self, why: str) -> ToolOutcome:
-        sentence = f"It may or may not have happened: {why}. Do not assume either, and do not call it again without asking."
+    def _unknown(self, reason: str) -> ToolOutcome:
+        sentence = f"It may or may not have happened: {reason}. Do not assume either, and do not call it again without asking."
         return ToolOutcome(ToolStatus.UNKNOWN, error=sentence, integration_id=self.spec.id)
 
 
 def _backoff_s(error: TurnlineError, tries: int) -> float:
-    asked = error.retry_after_s if isinstance(error, Transient) else None
-    # Jitter, so that the calls of one bad moment do not come back in one.
-    return asked if asked is not None else _FIRST_WAIT_S * 2 ** (tries - 1) * random.uniform(0.5, 1.5)  # noqa: S311
+    requested_s = error.retry_after_s if isinstance(error, Transient) else None
+    # With jitter, so that calls that failed together are not retried together.
+    return requested_s if requested_s is not None else _FIRST_BACKOFF_S * 2 ** (tries - 1) * random.uniform(0.5, 1.5)  # noqa: S311
 
 
 def _clause(error: TurnlineError) -> str:

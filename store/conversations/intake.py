@@ -105,11 +105,7 @@ async def accept(
 
 def check_message(text: object, message_key: object, metadata: object) -> None:
     """Raise Rejected unless the text, key and metadata are valid for a message."""
-    if not isinstance(text, str) or not text.strip():
-        raise Rejected("text must be a string that is not blank.")
-    check_json_value(text, "text")
-    if len(text.encode()) > TEXT_MAX_BYTES:
-        raise Rejected(f"text is longer than {TEXT_MAX_BYTES} bytes.")
+    check_text(text)
     if message_key is not None and not (isinstance(message_key, str) and 1 <= len(message_key) <= KEY_MAX_LENGTH):
         raise Rejected(f"message_key must be a string of 1 to {KEY_MAX_LENGTH} characters.")
     check_json_value(message_key, "message_key")
@@ -119,6 +115,15 @@ def check_message(text: object, message_key: object, metadata: object) -> None:
         check_json_value(metadata, "metadata")
         if len(dumps(metadata).encode()) > METADATA_MAX_BYTES:
             raise Rejected(f"metadata is longer than {METADATA_MAX_BYTES} bytes.")
+
+
+def check_text(text: object) -> None:
+    """Raise Rejected if `text` is not a message's text: blank, longer than 64 KiB, or not storable."""
+    if not isinstance(text, str) or not text.strip():
+        raise Rejected("text must be a string that is not blank.")
+    check_json_value(text, "text")
+    if len(text.encode()) > TEXT_MAX_BYTES:
+        raise Rejected(f"text is longer than {TEXT_MAX_BYTES} bytes.")
 
 
 async def record_refusal(

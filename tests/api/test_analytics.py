@@ -1,4 +1,4 @@
-"""What agents came to, over HTTP: as a recount has it, whether or not it is in the rollups yet."""
+"""Analytics over HTTP equal a recount, whether or not the rows have been rolled up."""
 
 from __future__ import annotations
 
@@ -25,48 +25,48 @@ def busy(service: Service, acme: Tenant) -> tuple[Tenant, str]:
 
 
 def counted(service: Service, agent: str, place: Callable[[datetime], Any]) -> tuple[dict[Any, Any], ...]:
-    """A recount of one agent, without its id."""
+    """Return a recount of one agent, without its id in the keys."""
     return tuple({key[1:]: sums for key, sums in one.items() if key[0] == UUID(agent)} for one in recount(service.database_url, place))
 
 
-def test_all_of_an_agent_equals_a_recount(service: Service, busy: tuple[Tenant, str]):
+def test_totals_of_an_agent_equal_a_recount(service: Service, busy: tuple[Tenant, str]):
     acme, agent = busy
     agents, models, tools = counted(service, agent, lambda at: 0)
     (sums,) = agents.values()
 
-    for _ in range(2):  # half of it in the rollups, and all of it
-        told = acme.call("GET", f"/v1/agents/{agent}/analytics", 200)
-        assert (told["period"], told["timezone"], told["agent"]["id"]) == ("all", ZONE, agent)
-        assert told["metrics"]["session_count"] == sums["sessions_started"]
-        assert told["metrics"]["message_count"] == sums["messages"]
-        assert told["metrics"]["average_response_time"] == pytest.approx(float(sums["response_ms"] / sums["turns_done"]))
-        assert told["metrics"]["satisfaction_score"] == pytest.approx(float(sums["cohort_satisfaction"] / sums["cohort_rated"]))
-        assert Decimal(told["metrics"]["cost"]) == sum(one["cost_usd"] for one in models.values() if "cost_usd" in one)
-        assert Decimal(told["metrics"]["cost"]) == sums["cohort_cost_usd"]
-        assert told["session_stats"]["active_sessions"] == sums["active_sessions"]
-        assert told["session_stats"]["avg_message_count"] == pytest.approx(float(sums["cohort_messages"] / sums["sessions_started"]))
-        assert told["session_stats"]["completion_rate"] == pytest.approx(float(100 * sums["cohort_completed"] / sums["sessions_started"]))
-        assert told["turns"] == {status: sums.get(f"turns_{status}", 0) for status in ("done", "failed", "dead", "cancelled")}
-        assert told["response_time"]["count"] == sum(sums["response_times"].values())
-        assert {one["model"]: one["calls"] for one in told["model_stats"]} == {key[2]: one["calls"] for key, one in models.items()}
-        assert told["tokens"]["input"] == sum(one["input_tokens"] for one in models.values())
-        used = {UUID(one["tool_id"]) if one["tool_id"] else NIL: one for one in told["tool_stats"]}
+    for _ in range(2):  # half of it rolled up, then all of it
+        found = acme.call("GET", f"/v1/agents/{agent}/analytics", 200)
+        assert (found["period"], found["timezone"], found["agent"]["id"]) == ("all", ZONE, agent)
+        assert found["metrics"]["session_count"] == sums["sessions_started"]
+        assert found["metrics"]["message_count"] == sums["messages"]
+        assert found["metrics"]["average_response_time"] == pytest.approx(float(sums["response_ms"] / sums["turns_done"]))
+        assert found["metrics"]["satisfaction_score"] == pytest.approx(float(sums["cohort_satisfaction"] / sums["cohort_rated"]))
+        assert Decimal(found["metrics"]["cost"]) == sum(one["cost_usd"] for one in models.values() if "cost_usd" in one)
+        assert Decimal(found["metrics"]["cost"]) == sums["cohort_cost_usd"]
+        assert found["session_stats"]["active_sessions"] == sums["active_sessions"]
+        assert found["session_stats"]["avg_message_count"] == pytest.approx(float(sums["cohort_messages"] / sums["sessions_started"]))
+        assert found["session_stats"]["completion_rate"] == pytest.approx(float(100 * sums["cohort_completed"] / sums["sessions_started"]))
+        assert found["turns"] == {status: sums.get(f"turns_{status}", 0) for status in ("done", "failed", "dead", "cancelled")}
+        assert found["response_time"]["count"] == sum(sums["response_times"].values())
+        assert {one["model"]: one["calls"] for one in found["model_stats"]} == {key[2]: one["calls"] for key, one in models.items()}
+        assert found["tokens"]["input"] == sum(one["input_tokens"] for one in models.values())
+        used = {UUID(one["tool_id"]) if one["tool_id"] else NIL: one for one in found["tool_stats"]}
         assert {tool: one["succeeded"] + one["failed"] + one["unknown"] + one["denied"] for tool, one in used.items()} == {
             key[1]: one["calls"] for key, one in tools.items()
         }
-        assert {one["tool_name"] for one in told["tool_stats"]} == {"lookup", None}
+        assert {one["tool_name"] for one in found["tool_stats"]} == {"lookup", None}
         roll_up(service)
 
 
-def test_days_equal_a_recount_and_so_does_a_part_of_them(service: Service, busy: tuple[Tenant, str]):
+def test_days_and_ranges_of_days_equal_a_recount(service: Service, busy: tuple[Tenant, str]):
     acme, agent = busy
     agents, models, _ = counted(service, agent, day(ZONE))
     days = sorted({key[0] for key in agents} | {key[0] for key in models})
 
     for _ in range(2):
-        told = acme.call("GET", f"/v1/agents/{agent}/performance", 200, params={"from": str(days[0]), "to": str(days[-1])})
-        assert [one["day"] for one in told["items"]] == [str(one) for one in days]
-        for one in told["items"]:
+        found = acme.call("GET", f"/v1/agents/{agent}/performance", 200, params={"from": str(days[0]), "to": str(days[-1])})
+        assert [one["day"] for one in found["items"]] == [str(one) for one in days]
+        for one in found["items"]:
             sums = agents.get((date.fromisoformat(one["day"]),), {})
             assert one["session_count"] == sums.get("sessions_started", 0)
             assert Decimal(one["total_cost"]) == sums.get("cohort_cost_usd", 0)
@@ -81,13 +81,13 @@ def test_days_equal_a_recount_and_so_does_a_part_of_them(service: Service, busy:
             assert Decimal(one["cost"]) == spent
 
         some = acme.call("GET", f"/v1/agents/{agent}/analytics", 200, params={"from": str(days[1]), "to": str(days[2])})
-        assert some["metrics"]["session_count"] == sum(one["session_count"] for one in told["items"][1:3])
-        assert Decimal(some["metrics"]["cost"]) == sum(Decimal(one["cost"]) for one in told["items"][1:3])
+        assert some["metrics"]["session_count"] == sum(one["session_count"] for one in found["items"][1:3])
+        assert Decimal(some["metrics"]["cost"]) == sum(Decimal(one["cost"]) for one in found["items"][1:3])
         roll_up(service)
 
 
 def test_hours_equal_a_recount(service: Service, busy: tuple[Tenant, str]):
-    """Of a zone whose hours begin at half past those of UTC."""
+    """The zone's hours start at half past the hours of UTC."""
     acme, agent = busy
     zone = ZoneInfo(ZONE)
 
@@ -98,11 +98,11 @@ def test_hours_equal_a_recount(service: Service, busy: tuple[Tenant, str]):
     days = {"from": "2026-03-05", "to": "2026-03-31"}
 
     for _ in range(2):
-        told = acme.call("GET", f"/v1/agents/{agent}/performance", 200, params=days | {"by": "hour"})
-        assert [datetime.fromisoformat(one["hour"]) for one in told["items"]] == sorted(
+        found = acme.call("GET", f"/v1/agents/{agent}/performance", 200, params=days | {"by": "hour"})
+        assert [datetime.fromisoformat(one["hour"]) for one in found["items"]] == sorted(
             {key[0] for key in agents} | {key[0] for key in models}
         )
-        for one in told["items"]:
+        for one in found["items"]:
             at = datetime.fromisoformat(one["hour"]).astimezone(zone)
             sums = agents.get((at,), {})
             assert one["day"] == str(at.date())
@@ -110,13 +110,11 @@ def test_hours_equal_a_recount(service: Service, busy: tuple[Tenant, str]):
             assert one["turns"]["done"] == sums.get("turns_done", 0)
             assert Decimal(one["cost"]) == sum(model.get("cost_usd", Decimal(0)) for key, model in models.items() if key[0] == at)
         by_day = acme.call("GET", f"/v1/agents/{agent}/performance", 200, params=days)["items"]
-        assert sum(one["session_count"] for one in told["items"]) == sum(one["session_count"] for one in by_day)
+        assert sum(one["session_count"] for one in found["items"]) == sum(one["session_count"] for one in by_day)
         roll_up(service)
 
 
-def test_a_workspace_equals_a_recount_of_all_its_agents_also_of_one_that_is_deleted(
-    service: Service, busy: tuple[Tenant, str], other: Tenant
-):
+def test_workspace_equals_a_recount_including_deleted_agents(service: Service, busy: tuple[Tenant, str], other: Tenant):
     acme, agent = busy
     gone = acme.agent(name="Gone")["id"]
     activity = Activity(service.database_url, [factories.Tenant(acme.workspace_id, UUID(gone))], FIRST, 4, 8)
@@ -126,7 +124,7 @@ def test_a_workspace_equals_a_recount_of_all_its_agents_also_of_one_that_is_dele
     acme.call("DELETE", f"/v1/agents/{gone}", 204)
     days = {"from": "2026-03-01", "to": "2026-03-31"}
 
-    for zone in (ZONE, ZONE, "America/St_Johns"):  # half of it in the rollups, all of it, and before days are cut in another zone
+    for zone in (ZONE, ZONE, "America/St_Johns"):  # half rolled up, all rolled up, and before the days of another zone are rolled up
         service.sql("UPDATE workspaces SET timezone = %s WHERE id = %s", zone, acme.workspace_id)
         agents, models, tools = recount(service.database_url, day(zone))
         agents, models, tools = (
@@ -141,14 +139,14 @@ def test_a_workspace_equals_a_recount_of_all_its_agents_also_of_one_that_is_dele
         assert {UUID(one["tool_id"] or str(NIL)): one["succeeded"] for one in whole["tool_stats"]} == {
             tool: count for (tool,), count in summed(tools, "succeeded_calls", 2).items()
         }
-        told = {one["day"]: one for one in performance["items"]}
+        found = {one["day"]: one for one in performance["items"]}
         for name, column in (("session_count", "sessions_started"), ("message_count", "messages")):
             expected = {str(place): count for (place,), count in summed(agents, column, 1, 2).items() if count}
-            assert {at: one[name] for at, one in told.items() if one[name]} == expected
+            assert {at: one[name] for at, one in found.items() if one[name]} == expected
         spent = {str(place): cost for (place,), cost in summed(models, "cost_usd", 1, 2).items() if cost}
-        assert {at: Decimal(one["cost"]) for at, one in told.items() if Decimal(one["cost"])} == spent
+        assert {at: Decimal(one["cost"]) for at, one in found.items() if Decimal(one["cost"])} == spent
         some = acme.call("GET", "/v1/analytics", 200, params={"from": "2026-03-07", "to": "2026-03-08"})
-        assert some["metrics"]["session_count"] == sum(told[at]["session_count"] for at in ("2026-03-07", "2026-03-08"))
+        assert some["metrics"]["session_count"] == sum(found[at]["session_count"] for at in ("2026-03-07", "2026-03-08"))
         by_hour = acme.call("GET", "/v1/performance", 200, params=days | {"by": "hour"})["items"]
         assert sum(one["session_count"] for one in by_hour) == whole["metrics"]["session_count"]
         roll_up(service)
@@ -158,14 +156,14 @@ def test_a_workspace_equals_a_recount_of_all_its_agents_also_of_one_that_is_dele
 
 
 def summed(counted: dict[Any, Any], column: str, first: int, last: int | None = None) -> dict[Any, Any]:
-    """A sum over all agents, by a part of the key."""
+    """Return sums over all agents, by a part of the key."""
     sums: Counter[Any] = Counter()
     for key, one in counted.items():
         sums[key[first:last]] += one.get(column, 0)
     return dict(sums)
 
 
-def test_agents_with_stats(service: Service, busy: tuple[Tenant, str]):
+def test_agents_are_listed_with_stats(service: Service, busy: tuple[Tenant, str]):
     acme, agent = busy
     idle = acme.agent(name="Idle", tool_ids=[acme.tool("other")["id"]])
     (sums,) = counted(service, agent, lambda at: 0)[0].values()
@@ -180,16 +178,16 @@ def test_agents_with_stats(service: Service, busy: tuple[Tenant, str]):
     assert "active_sessions" not in acme.call("GET", "/v1/agents", 200)["items"][0]
 
 
-def test_another_time_zone_cuts_the_days_anew(service: Service, busy: tuple[Tenant, str]):
+def test_changed_time_zone_changes_the_days(service: Service, busy: tuple[Tenant, str]):
     acme, agent = busy
     roll_up(service)
     service.sql("UPDATE workspaces SET timezone = 'America/St_Johns' WHERE id = %s", acme.workspace_id)
     agents, _, _ = counted(service, agent, day("America/St_Johns"))
 
-    for _ in range(2):  # before the job has cut them, and after
-        told = acme.call("GET", f"/v1/agents/{agent}/performance", 200, params={"from": "2026-03-01", "to": "2026-03-31"})
-        assert told["timezone"] == "America/St_Johns"
-        started = {one["day"]: one["session_count"] for one in told["items"] if one["session_count"]}
+    for _ in range(2):  # before and after the job has computed the new days
+        found = acme.call("GET", f"/v1/agents/{agent}/performance", 200, params={"from": "2026-03-01", "to": "2026-03-31"})
+        assert found["timezone"] == "America/St_Johns"
+        started = {one["day"]: one["session_count"] for one in found["items"] if one["session_count"]}
         assert started == {str(key[0]): one["sessions_started"] for key, one in agents.items() if "sessions_started" in one}
         roll_up(service)
 
@@ -204,7 +202,7 @@ def test_another_time_zone_cuts_the_days_anew(service: Service, busy: tuple[Tena
         ("from=2099-03-01", "before"),
     ],
 )
-def test_days_that_cannot_be_answered_are_problems(acme: Tenant, query: str, words: str):
+def test_invalid_days_return_422(acme: Tenant, query: str, words: str):
     agent = acme.agent()["id"]
     for what in ("performance", "analytics"):
         problem = acme.call("GET", f"/v1/agents/{agent}/{what}?{query}", 422)
@@ -213,12 +211,12 @@ def test_days_that_cannot_be_answered_are_problems(acme: Tenant, query: str, wor
 
 
 @pytest.mark.parametrize(("query", "words"), [("by=week", "by"), ("from=2026-03-01&to=2026-04-01&by=hour", "31 days by hour")])
-def test_steps_that_cannot_be_shown_are_problems(acme: Tenant, query: str, words: str):
+def test_invalid_steps_return_422(acme: Tenant, query: str, words: str):
     problem = acme.call("GET", f"/v1/agents/{acme.agent()['id']}/performance?{query}", 422)
     assert words in str(problem["errors"]) + problem["detail"]
 
 
-def test_an_agent_of_another_workspace_is_not_found(service: Service, busy: tuple[Tenant, str], other: Tenant):
+def test_agent_of_another_workspace_returns_404(service: Service, busy: tuple[Tenant, str], other: Tenant):
     _, agent = busy
     for name in (agent, str(uuid4())):
         for path in ("analytics", "performance?from=2026-03-01&to=2026-03-02"):
@@ -226,20 +224,20 @@ def test_an_agent_of_another_workspace_is_not_found(service: Service, busy: tupl
     assert other.call("GET", "/v1/agents?with=stats", 200)["items"] == []
 
 
-def test_days_that_are_not_said_are_the_last_thirty(acme: Tenant):
+def test_days_default_to_the_last_thirty(acme: Tenant):
     agent = acme.agent()["id"]
     acme.session(agent_id=agent)
 
-    told = acme.call("GET", f"/v1/agents/{agent}/performance", 200)
-    first, last = map(date.fromisoformat, told["period"].split("/"))
+    found = acme.call("GET", f"/v1/agents/{agent}/performance", 200)
+    first, last = map(date.fromisoformat, found["period"].split("/"))
 
     assert (last - first).days == 29
-    assert [(one["day"], one["session_count"]) for one in told["items"]] == [(str(last), 1)]
+    assert [(one["day"], one["session_count"]) for one in found["items"]] == [(str(last), 1)]
     assert acme.call("GET", f"/v1/agents/{agent}/performance?to=2026-03-30", 200)["period"] == "2026-03-01/2026-03-30"
     assert acme.call("GET", f"/v1/agents/{agent}/analytics?to=2026-03-30", 200)["metrics"]["session_count"] == 0
 
 
-def test_the_ends_of_time_are_days_like_any_other(acme: Tenant):
+def test_first_and_last_days_of_the_calendar_are_valid(acme: Tenant):
     agent = acme.agent()["id"]
     for days in ("from=0001-01-01&to=0001-01-02", "to=0001-01-02", "from=9999-12-30&to=9999-12-31"):
         assert acme.call("GET", f"/v1/agents/{agent}/performance?{days}", 200)["items"] == []

@@ -1,4 +1,4 @@
-"""Listing what waits for a person, and deciding about it."""
+"""Listing approvals and deciding about them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from api.schemas import responses
+from api.schemas import approvals as schemas
 from tests.support.api_server import Tenant
 from tests.support.fakes import Script, says
 from tests.support.servers import until
@@ -18,12 +18,12 @@ def pending(acme: Tenant) -> list[str]:
     return [item["id"] for item in acme.call("GET", "/v1/approvals?status=pending", 200)["items"]]
 
 
-def test_what_waits_is_listed_shown_and_approved_once(acme: Tenant):
+def test_pending_approval_is_listed_and_approved_once(acme: Tenant):
     accepted = waiting(acme)
     session_id, turn_id = accepted["event"]["session_id"], accepted["turn"]["id"]
 
     (shown,) = acme.call("GET", f"/v1/approvals?session_id={session_id}", 200)["items"]
-    responses.Approval.model_validate(shown)
+    schemas.Approval.model_validate(shown)
     assert (shown["status"], shown["turn_id"], shown["tool_name"], shown["arguments"]) == ("pending", turn_id, "refund", {"order": 0})
     assert acme.call("GET", f"/v1/approvals/{shown['id']}", 200) == shown
     assert [one["id"] for one in acme.call("GET", f"/v1/turns/{turn_id}", 200)["approvals"]] == [shown["id"]]
@@ -42,7 +42,7 @@ def test_what_waits_is_listed_shown_and_approved_once(acme: Tenant):
     assert pending(acme) == []
 
 
-def test_the_log_says_what_was_asked_and_who_decided_and_readers_are_woken(acme: Tenant):
+def test_request_and_decision_are_logged_and_published(acme: Tenant):
     accepted = waiting(acme)
     session_id = accepted["event"]["session_id"]
     seen = acme.call("GET", f"/v1/sessions/{session_id}/events", 200)
@@ -64,7 +64,7 @@ def test_the_log_says_what_was_asked_and_who_decided_and_readers_are_woken(acme:
     assert content["decided_at"]
 
 
-def test_the_user_of_a_key_is_named(acme: Tenant):
+def test_decision_names_the_user_of_the_key(acme: Tenant):
     waiting(acme)
     [(user_id,)] = acme.service.sql("INSERT INTO users (name, email) VALUES ('Dana', gen_random_uuid()::text) RETURNING id")
     grant = (
@@ -85,13 +85,13 @@ def test_the_user_of_a_key_is_named(acme: Tenant):
         ({"decision": "approve", "edited_arguments": {}}, "body.edited_arguments", "order"),
         ({"decision": "approve", "edited_arguments": [1]}, "body.edited_arguments", "dictionary"),
         ({"decision": "approve", "edited_arguments": {"order": 1, "note": "x" * 70_000}}, "body.edited_arguments", "65536"),
-        ({"decision": "deny", "edited_arguments": {"order": 1}}, "body", "approval only"),
+        ({"decision": "deny", "edited_arguments": {"order": 1}}, "body", "only with an approval"),
         ({"decision": "approved"}, "body.decision", "approve"),
         ({"decision": "deny", "reason": "x" * 2001}, "body.reason", "2000"),
         ({}, "body.decision", "required"),
     ],
 )
-def test_a_decision_that_is_none_is_refused_with_the_place(acme: Tenant, body: dict[str, object], where: str, what: str):
+def test_invalid_decision_is_refused_with_its_place(acme: Tenant, body: dict[str, object], where: str, what: str):
     waiting(acme)
     (approval_id,) = pending(acme)
 
@@ -102,7 +102,7 @@ def test_a_decision_that_is_none_is_refused_with_the_place(acme: Tenant, body: d
     assert pending(acme) == [approval_id]
 
 
-def test_edited_arguments_are_shown_and_run(acme: Tenant):
+def test_edited_arguments_are_shown_and_used(acme: Tenant):
     turn_id = waiting(acme)["turn"]["id"]
 
     body = {"decision": "approve", "edited_arguments": {"order": 9}}
@@ -114,7 +114,7 @@ def test_edited_arguments_are_shown_and_run(acme: Tenant):
     assert [call.arguments for call in world.made] == [{"order": 9}]
 
 
-def test_of_two_who_decide_at_once_one_does(acme: Tenant):
+def test_only_one_of_two_concurrent_decisions_succeeds(acme: Tenant):
     waiting(acme)
     path = f"/v1/approvals/{pending(acme)[0]}/decision"
 
@@ -124,18 +124,18 @@ def test_of_two_who_decide_at_once_one_does(acme: Tenant):
     assert sorted(codes) == [200, 409]
 
 
-def test_pages_follow_one_another(acme: Tenant):
+def test_approvals_are_paged(acme: Tenant):
     waiting(acme, wanted=5)
     first = acme.call("GET", "/v1/approvals?limit=2&include_total=true", 200)
     second = acme.call("GET", f"/v1/approvals?limit=3&after={first['next_cursor']}", 200)
 
-    responses.Approvals.model_validate(first)
+    schemas.Approvals.model_validate(first)
     assert (len(first["items"]), first["total_count"], second["has_more"]) == (2, 5, False)
     assert len({item["id"] for item in first["items"] + second["items"]}) == 5
     acme.call("GET", "/v1/approvals?after=nonsense", 422)
 
 
-def test_another_workspace_sees_and_decides_nothing(acme: Tenant, other: Tenant):
+def test_other_workspace_cannot_see_or_decide(acme: Tenant, other: Tenant):
     session_id = waiting(acme)["event"]["session_id"]
     (approval_id,) = pending(acme)
 
@@ -148,7 +148,7 @@ def test_another_workspace_sees_and_decides_nothing(acme: Tenant, other: Tenant)
     assert pending(acme) == [approval_id]
 
 
-def test_who_is_asked_is_the_agents_to_say(acme: Tenant):
+def test_assignment_decides_which_tools_require_approval(acme: Tenant):
     unsafe, pure = acme.tool("refund", effect="unsafe"), acme.tool("lookup", effect="pure")
     ids = [unsafe["id"], pure["id"]]
     agent = acme.agent(tool_ids=ids)

@@ -1,4 +1,4 @@
-"""Too much open is refused with when to come back; what was accepted keeps its answer, and the door opens again."""
+"""Messages are refused with Retry-After while too many turns are open, and accepted again afterwards."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def address(database_url: str, valkey: EmbeddedValkey) -> dict[str, str]:
 
 @contextmanager
 def limited(address: dict[str, str], **limits: float) -> Iterator[tuple[Service, Tenant]]:
-    """A server with these limits only, and a tenant of it."""
+    """Serve the API with only these limits, and make a tenant."""
     with serving(**address, **(NO_LIMITS | limits)) as service, service.tenant("Acme") as acme:
         yield service, acme
         service.sql("UPDATE turns SET status = 'done', settled_at = now() WHERE status IN ('queued', 'running', 'waiting')")
@@ -36,20 +36,20 @@ def post(tenant: Tenant, session_id: str, **fields: Any) -> httpx.Response:
     return tenant.http.post(f"/v1/sessions/{session_id}/messages", json={"text": "Is order 41 paid?", **fields})
 
 
-def refused(answer: httpx.Response, says: str) -> bool:
-    """Whether the answer is a 429 as it should be; one that is another refusal, or says something else, fails the test."""
+def refused(answer: httpx.Response, reason: str) -> bool:
+    """Return whether the response is a correct 429; fail on any other refusal."""
     if answer.status_code == 202:
         return False
     problem = answer.json()
     assert (answer.status_code, answer.headers["content-type"]) == (429, "application/problem+json"), answer.text
     assert (problem["status"], problem["code"]) == (429, "RATE_LIMITED")
-    assert says in problem["detail"]
+    assert reason in problem["detail"]
     assert 1 <= int(answer.headers["retry-after"]) <= 90
     return True
 
 
 def fresh(tenant: Tenant) -> httpx.Response:
-    """The answer to the first message of a new session."""
+    """Return the response to the first message of a new session."""
     return post(tenant, tenant.session()["id"])
 
 
@@ -57,7 +57,7 @@ def settle(service: Service, turn_id: str) -> None:
     service.sql("UPDATE turns SET status = 'done', settled_at = now() WHERE id = %s", turn_id)
 
 
-def test_a_session_has_so_many_open_turns_and_no_more(address: dict[str, str]):
+def test_session_is_limited_to_its_maximum_of_open_turns(address: dict[str, str]):
     with limited(address, session_max_open=3) as (service, acme):
         session = acme.session()["id"]
         first = post(acme, session, strategy="enqueue", message_key="k0")
@@ -75,7 +75,7 @@ def test_a_session_has_so_many_open_turns_and_no_more(address: dict[str, str]):
         assert refused(post(acme, session, strategy="enqueue"), "3 open turns")
 
 
-def test_the_limit_of_a_session_is_exact_under_concurrency(address: dict[str, str]):
+def test_session_limit_is_exact_under_concurrency(address: dict[str, str]):
     with limited(address, session_max_open=3) as (service, acme):
         session = acme.session()["id"]
         with ThreadPoolExecutor(12) as pool:
@@ -86,14 +86,14 @@ def test_the_limit_of_a_session_is_exact_under_concurrency(address: dict[str, st
         assert service.sql("SELECT count(*) FROM turns WHERE session_id = %s", session) == [(3,)]
 
 
-def test_a_full_workspace_takes_no_message_that_opens_a_turn(address: dict[str, str]):
+def test_full_workspace_refuses_only_messages_that_open_a_turn(address: dict[str, str]):
     with limited(address, workspace_max_open=3) as (service, acme), service.tenant("Other") as other:
         session = acme.session()["id"]
         first = post(acme, session, message_key="k0")
         assert [fresh(acme).status_code for _ in range(4)] == [202, 202, 429, 429]
 
         assert refused(post(acme, session, strategy="enqueue"), "The workspace has 3 open turns")
-        # What opens no turn is taken: a repeat, a message that joins an open turn, one that a person will answer.
+        # Messages that open no turn are accepted: a repeat, one that joins an open turn, one in mode manual.
         again = post(acme, session, message_key="k0")
         assert (again.status_code, again.headers["idempotent-replayed"], again.json()) == (202, "true", first.json())
         joined = post(acme, session)
@@ -101,13 +101,13 @@ def test_a_full_workspace_takes_no_message_that_opens_a_turn(address: dict[str, 
         manual = acme.session()["id"]
         service.sql("UPDATE sessions SET mode = 'manual' WHERE id = %s", manual)
         assert post(acme, manual).status_code == 202
-        # What would never be taken is refused for that.
+        # Messages that are invalid anyway get their own error.
         assert post(acme, session, message_key="k0", text="other").status_code == 409
         ended = acme.session()["id"]
         acme.call("POST", f"/v1/sessions/{ended}/end", 200)
         assert post(acme, ended).status_code == 409
         assert post(acme, other.session()["id"]).status_code == 404
-        # Another workspace is not concerned.
+        # Another workspace is not affected.
         assert fresh(other).status_code == 202
 
         abandoned = acme.session()["id"]  # the next message makes it active again, and opens a turn
@@ -119,7 +119,7 @@ def test_a_full_workspace_takes_no_message_that_opens_a_turn(address: dict[str, 
         assert refused(fresh(acme), "3 open turns")
 
 
-def test_when_no_worker_takes_what_is_due_nobody_may_add_to_it(address: dict[str, str]):
+def test_messages_are_refused_while_turns_wait_too_long_for_a_worker(address: dict[str, str]):
     with limited(address, max_behind_s=1) as (service, acme), service.tenant("Other") as other:
         waiting = fresh(acme).json()["turn"]["id"]
 
@@ -129,7 +129,7 @@ def test_when_no_worker_takes_what_is_due_nobody_may_add_to_it(address: dict[str
         assert service.sql("SELECT status FROM turns WHERE id = %s", waiting) == [("running",)]
 
 
-def test_all_together_may_have_so_many_open_turns(address: dict[str, str]):
+def test_total_of_open_turns_is_limited(address: dict[str, str]):
     with limited(address, max_open=2) as (service, acme), service.tenant("Other") as other:
         assert (fresh(acme).status_code, fresh(other).status_code) == (202, 202)
 
@@ -138,7 +138,7 @@ def test_all_together_may_have_so_many_open_turns(address: dict[str, str]):
         until(lambda: not refused(fresh(other), "2 open turns"))
 
 
-def test_a_gauge_that_cannot_be_read_lets_everybody_in_and_says_so(address: dict[str, str], caplog: pytest.LogCaptureFixture):
+def test_failing_count_accepts_all_messages_and_is_logged_once(address: dict[str, str], caplog: pytest.LogCaptureFixture):
     signature = "backpressure(uuid[], integer, integer, double precision)"
     with limited(address, workspace_max_open=1) as (service, acme), caplog.at_level(logging.INFO, "api.backpressure"):
         assert fresh(acme).status_code == 202
@@ -150,12 +150,12 @@ def test_a_gauge_that_cannot_be_read_lets_everybody_in_and_says_so(address: dict
         finally:
             service.sql(f"GRANT EXECUTE ON FUNCTION {signature} TO turnline_app")
         until(lambda: refused(fresh(acme), "1 open turns"))
-    said = [record.getMessage() for record in caplog.records if record.name == "api.backpressure"]
-    assert len([line for line in said if "cannot be counted (InsufficientPrivilege)" in line]) == 1
-    assert str(acme.workspace_id) in said[-1]
+    logged = [record.getMessage() for record in caplog.records if record.name == "api.backpressure"]
+    assert len([line for line in logged if "failed (InsufficientPrivilege)" in line]) == 1
+    assert str(acme.workspace_id) in logged[-1]
 
 
-def test_two_processes_refuse_the_same_and_open_again(address: dict[str, str], tmp_path: Path):
+def test_two_processes_refuse_and_accept_alike(address: dict[str, str], tmp_path: Path):
     addresses = address["DATABASE_URL"], address["CELERY_BROKER_URL"]
     with (
         limited(address) as (service, acme),
@@ -164,16 +164,16 @@ def test_two_processes_refuse_the_same_and_open_again(address: dict[str, str], t
     ):
         session = acme.session()["id"]
 
-        def open_at(process: Served) -> bool:
+        def accepts(process: Served) -> bool:
             headers = {"Authorization": f"Bearer {acme.api_key}"}
             body = {"text": "Hi", "strategy": "enqueue"}
             answer = httpx.post(f"{process.url}/v1/sessions/{session}/messages", json=body, headers=headers, trust_env=False)
             return not refused(answer, "2 open turns")
 
         for _ in range(2):
-            assert open_at(one)
-        until(lambda: not open_at(one))
-        until(lambda: not open_at(two))
+            assert accepts(one)
+        until(lambda: not accepts(one))
+        until(lambda: not accepts(two))
         service.sql("UPDATE turns SET status = 'done', settled_at = now() WHERE workspace_id = %s", acme.workspace_id)
-        until(lambda: open_at(one))
-        until(lambda: open_at(two))
+        until(lambda: accepts(one))
+        until(lambda: accepts(two))

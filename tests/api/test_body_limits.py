@@ -1,4 +1,4 @@
-"""What a request may be, how a refusal looks, and what is open to everybody."""
+"""Limits on requests, problem documents, and authentication."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MEMBERS = {"type", "title", "status", "detail", "instance", "code", "errors"}
 
 
 def raw(acme: Tenant, body: Any, path: str = "/v1/agents", **headers: str) -> tuple[int, dict[str, Any]]:
-    """Status and problem of a body sent as it is."""
+    """Send a body unchanged; return the status and the problem."""
     answer = acme.http.post(path, content=body, headers=JSON | headers)
     assert answer.headers["content-type"] == ("application/problem+json" if answer.status_code >= 400 else "application/json")
     return answer.status_code, answer.json()
@@ -49,13 +49,13 @@ def raw(acme: Tenant, body: Any, path: str = "/v1/agents", **headers: str) -> tu
         (b'{"\xe2\x80\xa8": 1, "name": "x"}', 422, "not permitted"),
     ],
 )
-def test_json_that_cannot_be_kept_is_refused_before_it_is_looked_into(acme: Tenant, body: bytes, status: int, word: str):
+def test_json_that_cannot_be_stored_is_refused_before_validation(acme: Tenant, body: bytes, status: int, word: str):
     got, problem = raw(acme, body)
     assert (got, problem["status"]) == (status, status), problem
     assert word in json.dumps(problem, ensure_ascii=False)
 
 
-def test_a_body_that_is_too_long_is_refused_by_its_length_or_while_it_arrives(acme: Tenant):
+def test_too_long_body_is_refused_by_its_length_or_while_it_arrives(acme: Tenant):
     limit = acme.service.app_state.settings.request_max_bytes
     padded = b'{"name": "Ada"' + b" " * (limit - 15) + b"}"
     assert raw(acme, padded)[0] == 201
@@ -77,13 +77,13 @@ def test_a_body_that_is_too_long_is_refused_by_its_length_or_while_it_arrives(ac
 @pytest.mark.parametrize(
     "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", "json", "application/jsonp"]
 )
-def test_a_body_of_another_type_is_refused(acme: Tenant, kind: str):
+def test_other_content_types_return_415(acme: Tenant, kind: str):
     answer = acme.http.post("/v1/agents", content=b'{"name": "Ada"}', headers={"Content-Type": kind})
     assert (answer.status_code, answer.json()["code"]) == (415, "UNSUPPORTED_MEDIA_TYPE")
 
 
 @pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/merge-patch+json"])
-def test_every_type_of_json_is_taken(acme: Tenant, kind: str):
+def test_every_json_content_type_is_accepted(acme: Tenant, kind: str):
     assert acme.http.post("/v1/agents", content=b'{"name": "Ada"}', headers={"Content-Type": kind}).status_code == 201
 
 
@@ -101,7 +101,7 @@ def test_every_type_of_json_is_taken(acme: Tenant, kind: str):
         ("GET", "/v1/sessions?limit=9" + "9" * 400, 422, "VALIDATION_ERROR"),
     ],
 )
-def test_every_refusal_is_a_problem_document(acme: Tenant, method: str, path: str, status: int, code: str):
+def test_every_error_is_a_problem_document(acme: Tenant, method: str, path: str, status: int, code: str):
     answer = acme.http.request(method, path, follow_redirects=False)
     problem = answer.json()
     assert answer.headers["content-type"] == "application/problem+json"
@@ -113,7 +113,7 @@ def test_every_refusal_is_a_problem_document(acme: Tenant, method: str, path: st
 @pytest.mark.parametrize(
     "header", [None, "", "Bearer", "Basic dTpw", "tl_x", "Bearer tl_x", "Bearer " + "tl_" + "x" * 10_000, "Bearer \xff"]
 )
-def test_without_a_key_nothing_is_said_but_that(acme: Tenant, header: str | None):
+def test_missing_or_invalid_key_returns_401(acme: Tenant, header: str | None):
     del acme.http.headers["authorization"]
     headers = {} if header is None else {b"Authorization": header.encode("latin-1")}
     for method, path in (("GET", "/v1/agents"), ("POST", "/v1/agents"), ("GET", f"/v1/turns/{uuid4()}")):
@@ -122,12 +122,12 @@ def test_without_a_key_nothing_is_said_but_that(acme: Tenant, header: str | None
         assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
-def test_a_keys_use_is_noted(acme: Tenant):
+def test_use_of_a_key_is_recorded(acme: Tenant):
     acme.call("GET", "/v1/agents", 200)
     until(lambda: acme.service.sql("SELECT 1 FROM api_keys WHERE workspace_id = %s AND last_used_at IS NOT NULL", acme.workspace_id))
 
 
-def test_a_revoked_key_is_out_within_seconds(acme: Tenant):
+def test_revoked_key_is_refused_within_seconds(acme: Tenant):
     key = acme.key()
     with acme.using(key.text) as revoked:
         revoked.call("GET", "/v1/agents", 200)
@@ -136,7 +136,7 @@ def test_a_revoked_key_is_out_within_seconds(acme: Tenant):
     acme.call("GET", "/v1/agents", 200)
 
 
-def test_every_operation_says_what_it_may_answer(acme: Tenant):
+def test_every_operation_describes_its_responses(acme: Tenant):
     schema = acme.call("GET", "/openapi.json", 200)
 
     assert schema["openapi"].startswith("3.1")

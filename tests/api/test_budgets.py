@@ -1,4 +1,4 @@
-"""Budgets: made, shown, changed and removed; what is over one fails with a sentence."""
+"""Budgets: create, list, change and delete them; turns over budget fail."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from uuid import uuid4
 
 import pytest
 
-from api.schemas import responses
+from api.schemas import budgets as schemas
 from tests.support.api_server import Tenant
 from tests.support.fakes import Script, says
 from tests.support.waiting_turns import carried
 
 
-def test_a_budget_is_shown_with_what_is_spent_of_it(acme: Tenant):
+def test_budget_is_created_listed_changed_and_deleted(acme: Tenant):
     made = acme.budget(period="day", cap="25.50")
 
-    responses.Budget.model_validate(made)
+    schemas.Budget.model_validate(made)
     assert (made["scope"], made["scope_id"], made["cap"], made["spent"], made["reserved"]) == (
         "workspace",
         str(acme.workspace_id),
@@ -36,7 +36,7 @@ def test_a_budget_is_shown_with_what_is_spent_of_it(acme: Tenant):
     acme.call("DELETE", f"/v1/budgets/{made['id']}", 404)
 
 
-def test_there_is_one_of_a_kind(acme: Tenant):
+def test_duplicate_budget_returns_409(acme: Tenant):
     acme.budget()
 
     again = {"scope": "workspace", "scope_id": str(acme.workspace_id), "unit": "usd", "period": "total", "cap": "1"}
@@ -65,7 +65,7 @@ def test_there_is_one_of_a_kind(acme: Tenant):
         ({"spent": "1"}, "body.spent"),
     ],
 )
-def test_what_is_no_budget_is_refused(acme: Tenant, fields: dict[str, Any], where: str | None):
+def test_invalid_budget_returns_422(acme: Tenant, fields: dict[str, Any], where: str | None):
     body = {"scope": "workspace", "unit": "usd", "period": "total", "cap": "10"} | fields
 
     refused = acme.call("POST", "/v1/budgets", 422, json=body)
@@ -74,7 +74,7 @@ def test_what_is_no_budget_is_refused(acme: Tenant, fields: dict[str, Any], wher
     assert acme.call("GET", "/v1/budgets", 200)["items"] == []
 
 
-def test_what_it_is_of_must_be_there(acme: Tenant, other: Tenant):
+def test_unknown_scope_id_returns_404(acme: Tenant, other: Tenant):
     body = {"unit": "usd", "period": "total", "cap": "10"}
     mine, theirs = acme.session(), other.session()
 
@@ -89,7 +89,7 @@ def test_what_it_is_of_must_be_there(acme: Tenant, other: Tenant):
         acme.call("POST", "/v1/budgets", 404, json=body | {"scope": scope, "scope_id": scope_id})
 
 
-def test_a_turn_over_budget_fails_with_a_sentence_and_the_next_goes_on_when_the_cap_is_raised(acme: Tenant):
+def test_turn_over_budget_fails_and_the_next_succeeds_with_a_higher_cap(acme: Tenant):
     budget = acme.budget(unit="tokens", cap=10)
     session_id = acme.session()["id"]
     world = Script(says("Yes."))

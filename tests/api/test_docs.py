@@ -1,86 +1,101 @@
-"""The reference page: it reads itself from openapi.json, fetches nothing else, and lets nothing else in."""
+"""The API reference at /docs: Swagger UI under a strict Content-Security-Policy."""
 
 from __future__ import annotations
 
-import base64
 import re
 from hashlib import sha256
-from html.parser import HTMLParser
+from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
-from api.docs import policy
+from api.docs import ASSETS, SWAGGER_UI
 from tests.support.api_server import Service
+from tests.support.browser import ABSENT, Page, browsing, chromium
+
+RECORD_VIOLATIONS = """
+window.violations = [];
+document.addEventListener("securitypolicyviolation", event => violations.push(`${event.violatedDirective} ${event.blockedURI}`));
+"""
+REQUESTED_URLS = 'performance.getEntriesByType("resource").map(entry => entry.name)'
 
 
-class Page(HTMLParser):
-    """A page's tags with their attributes, and the texts of its styles and scripts."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.inside: dict[str, list[str]] = {"style": [], "script": []}
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        if self.cdata_elem is not None:
-            self.inside[self.cdata_elem].append(data)
+def get(service: Service, path: str) -> httpx.Response:
+    return httpx.get(service.url + path, trust_env=False)
 
 
-@pytest.fixture(scope="module")
-def answer(service: Service) -> httpx.Response:
-    return httpx.get(f"{service.url}/docs", trust_env=False)
+async def evaluate(page: Page, expression: str) -> Any:
+    result = await page.call("Runtime.evaluate", expression=expression, returnByValue=True)
+    return result["result"].get("value")
 
 
-def test_it_is_open_to_everybody_and_not_framed_or_guessed_at(answer: httpx.Response):
-    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    assert answer.headers["referrer-policy"] == "no-referrer"
-    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+@pytest.mark.parametrize("path", ["/docs", *(f"/docs/{name}" for name in ASSETS)])
+def test_page_and_assets_need_no_key_and_carry_the_policy(service: Service, path: str):
+    response = get(service, path)
+
+    assert response.status_code == 200
+    policy = dict(part.strip().split(" ", 1) for part in response.headers["content-security-policy"].split(";"))
+    assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == policy["form-action"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert ("immutable" in response.headers["cache-control"]) == (SWAGGER_UI.name in path)
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["referrer-policy"] == "no-referrer"
 
 
-def test_its_policy_names_its_own_style_and_script_and_no_others(answer: httpx.Response):
-    said = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
-    inside = Page(answer.text).inside
-
-    assert said["default-src"] == "'none'"
-    assert said["connect-src"] == "'self'"
-    for tag in ("style", "script"):
-        digest = base64.b64encode(sha256("".join(inside[tag]).encode()).digest()).decode()
-        assert said[f"{tag}-src"] == f"'sha256-{digest}'"
+def test_other_files_are_not_served(service: Service):
+    for path in ("/docs/page.html", "/docs/LICENSE", "/docs/..%2F..%2Fapp.py", f"/docs/{SWAGGER_UI.name}/LICENSE", "/docs/"):
+        assert get(service, path).status_code == 404, path
 
 
-def test_nothing_in_it_comes_from_elsewhere(answer: httpx.Response):
-    for tag, attributes in Page(answer.text).tags:
-        assert not set(attributes) & {"src", "style", "srcset", "action"}, tag
-        assert not [name for name in attributes if name.startswith("on")], tag
-        assert attributes.get("href") in (None, "openapi.json"), tag
-    assert not re.findall(r"https?://", answer.text)
-    assert not re.findall(r"url\(|@import", "".join(Page(answer.text).inside["style"]))
+def test_vendored_files_are_the_ones_listed_in_their_readme():
+    listed = dict(re.findall(r"`(swagger-ui[\w.-]+)` \| `([0-9a-f]{64})`", (SWAGGER_UI / "README.md").read_text()))
+
+    assert SWAGGER_UI.name.endswith(re.findall(r"# swagger-ui-dist (\S+)", (SWAGGER_UI / "README.md").read_text())[0])
+    assert (SWAGGER_UI / "LICENSE").exists()
+    for name in ("swagger-ui-bundle.js", "swagger-ui.css"):
+        assert sha256((SWAGGER_UI / name).read_bytes()).hexdigest() == listed[name]
 
 
-def test_it_makes_no_markup_of_what_it_reads_and_keeps_no_key(answer: httpx.Response):
-    script = "".join(Page(answer.text).inside["script"])
+@pytest.mark.skipif(chromium() is None, reason=ABSENT)
+async def test_page_renders_and_calls_operations_without_violating_its_policy(service: Service):
+    async with browsing({}) as page:
+        await page.call("Page.addScriptToEvaluateOnNewDocument", source=RECORD_VIOLATIONS)
+        await page.open(f"{service.url}/docs")
+        await page.says("Turnline", "/v1/agents/{agent_id}", "Post Message", "/v1/sessions/{session_id}/stream", "Authorize")
+        await evaluate(page, 'document.querySelector("#operations-sessions-post_message .opblock-summary-control").click()')
+        await page.says("Accept a message of a customer", "message_key", "Retry-After")
+        await evaluate(page, 'document.querySelector("#operations-health-healthz .opblock-summary-control").click()')
+        await page.says("Answer if the process is alive.", "Try it out")
+        await evaluate(page, 'document.querySelector("#operations-health-healthz .try-out__btn").click()')
+        await page.says("Execute")
+        await evaluate(page, 'document.querySelector("#operations-health-healthz .execute").click()')
+        await page.says("Response body", '"status": "ok"')
 
-    assert not re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|Function\(", script)
-    assert not re.findall(r"localStorage|sessionStorage|cookie", script)
+        assert await evaluate(page, "violations") == []
+        assert page.complaints == []
+        urls = await evaluate(page, REQUESTED_URLS)
+        assert {urlsplit(url).path for url in urls} == {*(f"/docs/{name}" for name in ASSETS), "/openapi.json", "/healthz"}
+        assert {f"{parts.scheme}://{parts.netloc}" for parts in map(urlsplit, urls)} == {service.url}
 
 
-def test_what_it_draws_from_is_there(service: Service):
-    described = httpx.get(f"{service.url}/openapi.json", trust_env=False).json()
-    operations = [about for methods in described["paths"].values() for about in methods.values()]
-    names = [about["operationId"] for about in operations]
+@pytest.mark.skipif(chromium() is None, reason=ABSENT)
+async def test_the_policy_refuses_inline_scripts_and_other_hosts(service: Service):
+    async with browsing({}) as page:
+        await page.call("Page.addScriptToEvaluateOnNewDocument", source=RECORD_VIOLATIONS)
+        await page.open(f"{service.url}/docs")
+        await page.says("List Agents")
+        await evaluate(page, 'document.body.setAttribute("onclick", "window.ran = true"); document.body.click()')
+        await evaluate(page, 'fetch("http://127.0.0.2:9/").catch(() => {})')
 
-    assert "/v1/sessions/{session_id}/stream" in described["paths"]
-    assert len(names) == len(set(names)), "an operation's id is its place on the page"
-    assert all(about.get("description") and about.get("tags") for about in operations)
-    assert not set(names) & {"key", "key-form", "filter", "contents", "title", "version", "about", "trouble", "operations", "shapes"}
+        assert await evaluate(page, "window.ran") is None
+        assert sorted(await evaluate(page, "violations")) == ["connect-src http://127.0.0.2:9/", "script-src-attr inline"]
 
 
-def test_the_policy_follows_the_page():
-    assert policy("<style>a</style><script>b</script>") != policy("<style>a</style><script>c</script>")
+def test_operations_have_unique_ids_descriptions_and_tags(service: Service):
+    described = get(service, "/openapi.json").json()
+    operations = [operation for methods in described["paths"].values() for operation in methods.values()]
+
+    ids = [operation["operationId"] for operation in operations]
+    assert len(ids) == len(set(ids))
+    assert all(operation.get("description") and operation.get("tags") for operation in operations)

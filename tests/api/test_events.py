@@ -1,4 +1,4 @@
-"""The log, page by page and waited for."""
+"""Events of the log, by page and by long poll."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import time
 
 import pytest
 
-from api.routes import events
+from realtime import event_reader
 from tests.support.api_server import Tenant, serving
 from tests.support.servers import until
 
 
 @pytest.fixture
-def news_only(monkeypatch: pytest.MonkeyPatch):
-    """A waiting reader looks at the log when it is told to, and not by itself."""
-    monkeypatch.setattr(events, "LOOK_EVERY_S", 60)
+def realtime_only(monkeypatch: pytest.MonkeyPatch):
+    """Make readers read the log only after a realtime message."""
+    monkeypatch.setattr(event_reader, "LOOK_EVERY_S", 60)
 
 
-def test_the_log_is_read_page_by_page_and_by_kind(acme: Tenant):
+def test_log_is_read_by_page_and_by_kind(acme: Tenant):
     session = acme.session()
     path = f"/v1/sessions/{session['id']}/events"
     assert acme.call("GET", path, 200) == {"events": [], "next_after": -1}
@@ -49,13 +49,13 @@ def test_the_log_is_read_page_by_page_and_by_kind(acme: Tenant):
         *("wait=-1", "wait=61", "wait=nan", "wait=inf", "wait=soon"),
     ],
 )
-def test_a_wrong_query_is_refused_with_a_reason(acme: Tenant, query: str):
+def test_invalid_query_returns_422(acme: Tenant, query: str):
     problem = acme.call("GET", f"/v1/sessions/{acme.session()['id']}/events?{query}", 422)
     assert problem["errors"][0]["where"].startswith("query.")
 
 
-@pytest.mark.usefixtures("news_only")
-def test_a_long_poll_answers_when_the_log_grows(acme: Tenant):
+@pytest.mark.usefixtures("realtime_only")
+def test_long_poll_answers_when_the_log_grows(acme: Tenant):
     session = acme.session()
     path = f"/v1/sessions/{session['id']}/events"
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
@@ -64,7 +64,7 @@ def test_a_long_poll_answers_when_the_log_grows(acme: Tenant):
             pool.submit(acme.call, "GET", path, 200, params={"wait": 60, "kind": "agent_message"}),
         ]
         until(lambda: acme.watched(session["id"]) == 2)
-        acme.whispered(session["id"], "tokens wake nobody who polls")
+        acme.whispered(session["id"], "deltas do not answer a long poll")
         accepted = acme.message(session["id"])
         assert waiting[0].result(20) == {"events": [accepted["event"]], "next_after": 0}
         assert not waiting[1].done()
@@ -73,7 +73,7 @@ def test_a_long_poll_answers_when_the_log_grows(acme: Tenant):
     assert acme.watched(session["id"]) == 0
 
 
-def test_a_long_poll_ends_when_its_time_is_up(acme: Tenant):
+def test_long_poll_ends_after_its_wait(acme: Tenant):
     session = acme.session()
     assert acme.call("GET", f"/v1/sessions/{session['id']}/events", 200, params={"wait": 0.2, "after": 7}) == {
         "events": [],
@@ -81,8 +81,8 @@ def test_a_long_poll_ends_when_its_time_is_up(acme: Tenant):
     }
 
 
-def test_a_client_that_leaves_is_waited_for_no_longer(acme: Tenant, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(events, "LOOK_EVERY_S", 0.1)
+def test_long_poll_ends_when_its_client_disconnects(acme: Tenant, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(event_reader, "LOOK_EVERY_S", 0.1)
     session = acme.session()
     with acme.using(acme.api_key) as leaving, concurrent.futures.ThreadPoolExecutor(1) as pool:
         pool.submit(leaving.http.get, f"/v1/sessions/{session['id']}/events?wait=60", timeout=0.3)
@@ -90,8 +90,8 @@ def test_a_client_that_leaves_is_waited_for_no_longer(acme: Tenant, monkeypatch:
         until(lambda: acme.watched(session["id"]) == 0)
 
 
-def test_where_nothing_passes_news_the_log_is_looked_at(database_url: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(events, "LOOK_EVERY_S", 0.2)
+def test_long_poll_reads_the_log_without_realtime_messages(database_url: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(event_reader, "LOOK_EVERY_S", 0.2)
     with (
         serving(DATABASE_URL=database_url, CELERY_BROKER_URL="amqp://127.0.0.1:1") as service,
         service.tenant("Acme") as acme,

@@ -1,4 +1,4 @@
-"""What load balancers and operators ask: is it alive, is it ready, and what is not."""
+"""Liveness and readiness."""
 
 from __future__ import annotations
 
@@ -13,116 +13,116 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from api.routes.health import Aside
+from api.readiness import DaemonCheck
 from store import migrate
 from tests.support.api_server import SECRET_KEY, Service, serving
 from tests.support.servers import Databases, EmbeddedValkey, free_port, until
 
-PARTS = {"database": "ok", "broker": "ok"}
+ALL_OK = {"database": "ok", "broker": "ok"}
 
 
-def ask(service: Service, path: str = "/readyz") -> httpx.Response:
+def get(service: Service, path: str = "/readyz") -> httpx.Response:
     return httpx.get(service.url + path, trust_env=False, timeout=30)
 
 
-def says(service: Service, **checks: str) -> bool:
-    return bool(ask(service).json()["checks"] == PARTS | checks)
+def reports(service: Service, **checks: str) -> bool:
+    return bool(get(service).json()["checks"] == ALL_OK | checks)
 
 
 @contextmanager
-def apart(database_url: str, broker_url: str) -> Iterator[Service]:
+def serve(database_url: str, broker_url: str) -> Iterator[Service]:
     with serving(DATABASE_URL=database_url, CELERY_BROKER_URL=broker_url, secret_keys=SECRET_KEY) as made:
         yield made
 
 
 @pytest.fixture
 def own_valkey() -> Iterator[EmbeddedValkey]:
-    """A server of this test, which it may stop."""
+    """Start a server that the test may stop."""
     with EmbeddedValkey(None) as server:
         yield server
 
 
-def test_it_is_alive_and_ready_without_a_key(service: Service):
-    alive, ready = ask(service, "/healthz"), ask(service)
+def test_health_and_readiness_need_no_key(service: Service):
+    alive, ready = get(service, "/healthz"), get(service)
 
     assert (alive.status_code, alive.json()) == (200, {"status": "ok"})
-    assert (ready.status_code, ready.json()) == (200, {"status": "ready", "checks": PARTS})
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready", "checks": ALL_OK})
     assert ready.headers["cache-control"] == "no-store"
 
 
-def test_a_schema_that_is_behind_is_named_and_noticed_when_it_is_not(databases: Databases, valkey: EmbeddedValkey):
+def test_outdated_schema_is_reported_until_it_is_migrated(databases: Databases, valkey: EmbeddedValkey):
     url = databases.empty()
-    with apart(url, valkey.url) as service:
+    with serve(url, valkey.url) as service:
         migrate.upgrade(url, "base")
-        assert ask(service, "/healthz").status_code == 200
-        found = ask(service)
+        assert get(service, "/healthz").status_code == 200
+        found = get(service)
         assert found.status_code == 503
 
         migrate.upgrade(url)
-        until(lambda: says(service))
+        until(lambda: reports(service))
         service.sql("UPDATE alembic_version SET version_num = 'older'")
-        until(lambda: says(service, database="the schema is not at the newest revision; run turnline migrate"))
+        until(lambda: reports(service, database="the schema is not at the newest revision; run turnline migrate"))
     databases.drop(url)
 
 
-def test_the_broker_is_named_in_a_problem_document_and_noticed_when_it_is_back(database_url: str, own_valkey: EmbeddedValkey):
-    with apart(database_url, own_valkey.url) as service:
-        assert ask(service).status_code == 200
+def test_hanging_broker_is_reported_until_it_answers(database_url: str, own_valkey: EmbeddedValkey):
+    with serve(database_url, own_valkey.url) as service:
+        assert get(service).status_code == 200
         pid = own_valkey.pid
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)
         try:
-            until(lambda: not says(service))
-            found = ask(service)
+            until(lambda: not reports(service))
+            found = get(service)
             threads = threading.active_count()
             for _ in range(3):
-                assert ask(service).status_code == 503
-            assert threading.active_count() <= threads, "each look at a broker that hangs keeps a thread"
+                assert get(service).status_code == 503
+            assert threading.active_count() <= threads, "each check of a hanging broker keeps a thread"
         finally:
             os.kill(pid, signal.SIGCONT)
-        until(lambda: says(service))
+        until(lambda: reports(service))
 
     assert (found.status_code, found.headers["content-type"]) == (503, "application/problem+json")
     document = found.json()
     assert (document["status"], document["code"]) == (503, "UNAVAILABLE")
     assert document["detail"] == "Not ready: the broker does not answer."
     assert document["errors"] == [{"where": "broker", "what": "the broker does not answer"}]
-    assert document["checks"] == PARTS | {"broker": "the broker does not answer"}
+    assert document["checks"] == ALL_OK | {"broker": "the broker does not answer"}
 
 
-def test_a_broker_that_refuses_and_a_database_that_hangs(valkey: EmbeddedValkey):
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and says nothing
+def test_refusing_broker_and_hanging_database_are_reported(valkey: EmbeddedValkey):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections and sends nothing
         url = f"postgresql://nobody@127.0.0.1:{silent.getsockname()[1]}/x"
-        with apart(url, f"redis://127.0.0.1:{free_port()}") as service:
-            assert says(service, database="the database does not answer", broker="the broker does not answer")
-            assert ask(service, "/healthz").status_code == 200
+        with serve(url, f"redis://127.0.0.1:{free_port()}") as service:
+            assert reports(service, database="the database does not answer", broker="the broker does not answer")
+            assert get(service, "/healthz").status_code == 200
 
 
-async def test_a_look_that_hangs_is_not_repeated():
-    looks, go = [], threading.Event()
+async def test_hanging_check_is_joined_and_not_repeated():
+    threads_used, go = [], threading.Event()
 
-    def look() -> None:
-        looks.append(threading.current_thread())
+    def block_or_fail() -> None:
+        threads_used.append(threading.current_thread())
         assert go.wait(10)
 
-    aside = Aside(look)
+    check = DaemonCheck(block_or_fail)
     for _ in range(3):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
-                await aside()
+                await check()
     go.set()
-    await aside()
-    assert len(looks) == 1
-    assert looks[0].daemon
+    await check()
+    assert len(threads_used) == 1
+    assert threads_used[0].daemon
 
-    await aside()
-    assert len(looks) == 2
+    await check()
+    assert len(threads_used) == 2
 
 
-async def test_what_a_look_raises_is_raised_to_every_waiter():
-    def look() -> None:
+async def test_error_of_a_check_is_raised_to_every_waiter():
+    def block_or_fail() -> None:
         raise ConnectionRefusedError
 
-    aside = Aside(look)
-    found = await asyncio.gather(aside(), aside(), return_exceptions=True)
+    check = DaemonCheck(block_or_fail)
+    found = await asyncio.gather(check(), check(), return_exceptions=True)
     assert [type(error) for error in found] == [ConnectionRefusedError, ConnectionRefusedError]

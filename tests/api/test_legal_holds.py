@@ -1,34 +1,34 @@
-"""Holding sessions, so that they are not deleted, and letting them go."""
+"""Legal holds of sessions."""
 
 from __future__ import annotations
 
 from uuid import uuid4
 
-from api.schemas import responses
+from api.schemas import sessions as schemas
 from tests.support.api_server import Tenant
 
 
-def test_a_session_is_held_with_a_reason_and_let_go(acme: Tenant):
+def test_legal_hold_is_set_with_a_reason_and_removed(acme: Tenant):
     session = acme.session()
     path = f"/v1/sessions/{session['id']}/hold"
     assert (session["held_at"], session["held_by"], session["hold_reason"]) == (None, None, None)
 
     held = acme.call("PUT", path, 200, json={"reason": "A dispute."})
     again = acme.call("PUT", path, 200)
-    anew = acme.call("PUT", path, 200, json={"reason": "Another dispute."})
-    free = acme.call("DELETE", path, 200)
+    changed = acme.call("PUT", path, 200, json={"reason": "Another dispute."})
+    removed = acme.call("DELETE", path, 200)
 
-    responses.Session.model_validate(held)
+    schemas.Session.model_validate(held)
     assert held["hold_reason"] == "A dispute."
     assert held["held_by"]
     assert again == held
-    assert (anew["hold_reason"], anew["held_at"]) == ("Another dispute.", held["held_at"])
-    assert (free["held_at"], free["held_by"], free["hold_reason"]) == (None, None, None)
-    assert acme.call("DELETE", path, 200) == free
+    assert (changed["hold_reason"], changed["held_at"]) == ("Another dispute.", held["held_at"])
+    assert (removed["held_at"], removed["held_by"], removed["hold_reason"]) == (None, None, None)
+    assert acme.call("DELETE", path, 200) == removed
     assert acme.call("PUT", path, 200)["hold_reason"] is None
 
 
-def test_what_cannot_be_held(acme: Tenant, other: Tenant):
+def test_invalid_hold_is_refused(acme: Tenant, other: Tenant):
     path = f"/v1/sessions/{acme.session()['id']}/hold"
 
     assert acme.call("PUT", path, 422, json={"reason": "x" * 2001})["errors"][0]["where"] == "body.reason"

@@ -11,7 +11,7 @@ from tests.support.api_server import Tenant, serving
 from tests.support.servers import EmbeddedValkey, until
 
 
-def test_a_message_becomes_an_event_and_a_turn(acme: Tenant):
+def test_message_becomes_an_event_and_a_turn(acme: Tenant):
     session = acme.session()
     answer = acme.http.post(f"/v1/sessions/{session['id']}/messages", json={"text": "Is order 41 paid?", "metadata": {"page": "/cart"}})
 
@@ -30,7 +30,7 @@ def test_a_message_becomes_an_event_and_a_turn(acme: Tenant):
     assert alone["turn"]["id"] != turn["id"]
 
 
-def test_a_repeated_key_gets_the_first_answer_and_another_text_is_a_conflict(acme: Tenant):
+def test_repeated_key_gets_the_first_response_and_another_text_conflicts(acme: Tenant):
     path = f"/v1/sessions/{acme.session()['id']}/messages"
     first = acme.http.post(path, json={"text": "Hello", "message_key": "k1", "metadata": {"n": 1}})
     again = acme.http.post(path, json={"text": "Hello", "message_key": "k1", "metadata": {"n": 2}})
@@ -69,7 +69,7 @@ def test_a_repeated_key_gets_the_first_answer_and_another_text_is_a_conflict(acm
         {"text": "Hi", "message_key": "\u0000"},
     ],
 )
-def test_what_is_not_a_message_is_refused_with_where_and_what(acme: Tenant, body: Any):
+def test_invalid_message_is_refused_with_its_place(acme: Tenant, body: Any):
     session = acme.session()
     problem = acme.call("POST", f"/v1/sessions/{session['id']}/messages", 422, json=body)
     assert problem["code"] == "VALIDATION_ERROR"
@@ -79,13 +79,13 @@ def test_what_is_not_a_message_is_refused_with_where_and_what(acme: Tenant, body
 
 
 @pytest.mark.parametrize("raw", [rb'{"text": "\ud83d"}', rb'{"text": "a\u0000b"}', rb'{"text": "Hi", "metadata": {"n": 1e999}}'])
-def test_text_that_could_not_be_read_back_is_refused(acme: Tenant, raw: bytes):
+def test_text_that_cannot_be_stored_is_refused(acme: Tenant, raw: bytes):
     session = acme.session()
     answer = acme.http.post(f"/v1/sessions/{session['id']}/messages", content=raw, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422, answer.text
 
 
-def test_the_longest_message_and_great_numbers_are_kept(acme: Tenant):
+def test_longest_message_and_large_numbers_are_stored(acme: Tenant):
     session = acme.session()
     text = "ü" * 32_768
     raw = json.dumps({"text": text, "metadata": {"n": 2**80, "m": 2**53}})
@@ -96,7 +96,7 @@ def test_the_longest_message_and_great_numbers_are_kept(acme: Tenant):
     assert event["metadata"] == {"n": str(2**80), "m": 2**53} == answer.json()["event"]["metadata"]
 
 
-def test_in_manual_mode_no_turn_is_opened(acme: Tenant):
+def test_message_in_manual_mode_opens_no_turn(acme: Tenant):
     session = acme.session(mode="manual")
     answer = acme.http.post(f"/v1/sessions/{session['id']}/messages", json={"text": "Hello"})
     assert (answer.status_code, answer.json()["turn"]) == (202, None)
@@ -104,7 +104,7 @@ def test_in_manual_mode_no_turn_is_opened(acme: Tenant):
     assert acme.message(acme.session(mode="paused")["id"])["turn"]["status"] == "queued"
 
 
-def test_fifty_messages_at_once_stand_at_fifty_offsets(acme: Tenant):
+def test_fifty_concurrent_messages_get_fifty_offsets(acme: Tenant):
     session = acme.session()
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         accepted = list(pool.map(lambda number: acme.message(session["id"], f"m{number}", message_key=f"k{number}"), range(50)))
@@ -118,7 +118,7 @@ def test_fifty_messages_at_once_stand_at_fifty_offsets(acme: Tenant):
     assert acme.call("GET", f"/v1/sessions/{session['id']}", 200)["message_count"] == 50
 
 
-def test_one_key_sent_many_times_at_once_is_accepted_once(acme: Tenant):
+def test_concurrent_repeats_of_a_key_are_accepted_once(acme: Tenant):
     session = acme.session()
     with concurrent.futures.ThreadPoolExecutor(10) as pool:
         accepted = list(pool.map(lambda _: acme.message(session["id"], "Pay it", message_key="once"), range(20)))
@@ -126,12 +126,12 @@ def test_one_key_sent_many_times_at_once_is_accepted_once(acme: Tenant):
     assert acme.call("GET", f"/v1/sessions/{session['id']}", 200)["event_count"] == 1
 
 
-def test_an_accepted_turn_is_rung_and_marked(acme: Tenant):
+def test_accepted_turn_is_dispatched_and_marked(acme: Tenant):
     turn = acme.message(acme.session()["id"])["turn"]
     until(lambda: acme.service.sql("SELECT 1 FROM turns WHERE id = %s AND dispatched_at IS NOT NULL", UUID(turn["id"])))
 
 
-def test_a_broker_that_is_away_does_not_keep_a_message_out(database_url: str):
+def test_message_is_accepted_without_a_broker(database_url: str):
     with EmbeddedValkey(None) as gone:
         url = gone.url
     with serving(DATABASE_URL=database_url, CELERY_BROKER_URL=url) as service, service.tenant("Acme") as acme:

@@ -1,4 +1,4 @@
-"""What the API tells Prometheus, and whom."""
+"""Metrics of the API, and who may read them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.servers import EmbeddedValkey, free_port, until
 TOKEN = "prometheus-knows-it"
 
 
-def test_requests_are_counted_by_route_and_not_by_address(service: Service, acme: Tenant):
+def test_requests_are_counted_by_route_and_not_by_path(service: Service, acme: Tenant):
     agent = acme.call("POST", "/v1/agents", 201, json={"name": "Ada"})
     acme.call("GET", f"/v1/agents/{agent['id']}", 200)
     acme.call("GET", "/v1/agents/01975e2e-0000-7000-8000-000000000000", 404)
@@ -32,27 +32,27 @@ def test_requests_are_counted_by_route_and_not_by_address(service: Service, acme
     assert "at-all" not in text
 
 
-def test_open_turns_are_told_of_all_workspaces_and_read_once_in_a_while(service: Service, acme: Tenant, other: Tenant):
+def test_open_turns_of_all_workspaces_are_counted_and_cached(service: Service, acme: Tenant, other: Tenant):
     for tenant in (acme, other):
         agent = tenant.call("POST", "/v1/agents", 201, json={"name": "Ada"})
         session = tenant.call("POST", "/v1/sessions", 201, json={"agent_id": agent["id"]})
         tenant.call("POST", f"/v1/sessions/{session['id']}/messages", 202, json={"text": "Is order 41 paid?"})
     service.sql("UPDATE turns SET opened_at = opened_at - interval '90 seconds'")
 
-    def told() -> bool:
+    def counted() -> bool:
         found = scrape(f"{service.url}/metrics")
         age_s = value(found, "turnline_open_turns_oldest_age_seconds", status="queued") or 0
         return value(found, "turnline_open_turns", status="queued") == 2 and 90 <= age_s < 200
 
-    until(told, 20)
+    until(counted, 20)
     found = scrape(f"{service.url}/metrics")
     assert value(found, "turnline_database_up") == 1
     assert value(found, "turnline_open_turns", status="running") == 0
     service.sql("DELETE FROM turns")
-    assert value(scrape(f"{service.url}/metrics"), "turnline_open_turns", status="queued") == 2, "it asked the database again at once"
+    assert value(scrape(f"{service.url}/metrics"), "turnline_open_turns", status="queued") == 2, "the database was read again at once"
 
 
-def test_without_a_database_the_rest_is_still_told(valkey: EmbeddedValkey):
+def test_other_metrics_are_served_without_a_database(valkey: EmbeddedValkey):
     url = f"postgresql://nobody@127.0.0.1:{free_port()}/x"
     with serving(DATABASE_URL=url, CELERY_BROKER_URL=valkey.url, secret_keys=SECRET_KEY) as service:
         httpx.get(f"{service.url}/healthz", trust_env=False)
@@ -63,7 +63,7 @@ def test_without_a_database_the_rest_is_still_told(valkey: EmbeddedValkey):
     assert value(found, "turnline_http_requests_total", method="GET", route="/healthz", status="200") == 1
 
 
-def test_who_comes_through_a_proxy_needs_the_token(service: Service, database_url: str, valkey: EmbeddedValkey):
+def test_request_through_a_proxy_needs_the_token(service: Service, database_url: str, valkey: EmbeddedValkey):
     refused = httpx.get(f"{service.url}/metrics", headers={"X-Forwarded-For": "127.0.0.1"}, trust_env=False)
     assert (refused.status_code, refused.json()["code"]) == (403, "ACCESS_DENIED")
 
@@ -87,7 +87,7 @@ def test_who_comes_through_a_proxy_needs_the_token(service: Service, database_ur
         ("testclient", 403),
     ],
 )
-def test_this_machine_is_told_without_a_token_and_no_other(peer: str, status: int | None):
+def test_only_loopback_needs_no_token(peer: str, status: int | None):
     refused = refusal(peer, {}, "")
 
     assert (refused and refused[0]) == status

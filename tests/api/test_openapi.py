@@ -1,4 +1,4 @@
-"""What OpenAPI says of the API, and what an address says of its methods."""
+"""The OpenAPI document, and the Allow header."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from typing import Any
 import jsonschema
 import pytest
 
-from api.schemas import requests
+from api.schemas.agents import AgentCreate
+from api.schemas.common import RequestBody
+from api.schemas.messages import MessageCreate
+from api.schemas.sessions import ModeChange, SessionCreate
+from api.schemas.tools import IntegrationCreate, ToolCreate
 from tests.support.api_server import Service, Tenant
 
 
@@ -25,7 +29,7 @@ def _operations(described: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]
                 yield f"{method.upper()} {path}", operation
 
 
-def test_it_is_openapi_3_1_and_every_operation_wants_a_key(described: dict[str, Any], acme: Tenant):
+def test_document_is_openapi_3_1_and_every_operation_requires_a_key(described: dict[str, Any], acme: Tenant):
     assert described == acme.call("GET", "/openapi.json", 200)
     assert described["openapi"] == "3.1.0"
     assert described["components"]["securitySchemes"]["ApiKey"] | {"description": ""} == {
@@ -41,7 +45,7 @@ def test_it_is_openapi_3_1_and_every_operation_wants_a_key(described: dict[str, 
         assert operation["description"], name
 
 
-def test_every_refusal_is_described_as_a_problem(described: dict[str, Any]):
+def test_every_error_is_described_as_a_problem(described: dict[str, Any]):
     for name, operation in _operations(described):
         refusals = {status: answer for status, answer in operation["responses"].items() if status >= "4"}
         assert {"401", "403", "404", "422", "503"} <= set(refusals), name
@@ -50,7 +54,7 @@ def test_every_refusal_is_described_as_a_problem(described: dict[str, Any]):
             assert answer["description"], name
 
 
-def test_the_documents_limits_are_in_it(described: dict[str, Any]):
+def test_limits_of_fields_are_in_the_document(described: dict[str, Any]):
     fields = described["components"]["schemas"]["AgentCreate"]["properties"]
 
     assert (fields["name"]["minLength"], fields["name"]["maxLength"]) == (1, 100)
@@ -65,15 +69,15 @@ def test_the_documents_limits_are_in_it(described: dict[str, Any]):
 @pytest.mark.parametrize(
     "body",
     [
-        requests.AgentCreate,
-        requests.ToolCreate,
-        requests.IntegrationCreate,
-        requests.SessionCreate,
-        requests.MessageCreate,
-        requests.ModeChange,
+        AgentCreate,
+        ToolCreate,
+        IntegrationCreate,
+        SessionCreate,
+        MessageCreate,
+        ModeChange,
     ],
 )
-def test_the_examples_are_good_ones(body: type[requests.Body], described: dict[str, Any]):
+def test_examples_are_valid(body: type[RequestBody], described: dict[str, Any]):
     (example,) = described["components"]["schemas"][body.__name__]["examples"]
 
     body.model_validate(example)
@@ -81,7 +85,7 @@ def test_the_examples_are_good_ones(body: type[requests.Body], described: dict[s
     jsonschema.validate(example, schema, jsonschema.Draft202012Validator)
 
 
-def test_the_examples_can_be_sent_one_after_the_other(described: dict[str, Any], acme: Tenant):
+def test_examples_can_be_sent_in_sequence(described: dict[str, Any], acme: Tenant):
     bodies = {name: schema["examples"][0] for name, schema in described["components"]["schemas"].items() if "examples" in schema}
 
     tool = acme.call("POST", "/v1/tools", 201, json=bodies["ToolCreate"])
@@ -103,7 +107,7 @@ def test_the_examples_can_be_sent_one_after_the_other(described: dict[str, Any],
         ("DELETE", "/healthz", "GET"),
     ],
 )
-def test_a_method_that_is_not_offered_is_answered_with_those_that_are(method: str, path: str, allowed: str, acme: Tenant):
+def test_wrong_method_returns_405_with_the_allowed_methods(method: str, path: str, allowed: str, acme: Tenant):
     answer = acme.http.request(method, path.format(id="01975e2e-0000-7000-8000-000000000000"))
 
     assert answer.status_code == 405

@@ -1,4 +1,4 @@
-"""The API's process: it says what it needs, and stops soon whoever is still listening."""
+"""The API's process: its startup, its settings and its shutdown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def _tenant(database_url):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_stop_ends_streams_and_long_polls_at_once(number, database_url, broker_url, tmp_path):
+async def test_shutdown_ends_streams_and_long_polls_at_once(number, database_url, broker_url, tmp_path):
     session_id, headers = await _tenant(database_url)
     with served(tmp_path / "log", database_url, broker_url) as process:
         async with httpx.AsyncClient(base_url=process.url, headers=headers, trust_env=False, timeout=60) as http:
@@ -40,7 +40,7 @@ async def test_a_stop_ends_streams_and_long_polls_at_once(number, database_url, 
             poll = await polled
 
     assert code in (0, -number), process.log.read_text()
-    assert "timeout graceful shutdown exceeded" not in process.log.read_text(), "it waited for its streams, and gave up on them"
+    assert "timeout graceful shutdown exceeded" not in process.log.read_text(), "the server waited for its streams until its timeout"
     assert rest == []
     assert (poll.status_code, poll.json()["events"]) == (200, [])
     assert "Traceback" not in process.log.read_text(), process.log.read_text()
@@ -58,17 +58,17 @@ async def test_a_stop_ends_streams_and_long_polls_at_once(number, database_url, 
         ),
     ],
 )
-def test_without_its_settings_it_says_so_and_ends(env, sentence, tmp_path):
+def test_missing_or_invalid_settings_are_reported_and_end_the_process(env, sentence, tmp_path):
     process = Served(tmp_path / "log", **env)
 
     assert process.process.wait(30) not in (0, None)
-    said = process.log.read_text()
-    assert sentence in said
-    assert "Traceback" not in said
-    assert "hunter2" not in said
+    output = process.log.read_text()
+    assert sentence in output
+    assert "Traceback" not in output
+    assert "hunter2" not in output
 
 
-def test_it_starts_before_its_servers_do(tmp_path):
+def test_process_starts_before_its_servers(tmp_path):
     process = Served(tmp_path / "log", DATABASE_URL="postgresql://127.0.0.1:1/x", CELERY_BROKER_URL="redis://127.0.0.1:1")
     try:
         deadline = time.monotonic() + 30

@@ -1,4 +1,4 @@
-"""Redrive and quarantine at the front door. No worker runs here."""
+"""Redriving turns and releasing quarantined sessions over HTTP. No worker runs here."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from uuid import UUID
 
 import pytest
 
-from api.schemas import responses, turns
+from api.schemas import sessions, turns
 from tests.support.api_server import Tenant
 from tests.support.servers import until
 
 
 def key_of(acme: Tenant) -> str:
-    """The caller as a log names them."""
+    """Return the caller's key as the log shows it."""
     ((name, prefix),) = acme.service.sql("SELECT name, prefix FROM api_keys WHERE workspace_id = %s", acme.workspace_id)
     return f"{name} ({prefix})"
 
 
 def die(acme: Tenant, turn_id: str) -> None:
-    """Let the turn be claimed by workers that die at once, until it is dead."""
+    """Claim the turn with leases that expire at once, until it is dead."""
 
     def dead() -> bool:
         acme.service.sql("SELECT claim_turn(%s, gen_random_uuid()::text, 0.01, 1, 400)", UUID(turn_id))
@@ -39,29 +39,29 @@ def status_updates(acme: Tenant, session_id: str) -> list[dict[str, Any]]:
     return [event["content"] for event in events]
 
 
-def rung(acme: Tenant, turn_id: str) -> bool:
+def dispatched(acme: Tenant, turn_id: str) -> bool:
     return bool(acme.service.sql("SELECT 1 FROM turns WHERE id = %s AND dispatched_at IS NOT NULL", UUID(turn_id)))
 
 
 @pytest.mark.parametrize("body", [None, {}, {"from_scratch": True}])
-def test_a_dead_turn_is_open_again_rung_and_the_log_says_by_whom(body: dict[str, Any] | None, acme: Tenant):
+def test_redriven_turn_is_queued_dispatched_and_logged(body: dict[str, Any] | None, acme: Tenant):
     session_id = acme.session()["id"]
     turn_id = dead_turn(acme, session_id)
 
     answer = acme.call("POST", f"/v1/turns/{turn_id}/redrive", 202, **({} if body is None else {"json": body}))
 
-    responses.Redriven.model_validate(answer)
+    turns.Redriven.model_validate(answer)
     assert answer == {"turn": {"id": turn_id, "status": "queued"}}
     turn = acme.call("GET", f"/v1/turns/{turn_id}", 200)
     turns.Turn.model_validate(turn)
     assert (turn["status"], turn["attempts"], turn["error"], turn["settled_at"]) == ("queued", 0, None, None)
     assert status_updates(acme, session_id)[-1] == {"status": "redriven", "from_scratch": bool(body), "by": key_of(acme)}
-    until(lambda: rung(acme, turn_id))
+    until(lambda: dispatched(acme, turn_id))
     again = acme.call("POST", f"/v1/turns/{turn_id}/redrive", 409)
     assert "still open" in again["detail"]
 
 
-def test_what_cannot_be_redriven_says_why(acme: Tenant, other: Tenant):
+def test_refused_redrive_gives_the_reason(acme: Tenant, other: Tenant):
     session_id = acme.session()["id"]
     turn_id = acme.message(session_id)["turn"]["id"]
     path = f"/v1/turns/{turn_id}/redrive"
@@ -87,7 +87,7 @@ def test_what_cannot_be_redriven_says_why(acme: Tenant, other: Tenant):
     acme.service.sql("UPDATE turns SET status = 'failed' WHERE id = %s", UUID(later))
     acme.call("POST", f"/v1/sessions/{session_id}/end", 200)
     assert "session has ended" in refused()
-    assert acme.call("GET", f"/v1/turns/{turn_id}", 200)["status"] == "dead", "nothing was changed"
+    assert acme.call("GET", f"/v1/turns/{turn_id}", 200)["status"] == "dead", "a refused redrive changed the turn"
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_what_cannot_be_redriven_says_why(acme: Tenant, other: Tenant):
         ("queryable", "unknown", 1, False),
     ],
 )
-def test_from_scratch_never_repeats_an_unsafe_tool(effect: str, state: str, attempts: int, refused: bool, acme: Tenant):
+def test_redrive_from_scratch_never_repeats_an_unsafe_tool(effect: str, state: str, attempts: int, refused: bool, acme: Tenant):
     session_id = acme.session()["id"]
     turn_id = dead_turn(acme, session_id)
     acme.service.sql(
@@ -125,9 +125,9 @@ def test_three_dead_turns_quarantine_a_session_until_it_is_released(acme: Tenant
         assert acme.call("GET", f"/v1/sessions/{session_id}", 200)["quarantined_at"] is None, number
         dead_turn(acme, session_id, f"m{number}")
 
-    held = acme.call("GET", f"/v1/sessions/{session_id}", 200)
-    responses.Session.model_validate(held)
-    assert held["quarantined_at"] is not None
+    quarantined = acme.call("GET", f"/v1/sessions/{session_id}", 200)
+    sessions.Session.model_validate(quarantined)
+    assert quarantined["quarantined_at"] is not None
     assert status_updates(acme, session_id)[-1] == {"status": "quarantined"}
     assert [one["id"] for one in acme.call("GET", "/v1/sessions?quarantined=true", 200)["items"]] == [session_id]
     assert acme.call("GET", "/v1/sessions?quarantined=false", 200)["items"] == []
@@ -137,10 +137,10 @@ def test_three_dead_turns_quarantine_a_session_until_it_is_released(acme: Tenant
     other.call("POST", f"/v1/sessions/{session_id}/release", 404)
     released = acme.call("POST", f"/v1/sessions/{session_id}/release", 200)
 
-    responses.Session.model_validate(released)
+    sessions.Session.model_validate(released)
     assert released["quarantined_at"] is None
     assert status_updates(acme, session_id)[-1] == {"status": "released", "by": key_of(acme)}
-    until(lambda: rung(acme, waiting))
+    until(lambda: dispatched(acme, waiting))
     before = len(status_updates(acme, session_id))
     acme.call("POST", f"/v1/sessions/{session_id}/release", 200)
-    assert len(status_updates(acme, session_id)) == before, "the same again changes nothing"
+    assert len(status_updates(acme, session_id)) == before, "releasing is not idempotent"

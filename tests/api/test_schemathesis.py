@@ -1,4 +1,4 @@
-"""Whatever is sent, the answers are the ones that OpenAPI describes."""
+"""Generated requests get responses that match the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.waiting_turns import waiting
 
 CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance, content_type_conformance]
 CASES = itertools.count()
-# Nothing is opened here; the addresses only let the application be made, so that it can describe itself.
+# The application is created only to describe itself; it connects to nothing.
 SCHEMA = schemathesis.openapi.from_dict(
     create_app(settings(DATABASE_URL="postgresql://127.0.0.1/x", CELERY_BROKER_URL="redis://127.0.0.1")).openapi()
 )
@@ -29,7 +29,7 @@ SCHEMA = schemathesis.openapi.from_dict(
 
 @pytest.fixture(scope="module")
 def ids(service: Service) -> Iterator[dict[str, str]]:
-    """Things that exist, by the names of path parameters, and the key to them."""
+    """Return ids of existing objects by path parameter, and the API key of their workspace."""
     with service.tenant("Acme") as acme:
         agent, tool = acme.agent(), acme.tool()
         session = acme.session(agent_id=agent["id"])
@@ -55,23 +55,23 @@ def http() -> Iterator[requests.Session]:
 
 @SCHEMA.parametrize()
 @examples(max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-def test_answers_are_as_described(case: Any, service: Service, ids: dict[str, str], http: requests.Session):
-    _lead_somewhere(case, ids)
+def test_responses_match_the_openapi_document(case: Any, service: Service, ids: dict[str, str], http: requests.Session):
+    _use_existing_ids(case, ids)
     case.call_and_validate(base_url=service.url, session=http, headers={"Authorization": f"Bearer {ids['key']}"}, checks=CHECKS, timeout=20)
 
 
-def _lead_somewhere(case: Any, ids: dict[str, str]) -> None:
-    """Let three of four well-formed ids be those of things that exist, and go on to.
+def _use_existing_ids(case: Any, ids: dict[str, str]) -> None:
+    """Replace the ids by those of existing objects in three of four cases, because random ids match nothing.
 
-    Random ids name nothing. A stream of what exists has no end; what is deleted or ended would be of no use to later cases.
+    Not for streams, which would not end, nor for operations that delete or end objects that later cases need.
     """
     if case.operation.path.endswith(("/stream", "/end", "/cancel")) or case.operation.method == "delete" or next(CASES) % 4 == 0:
         return
     for name, value in (case.path_parameters or {}).items():
         if _is_id(value):
             case.path_parameters[name] = ids[name]
-            (case.query or {}).pop("wait", None)  # there is nobody to end the wait
-            (case.headers or {}).pop("If-Match", None)  # it names no version there is
+            (case.query or {}).pop("wait", None)  # no event would end the wait
+            (case.headers or {}).pop("If-Match", None)  # it would match no version
     if isinstance(case.body, dict) and _is_id(case.body.get("agent_id")):
         case.body["agent_id"] = ids["agent_id"]
 

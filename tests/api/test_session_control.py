@@ -1,4 +1,4 @@
-"""Cancelling, modes, strategies and people's messages at the front door. No worker runs here."""
+"""Cancelling, modes, strategies and messages of people over HTTP. No worker runs here."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from uuid import UUID
 
 import pytest
 
-from api.schemas import responses, turns
+from api.schemas import messages, sessions, turns
 from tests.support.api_server import Tenant
 from tests.support.servers import until
 
 
 def key_of(acme: Tenant) -> str:
-    """The caller as a log names them."""
+    """Return the caller's key as the log shows it."""
     ((name, prefix),) = acme.service.sql("SELECT name, prefix FROM api_keys WHERE workspace_id = %s", acme.workspace_id)
     return f"{name} ({prefix})"
 
 
-def carried(acme: Tenant, turn_id: str, lease_s: float = 60.0) -> None:
-    """Let a worker have claimed the turn."""
+def claim(acme: Tenant, turn_id: str, lease_s: float = 60.0) -> None:
+    """Claim the turn as a worker does."""
     acme.service.sql("SELECT claim_turn(%s, 'a worker', %s, 5, 400)", UUID(turn_id), lease_s)
 
 
@@ -28,29 +28,29 @@ def log(acme: Tenant, session_id: str) -> list[dict[str, Any]]:
     return events
 
 
-def test_a_queued_turn_is_cancelled_at_once_and_the_log_says_by_whom(acme: Tenant):
+def test_queued_turn_is_cancelled_at_once_and_logged(acme: Tenant):
     session_id = acme.session()["id"]
     turn_id = acme.message(session_id)["turn"]["id"]
 
     answer = acme.call("POST", f"/v1/turns/{turn_id}/cancel", 202)
 
-    responses.Cancelled.model_validate(answer)
+    turns.Cancelled.model_validate(answer)
     assert answer == {"status": "cancelled", "session_id": session_id, "turn_id": turn_id}
     turn = acme.call("GET", f"/v1/turns/{turn_id}", 200)
     turns.Turn.model_validate(turn)
     assert (turn["status"], turn["error"]["class"], turn["cancelled_by"]) == ("cancelled", "Cancelled", key_of(acme))
     assert turn["cancel_requested_at"] is not None
-    said = log(acme, session_id)[-1]
-    assert (said["kind"], said["turn_id"], said["content"]["status"]) == ("status_update", turn_id, "cancelled")
-    assert said["content"]["by"] == key_of(acme)
+    event = log(acme, session_id)[-1]
+    assert (event["kind"], event["turn_id"], event["content"]["status"]) == ("status_update", turn_id, "cancelled")
+    assert event["content"]["by"] == key_of(acme)
     again = acme.call("POST", f"/v1/turns/{turn_id}/cancel", 202)
     assert (again["status"], len(log(acme, session_id))) == ("settled", 2)
 
 
-def test_a_turn_that_a_worker_carries_is_asked_to_stop_and_once_is_enough(acme: Tenant):
+def test_cancelling_a_running_turn_is_requested_once(acme: Tenant):
     session_id = acme.session()["id"]
     turn_id = acme.message(session_id)["turn"]["id"]
-    carried(acme, turn_id)
+    claim(acme, turn_id)
 
     first = acme.call("POST", f"/v1/turns/{turn_id}/cancel", 202)
     asked_at = acme.call("GET", f"/v1/turns/{turn_id}", 200)["cancel_requested_at"]
@@ -63,10 +63,10 @@ def test_a_turn_that_a_worker_carries_is_asked_to_stop_and_once_is_enough(acme: 
     assert (call["state"], call["estimated"]) == ("reserved", False)
 
 
-def test_a_turn_whose_worker_is_gone_is_cancelled_at_once(acme: Tenant):
+def test_turn_with_an_expired_lease_is_cancelled_at_once(acme: Tenant):
     session_id = acme.session()["id"]
     turn_id = acme.message(session_id)["turn"]["id"]
-    carried(acme, turn_id, lease_s=0.01)
+    claim(acme, turn_id, lease_s=0.01)
     until(lambda: acme.service.sql("SELECT 1 FROM sessions WHERE id = %s AND lease_until < now()", UUID(session_id)))
 
     assert acme.call("POST", f"/v1/turns/{turn_id}/cancel", 202)["status"] == "cancelled"
@@ -75,17 +75,17 @@ def test_a_turn_whose_worker_is_gone_is_cancelled_at_once(acme: Tenant):
     assert (turn["status"], turn["model_calls"][0]["state"]) == ("cancelled", "unknown")
 
 
-def test_cancelling_one_turn_rings_the_next_and_cancelling_the_session_ends_all(acme: Tenant):
+def test_cancelling_a_turn_dispatches_the_next_and_cancelling_a_session_ends_all(acme: Tenant):
     session_id = acme.session()["id"]
     turns = [acme.message(session_id, f"m{number}", strategy="enqueue")["turn"]["id"] for number in range(3)]
 
-    def rung() -> set[str]:
+    def dispatched() -> set[str]:
         found = acme.service.sql("SELECT id FROM turns WHERE session_id = %s AND dispatched_at IS NOT NULL", UUID(session_id))
         return {str(turn_id) for (turn_id,) in found}
 
-    until(lambda: rung() == set(turns[:1]))
+    until(lambda: dispatched() == set(turns[:1]))
     acme.call("POST", f"/v1/turns/{turns[0]}/cancel", 202)
-    until(lambda: rung() == set(turns[:2]))
+    until(lambda: dispatched() == set(turns[:2]))
     assert acme.call("POST", f"/v1/sessions/{session_id}/cancel", 202)["status"] == "cancelled"
 
     statuses = [acme.call("GET", f"/v1/turns/{turn_id}", 200)["status"] for turn_id in turns]
@@ -95,7 +95,7 @@ def test_cancelling_one_turn_rings_the_next_and_cancelling_the_session_ends_all(
 
 
 @pytest.mark.parametrize("path", ["/v1/sessions/{session_id}/cancel", "/v1/turns/{turn_id}/cancel"])
-def test_what_is_not_there_cannot_be_cancelled(path: str, acme: Tenant, other: Tenant):
+def test_cancelling_an_unknown_turn_or_session_returns_404(path: str, acme: Tenant, other: Tenant):
     session_id = acme.session()["id"]
     turn_id = acme.message(session_id)["turn"]["id"]
 
@@ -105,13 +105,13 @@ def test_what_is_not_there_cannot_be_cancelled(path: str, acme: Tenant, other: T
     assert acme.call("GET", f"/v1/turns/{turn_id}", 200)["status"] == "queued"
 
 
-def test_a_takeover_ends_what_is_open_and_messages_open_no_turns_until_the_agent_is_back(acme: Tenant):
+def test_takeover_cancels_open_turns_and_messages_open_none_until_mode_auto(acme: Tenant):
     session_id = acme.session()["id"]
     turn_id = acme.message(session_id)["turn"]["id"]
 
     taken = acme.call("PUT", f"/v1/sessions/{session_id}/mode", 200, json={"mode": "manual"})
 
-    responses.Session.model_validate(taken)
+    sessions.Session.model_validate(taken)
     assert taken["mode"] == "manual"
     turn = acme.call("GET", f"/v1/turns/{turn_id}", 200)
     assert (turn["status"], turn["error"]["class"], turn["cancelled_by"]) == ("cancelled", "TakenOver", key_of(acme))
@@ -120,12 +120,12 @@ def test_a_takeover_ends_what_is_open_and_messages_open_no_turns_until_the_agent
     assert mode["content"] == {"status": "mode", "mode": "manual", "previous": "auto", "by": key_of(acme)}
     before = len(log(acme, session_id))
     acme.call("PUT", f"/v1/sessions/{session_id}/mode", 200, json={"mode": "manual"})
-    assert len(log(acme, session_id)) == before, "the same again changes nothing"
+    assert len(log(acme, session_id)) == before, "setting the mode is not idempotent"
     acme.call("PUT", f"/v1/sessions/{session_id}/mode", 200, json={"mode": "auto"})
     assert acme.message(session_id, "And now?")["turn"]["status"] == "queued"
 
 
-def test_what_waited_while_the_session_was_paused_is_rung_when_it_goes_on(acme: Tenant):
+def test_turns_of_a_paused_session_are_dispatched_in_mode_auto(acme: Tenant):
     session_id = acme.session(mode="paused")["id"]
     turn_id = acme.message(session_id)["turn"]["id"]
     assert acme.service.sql("SELECT admission, dispatched_at FROM turns WHERE id = %s", UUID(turn_id)) == [("blocked", None)]
@@ -135,7 +135,7 @@ def test_what_waited_while_the_session_was_paused_is_rung_when_it_goes_on(acme: 
     until(lambda: acme.service.sql("SELECT 1 FROM turns WHERE id = %s AND dispatched_at IS NOT NULL", UUID(turn_id)))
 
 
-def test_a_mode_that_is_none_a_session_of_others_and_one_that_has_ended(acme: Tenant, other: Tenant):
+def test_invalid_mode_changes_are_refused(acme: Tenant, other: Tenant):
     session_id = acme.session()["id"]
     path = f"/v1/sessions/{session_id}/mode"
 
@@ -147,14 +147,14 @@ def test_a_mode_that_is_none_a_session_of_others_and_one_that_has_ended(acme: Te
 
 
 @pytest.mark.parametrize("source", ["human_agent", "human_agent_on_behalf_of_ai_agent"])
-def test_a_person_writes_and_no_turn_is_opened(source: str, acme: Tenant):
+def test_message_of_a_person_opens_no_turn(source: str, acme: Tenant):
     session_id = acme.session(mode="manual")["id"]
     path = f"/v1/sessions/{session_id}/messages"
 
     body = {"text": "Ada's colleague here.", "source": source, "message_key": "p1", "metadata": {"desk": 4}}
     answer = acme.call("POST", path, 202, json=body)
 
-    responses.Accepted.model_validate(answer)
+    messages.Accepted.model_validate(answer)
     event = answer["event"]
     assert answer["turn"] is None
     assert (event["kind"], event["source"], event["content"], event["turn_id"]) == ("agent_message", source, {"text": body["text"]}, None)
@@ -172,7 +172,7 @@ def test_a_person_writes_and_no_turn_is_opened(source: str, acme: Tenant):
 @pytest.mark.parametrize(
     ("fields", "where"), [({"source": "ai_agent"}, "body.source"), ({"source": "human_agent", "strategy": "enqueue"}, "body.strategy")]
 )
-def test_a_person_is_not_the_agent_and_takes_no_strategy(fields: dict[str, str], where: str, acme: Tenant, other: Tenant):
+def test_invalid_source_and_strategy_of_a_person_are_refused(fields: dict[str, str], where: str, acme: Tenant, other: Tenant):
     session_id = acme.session()["id"]
 
     problem = acme.call("POST", f"/v1/sessions/{session_id}/messages", 422, json={"text": "Hi"} | fields)
@@ -182,25 +182,27 @@ def test_a_person_is_not_the_agent_and_takes_no_strategy(fields: dict[str, str],
     assert log(acme, session_id) == []
 
 
-def test_reject_refuses_while_a_turn_is_open_and_not_after(acme: Tenant):
+def test_strategy_reject_refuses_only_while_a_turn_is_open(acme: Tenant):
     agent = acme.agent(strategy="reject")
     session_id = acme.session(agent_id=agent["id"])["id"]
     path = f"/v1/sessions/{session_id}/messages"
     turn_id = acme.message(session_id, "one")["turn"]["id"]
 
     assert "reject" in acme.call("POST", path, 409, json={"text": "two", "message_key": "k2"})["detail"]
-    assert len(log(acme, session_id)) == 1, "nothing of it is in the log"
-    assert acme.message(session_id, "three", strategy="coalesce")["turn"]["id"] == turn_id, "the message's own strategy comes first"
+    assert len(log(acme, session_id)) == 1, "the refused message is in the log"
+    assert acme.message(session_id, "three", strategy="coalesce")["turn"]["id"] == turn_id, (
+        "the message's strategy does not override the agent's"
+    )
     acme.call("POST", f"/v1/turns/{turn_id}/cancel", 202)
     assert acme.message(session_id, "two", message_key="k2")["turn"]["id"] != turn_id
 
 
-@pytest.mark.parametrize(("strategy", "why"), [("interrupt", "Interrupted"), ("rollback", "RolledBack")])
-def test_a_message_that_interrupts_asks_the_turn_under_way_to_stop_and_opens_the_next(strategy: str, why: str, acme: Tenant):
+@pytest.mark.parametrize(("strategy", "reason"), [("interrupt", "Interrupted"), ("rollback", "RolledBack")])
+def test_interrupting_message_cancels_the_running_turn_and_opens_the_next(strategy: str, reason: str, acme: Tenant):
     session_id = acme.session()["id"]
     first = acme.message(session_id, "one", strategy=strategy)["turn"]["id"]
-    assert acme.message(session_id, "wait", strategy=strategy)["turn"]["id"] == first, "nothing has been done yet that could be stopped"
-    carried(acme, first)
+    assert acme.message(session_id, "wait", strategy=strategy)["turn"]["id"] == first, "a queued turn was interrupted"
+    claim(acme, first)
 
     second = acme.message(session_id, "two", strategy=strategy)["turn"]["id"]
     third = acme.message(session_id, "three", strategy=strategy)["turn"]["id"]
@@ -208,13 +210,13 @@ def test_a_message_that_interrupts_asks_the_turn_under_way_to_stop_and_opens_the
     assert first != second == third
     stopping = acme.call("GET", f"/v1/turns/{first}", 200)
     assert (stopping["status"], stopping["cancelled_by"]) == ("running", "customer")
-    assert acme.service.sql("SELECT cancel_reason FROM turns WHERE id = %s", UUID(first)) == [(why,)]
+    assert acme.service.sql("SELECT cancel_reason FROM turns WHERE id = %s", UUID(first)) == [(reason,)]
 
 
-def test_an_agent_that_is_not_to_be_interrupted_reads_the_message_instead(acme: Tenant):
+def test_agent_without_interruption_reads_the_message_in_the_open_turn(acme: Tenant):
     session_id = acme.session(agent_id=acme.agent(allow_interruption=False)["id"])["id"]
     first = acme.message(session_id, "one")["turn"]["id"]
-    carried(acme, first)
+    claim(acme, first)
 
     assert acme.message(session_id, "two", strategy="interrupt")["turn"]["id"] == first
     assert acme.message(session_id, "three", strategy="rollback")["turn"]["id"] == first
@@ -233,10 +235,10 @@ def test_an_agent_that_is_not_to_be_interrupted_reads_the_message_instead(acme: 
         ("idempotent", "succeeded", 1, False),
     ],
 )
-def test_a_turn_whose_unsafe_tool_has_run_is_not_rolled_back(effect: str, state: str, attempts: int, refused: bool, acme: Tenant):
+def test_turn_whose_unsafe_tool_has_run_is_not_rolled_back(effect: str, state: str, attempts: int, refused: bool, acme: Tenant):
     session_id = acme.session()["id"]
     turn_id = acme.message(session_id, "one")["turn"]["id"]
-    carried(acme, turn_id)
+    claim(acme, turn_id)
     acme.service.sql(
         "INSERT INTO tool_calls (workspace_id, session_id, turn_id, tool_call_id, step, position, tool_name, effect, state, attempts,"
         " arguments_hash, idempotency_key) VALUES (%s, %s, %s, 'c', 0, 0, 'refund', %s, %s, %s, '', %s)",

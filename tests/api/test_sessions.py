@@ -8,7 +8,7 @@ import pytest
 from tests.support.api_server import Tenant
 
 
-def test_a_new_session_has_the_documented_defaults(acme: Tenant):
+def test_new_session_has_the_documented_defaults(acme: Tenant):
     agent = acme.agent(model_name="gpt-4o")
     session = acme.session(agent_id=agent["id"])
 
@@ -46,7 +46,7 @@ def test_a_new_session_has_the_documented_defaults(acme: Tenant):
         ("status", "completed", None),
     ],
 )
-def test_each_field_has_its_limits(acme: Tenant, field: str, bad: Any, good: Any):
+def test_each_field_is_validated(acme: Tenant, field: str, bad: Any, good: Any):
     agent = acme.agent()
     refused = acme.http.post("/v1/sessions", json={"agent_id": agent["id"], field: bad})
     assert refused.status_code == 422, refused.text
@@ -55,7 +55,7 @@ def test_each_field_has_its_limits(acme: Tenant, field: str, bad: Any, good: Any
         assert acme.session(agent_id=agent["id"], **{field: good})[field] == good
 
 
-def test_a_session_needs_an_active_agent_and_a_user_of_the_workspace(acme: Tenant):
+def test_session_requires_an_active_agent_and_a_user_of_the_workspace(acme: Tenant):
     asleep = acme.agent(status="inactive")
     assert acme.call("POST", "/v1/sessions", 409, json={"agent_id": asleep["id"]})["detail"] == "Agent not found or inactive."
     assert acme.call("POST", "/v1/sessions", 404, json={"agent_id": str(uuid4())})["code"] == "NOT_FOUND"
@@ -63,7 +63,7 @@ def test_a_session_needs_an_active_agent_and_a_user_of_the_workspace(acme: Tenan
     assert acme.call("POST", "/v1/sessions", 422, json=stranger)["code"] == "VALIDATION_ERROR"
 
 
-def test_a_session_ends_once(acme: Tenant):
+def test_ending_a_session_is_idempotent(acme: Tenant):
     session = acme.session(metadata={"channel": "web"})
     path = f"/v1/sessions/{session['id']}"
 
@@ -77,7 +77,7 @@ def test_a_session_ends_once(acme: Tenant):
     assert acme.call("POST", f"/v1/sessions/{uuid4()}/end", 404)["code"] == "NOT_FOUND"
 
 
-def test_the_list_is_filtered_and_paged(acme: Tenant):
+def test_list_is_filtered_and_paged(acme: Tenant):
     ada, bob = acme.agent(name="Ada"), acme.agent(name="Bob")
     with_ada = [acme.session(agent_id=ada["id"], customer_id="c1")["id"] for _ in range(3)]
     with_bob = acme.session(agent_id=bob["id"], customer_id="c2")["id"]
@@ -99,7 +99,7 @@ def test_the_list_is_filtered_and_paged(acme: Tenant):
 @pytest.mark.parametrize(
     ("bad", "good"), [([""], []), ([" "], ["a"]), (["t" * 51], ["t" * 50]), (["t"] * 21, ["t"] * 20), ("vip", ["vip"])]
 )
-def test_a_session_has_tags(acme: Tenant, bad: Any, good: Any):
+def test_tags_are_validated_and_stored(acme: Tenant, bad: Any, good: Any):
     agent_id = acme.agent()["id"]
 
     assert acme.call("POST", "/v1/sessions", 422, json={"agent_id": agent_id, "tags": bad})["errors"][0]["where"].startswith("body.tags")

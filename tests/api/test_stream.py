@@ -12,7 +12,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from api.routes import stream
+from api import sse
+from realtime import event_reader
 from tests.support.api_server import Tenant
 from tests.support.event_stream import Stream, streaming
 from tests.support.servers import until
@@ -20,11 +21,11 @@ from tests.support.servers import until
 
 @pytest.fixture
 def recheck_at_once(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(stream, "RECHECK_S", 0.0)
-    monkeypatch.setattr(stream, "LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(sse, "RECHECK_KEY_S", 0.0)
+    monkeypatch.setattr(event_reader, "LOOK_EVERY_S", 0.1)
 
 
-def test_a_stream_begins_with_the_log_and_goes_on_as_it_grows(acme: Tenant):
+def test_stream_starts_with_the_log_and_continues_as_it_grows(acme: Tenant):
     session = acme.session()
     first = acme.message(session["id"], "one")["event"]
     with streaming(acme, session["id"]) as events:
@@ -38,31 +39,31 @@ def test_a_stream_begins_with_the_log_and_goes_on_as_it_grows(acme: Tenant):
         assert (frame.event, frame.id, frame.value) == ("event", "1", second)
 
 
-def test_tokens_come_between_the_lines_and_have_no_id(acme: Tenant):
+def test_deltas_are_sent_between_events_and_have_no_id(acme: Tenant):
     session = acme.session()
     with streaming(acme, session["id"]) as events:
         accepted = acme.message(session["id"])
         turn_id = accepted["turn"]["id"]
         assert events.frame().id == "0"
-        told = []
+        deltas = []
         until(lambda: acme.watched(session["id"]) == 1)
         acme.whispered(session["id"], "Yes, \ud83d", UUID(turn_id))
-        told.append(events.frame())
+        deltas.append(events.frame())
         acme.whispered(session["id"], "\ude00 it is.", UUID(turn_id))
-        told.append(events.frame())
+        deltas.append(events.frame())
         acme.appended(session["id"], "agent_message", {"text": "Yes, 😀 it is."}, turn_id)
         reply = events.frame()
         acme.whispered(session["id"], "late", UUID(turn_id))
         acme.whispered(session["id"], "next", uuid4())
 
-        assert [(frame.event, frame.id) for frame in told] == [("delta", None)] * 2
-        assert told[0].value == {"turn_id": turn_id, "attempt": 1, "text": "Yes, \ud83d"}
-        assert "".join(frame.value["text"] for frame in told).encode("utf-16", "surrogatepass").decode("utf-16") == "Yes, 😀 it is."
+        assert [(frame.event, frame.id) for frame in deltas] == [("delta", None)] * 2
+        assert deltas[0].value == {"turn_id": turn_id, "attempt": 1, "text": "Yes, \ud83d"}
+        assert "".join(frame.value["text"] for frame in deltas).encode("utf-16", "surrogatepass").decode("utf-16") == "Yes, 😀 it is."
         assert (reply.id, reply.value["content"]) == ("1", {"text": "Yes, 😀 it is."})
-        assert events.frame().value["text"] == "next", "tokens that come behind their reply are dropped"
+        assert events.frame().value["text"] == "next", "a delta that arrives after its reply was sent"
 
 
-def test_a_reader_resumes_behind_the_last_line_it_saw(acme: Tenant):
+def test_stream_resumes_after_the_last_event_id(acme: Tenant):
     session = acme.session()
     for number in range(5):
         acme.message(session["id"], f"m{number}")
@@ -76,7 +77,7 @@ def test_a_reader_resumes_behind_the_last_line_it_saw(acme: Tenant):
         assert events.frame().id == "0"
 
 
-def test_a_long_log_is_streamed_whole_while_it_grows(acme: Tenant):
+def test_long_log_is_streamed_completely_while_it_grows(acme: Tenant):
     session = acme.session()
     many = json.dumps([{"kind": "status_update", "source": "system", "content": {"n": number}} for number in range(350)])
     acme.service.sql("SELECT append_events(%s, %s, NULL, 0, %s::jsonb)", acme.workspace_id, UUID(session["id"]), many)
@@ -88,20 +89,20 @@ def test_a_long_log_is_streamed_whole_while_it_grows(acme: Tenant):
 
 
 @pytest.mark.parametrize("value", ["x", "-2", "1.5", "9999999999", "²", "9" * 30, ""])
-def test_an_id_that_is_none_is_refused(acme: Tenant, value: str):
+def test_invalid_last_event_id_returns_422(acme: Tenant, value: str):
     answer = acme.http.get(f"/v1/sessions/{acme.session()['id']}/stream", headers={b"Last-Event-ID": value.encode()})
     assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
 
 
-def test_what_is_not_there_is_said_before_the_stream_begins(acme: Tenant):
+def test_errors_are_returned_before_the_stream_starts(acme: Tenant):
     assert acme.http.get(f"/v1/sessions/{uuid4()}/stream").status_code == 404
     assert acme.http.get(f"/v1/sessions/{acme.session()['id']}/stream?after=-2").status_code == 422
     assert acme.http.get(f"/v1/sessions/{acme.session()['id']}/stream", headers={"Authorization": "Bearer tl_x"}).status_code == 401
 
 
-def test_a_quiet_stream_is_kept_open_by_comments(acme: Tenant, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(stream, "KEEPALIVE_S", 0.2)
-    monkeypatch.setattr(stream, "LOOK_EVERY_S", 0.1)
+def test_idle_stream_is_kept_open_by_comments(acme: Tenant, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sse, "KEEPALIVE_S", 0.2)
+    monkeypatch.setattr(event_reader, "LOOK_EVERY_S", 0.1)
     session = acme.session()
     with streaming(acme, session["id"]) as events:
         assert [bool(frame.comment) for frame in events.frames(3)] == [True] * 3
@@ -112,7 +113,7 @@ def test_a_quiet_stream_is_kept_open_by_comments(acme: Tenant, monkeypatch: pyte
 
 
 @pytest.mark.usefixtures("recheck_at_once")
-def test_a_revoked_key_ends_its_streams(acme: Tenant):
+def test_revoked_key_ends_its_streams(acme: Tenant):
     session = acme.session()
     key = acme.key("read")
     with acme.using(key.text) as reader, streaming(reader, session["id"]) as events, streaming(acme, session["id"]) as others:
@@ -125,14 +126,14 @@ def test_a_revoked_key_ends_its_streams(acme: Tenant):
         assert reader.http.get(f"/v1/sessions/{session['id']}/stream").status_code == 401
 
 
-def test_a_client_that_leaves_is_forgotten(acme: Tenant):
+def test_disconnected_client_is_unsubscribed(acme: Tenant):
     session = acme.session()
     with streaming(acme, session["id"]):
         until(lambda: acme.watched(session["id"]) == 1)
     until(lambda: acme.watched(session["id"]) == 0)
 
 
-def test_a_client_that_is_reset_is_forgotten(acme: Tenant):
+def test_reset_client_is_unsubscribed(acme: Tenant):
     session = acme.session()
     with _raw(acme, session["id"]) as client:
         until(lambda: acme.watched(session["id"]) == 1)
@@ -140,8 +141,8 @@ def test_a_client_that_is_reset_is_forgotten(acme: Tenant):
     until(lambda: acme.watched(session["id"]) == 0)
 
 
-def test_a_client_that_takes_nothing_is_given_up(acme: Tenant, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(stream, "PATIENCE_S", 0.5)
+def test_client_that_reads_nothing_is_disconnected(acme: Tenant, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sse, "SEND_TIMEOUT_S", 0.5)
     session = acme.session()
     with _raw(acme, session["id"], receive_buffer=4096) as client:
         until(lambda: acme.watched(session["id"]) == 1)
@@ -153,7 +154,7 @@ def test_a_client_that_takes_nothing_is_given_up(acme: Tenant, monkeypatch: pyte
 
 @contextmanager
 def _raw(acme: Tenant, session_id: str, receive_buffer: int | None = None) -> Iterator[socket.socket]:
-    """A client of the stream that reads nothing by itself."""
+    """Request the stream over a socket, and read nothing from it."""
     with socket.socket() as client:
         if receive_buffer is not None:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -163,7 +164,7 @@ def _raw(acme: Tenant, session_id: str, receive_buffer: int | None = None) -> It
         yield client
 
 
-def test_many_streams_of_one_session_all_see_every_line(acme: Tenant):
+def test_all_streams_of_a_session_get_every_event(acme: Tenant):
     session = acme.session()
     began = time.monotonic()
     with acme.service.client(acme.api_key) as http:

@@ -12,7 +12,7 @@ from tests.support.api_server import SECRET_KEY, Tenant, serving
 SCHEMA = {"type": "object", "properties": {"order": {"type": "integer"}}, "required": ["order"]}
 
 
-def test_a_tool_is_unsafe_unless_it_says_otherwise(acme: Tenant):
+def test_tool_is_unsafe_by_default(acme: Tenant):
     tool = acme.tool("orders_lookup", parameters=SCHEMA, description="Looks an order up.")
 
     assert (tool["effect"], tool["enabled"], tool["tool_type"], tool["parameters"]) == ("unsafe", True, "custom", SCHEMA)
@@ -42,7 +42,7 @@ def test_a_tool_is_unsafe_unless_it_says_otherwise(acme: Tenant):
         ("is_public", True, None),
     ],
 )
-def test_each_field_has_its_limits(acme: Tenant, field: str, bad: Any, good: Any):
+def test_each_field_is_validated(acme: Tenant, field: str, bad: Any, good: Any):
     refused = acme.http.post("/v1/tools", json={"name": "lookup", field: bad})
     assert refused.status_code == 422, refused.text
     assert refused.json()["errors"][0]["where"].startswith(f"body.{field}")
@@ -53,7 +53,7 @@ def test_each_field_has_its_limits(acme: Tenant, field: str, bad: Any, good: Any
         assert acme.call("PATCH", f"/v1/tools/{tool['id']}", 200, json={field: good})[field] == good
 
 
-def test_a_name_is_taken_once_in_a_workspace(acme: Tenant, other: Tenant):
+def test_names_are_unique_in_a_workspace(acme: Tenant, other: Tenant):
     acme.tool("lookup")
     second = acme.tool("second")
     other.tool("lookup")
@@ -61,7 +61,7 @@ def test_a_name_is_taken_once_in_a_workspace(acme: Tenant, other: Tenant):
     assert acme.call("PATCH", f"/v1/tools/{second['id']}", 409, json={"name": "lookup"})["code"] == "CONFLICT"
 
 
-def test_an_integration_is_named_after_its_address_and_tried_by_priority(acme: Tenant):
+def test_integration_target_defaults_to_its_url_and_order_is_by_priority(acme: Tenant):
     path = f"/v1/tools/{acme.tool()['id']}/integrations"
     slow = acme.call("POST", path, 201, json={"integration_type": "custom_tool", "configuration": {"url": "https://slow.example/x"}})
     fast = acme.call(
@@ -110,13 +110,13 @@ def test_an_integration_is_named_after_its_address_and_tried_by_priority(acme: T
         {"integration_type": "custom_tool", "configuration": {"url": "https://x.example"}, "health_status": "healthy"},
     ],
 )
-def test_an_integration_that_could_not_be_called_is_not_saved(acme: Tenant, body: dict[str, Any]):
+def test_invalid_integration_is_not_saved(acme: Tenant, body: dict[str, Any]):
     path = f"/v1/tools/{acme.tool()['id']}/integrations"
     assert acme.call("POST", path, 422, json=body)["code"] == "VALIDATION_ERROR"
     assert acme.call("GET", path, 200)["items"] == []
 
 
-def test_secrets_are_written_sealed_and_never_read_back(acme: Tenant):
+def test_secrets_are_encrypted_and_never_shown(acme: Tenant):
     tool = acme.tool()
     path = f"/v1/tools/{tool['id']}/integrations"
     configuration = {"url": "https://x.example", "secret_headers": {"Authorization": "Bearer {{token}}"}}
@@ -136,14 +136,14 @@ def test_secrets_are_written_sealed_and_never_read_back(acme: Tenant):
     assert "'token'" in in_use["detail"]
 
 
-def test_secrets_are_refused_in_a_sentence_where_the_operator_set_no_key(database_url: str, broker_url: str):
+def test_secrets_are_refused_without_an_encryption_key(database_url: str, broker_url: str):
     with serving(DATABASE_URL=database_url, CELERY_BROKER_URL=broker_url) as service, service.tenant("Acme") as acme:
         path = f"/v1/tools/{acme.tool()['id']}/integrations"
         body = {"integration_type": "custom_tool", "configuration": {"url": "https://x.example"}, "secrets": {"a": "b"}}
         assert "TURNLINE_SECRET_KEYS" in acme.call("POST", path, 422, json=body)["detail"]
 
 
-def test_an_integration_belongs_to_its_tool(acme: Tenant):
+def test_integration_is_found_only_under_its_tool(acme: Tenant):
     tool, stranger = acme.tool("one"), acme.tool("two")
     made = acme.integration(tool["id"])
     for method in ("PATCH", "DELETE"):
@@ -155,7 +155,7 @@ def test_an_integration_belongs_to_its_tool(acme: Tenant):
 STATUS = {"url": "https://x.example/by-key/{idempotency_key}", "done": "state == 'paid'", "result": "refund"}
 
 
-def test_a_queryable_tool_needs_integrations_that_can_be_asked(acme: Tenant):
+def test_queryable_tool_requires_integrations_with_a_status(acme: Tenant):
     tool = acme.tool("refund", effect="queryable")
     path = f"/v1/tools/{tool['id']}/integrations"
     bare = {"url": "https://x.example"}
@@ -173,7 +173,7 @@ def test_a_queryable_tool_needs_integrations_that_can_be_asked(acme: Tenant):
     acme.call("PATCH", one, 200, json={"configuration": bare | {"status": STATUS}, "enabled": True})
 
 
-def test_a_tool_does_not_become_queryable_while_an_integration_cannot_be_asked(acme: Tenant):
+def test_tool_cannot_become_queryable_while_an_integration_has_no_status(acme: Tenant):
     tool = acme.tool("refund")
     made = acme.integration(tool["id"], configuration={"url": "https://x.example"})
     path = f"/v1/tools/{tool['id']}"
@@ -183,7 +183,7 @@ def test_a_tool_does_not_become_queryable_while_an_integration_cannot_be_asked(a
     assert acme.call("PATCH", path, 200, json={"effect": "queryable"})["effect"] == "queryable"
 
 
-def test_a_status_names_secrets_that_are_given(acme: Tenant):
+def test_status_may_use_only_secrets_that_are_set(acme: Tenant):
     tool = acme.tool("refund", effect="queryable")
     configuration = {"url": "https://x.example", "status": STATUS | {"secret_headers": {"Authorization": "Bearer {{token}}"}}}
     body = {"integration_type": "custom_tool", "configuration": configuration}

@@ -1,4 +1,4 @@
-"""A turn's stages, usage and cost, and the list of a session's turns; compared with rows written by hand."""
+"""A turn's stages, usage and cost, and the list of a session's turns, compared with rows inserted by the tests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def after(ms: int) -> datetime:
 
 
 def write(acme: Tenant, *statements: Any) -> None:
-    """Carry statements out as the application would."""
+    """Execute statements as the application's role."""
 
     async def do() -> None:
         async with opened(acme.service.database_url) as database, database.transaction(acme.workspace_id) as db:
@@ -33,19 +33,19 @@ def write(acme: Tenant, *statements: Any) -> None:
     apart(do)
 
 
-def asked(acme: Tenant, session_id: str, turn_id: str, step: int, attempt: int, state: str, **values: Any) -> Any:
+def model_call(acme: Tenant, session_id: str, turn_id: str, step: int, attempt: int, state: str, **values: Any) -> Any:
     row = {"turn_id": UUID(turn_id), "step": step, "attempt": attempt, "workspace_id": acme.workspace_id, "session_id": UUID(session_id)}
     return insert(ModelCallRow).values(row | {"provider": "openai", "model": "gpt-4o", "state": state} | values)
 
 
-def used(acme: Tenant, session_id: str, turn_id: str, step: int, position: int, **values: Any) -> Any:
+def tool_call(acme: Tenant, session_id: str, turn_id: str, step: int, position: int, **values: Any) -> Any:
     name = f"c{step}{position}"
     row = {"session_id": UUID(session_id), "tool_call_id": name, "workspace_id": acme.workspace_id, "turn_id": UUID(turn_id)}
     rest = {"step": step, "position": position, "tool_name": "orders", "arguments_hash": "", "idempotency_key": f"{turn_id}{name}"}
     return insert(ToolCallRow).values(row | rest | {"state": "succeeded", "attempts": 1} | values)
 
 
-def changed(turn_id: str, **values: Any) -> Any:
+def change_turn(turn_id: str, **values: Any) -> Any:
     return update(TurnRow).where(TurnRow.id == UUID(turn_id)).values(values)
 
 
@@ -54,7 +54,7 @@ def queued(acme: Tenant) -> tuple[str, str]:
     return session_id, acme.message(session_id)["turn"]["id"]
 
 
-def test_a_turn_that_waits_for_a_worker_has_no_times_yet(acme: Tenant):
+def test_queued_turn_has_no_durations(acme: Tenant):
     session_id, turn_id = queued(acme)
 
     found = acme.call("GET", f"/v1/turns/{turn_id}", 200)
@@ -68,21 +68,23 @@ def test_a_turn_that_waits_for_a_worker_has_no_times_yet(acme: Tenant):
     assert found["task_id_prefix"] == f"turn:{turn_id}:"
 
 
-def test_a_turn_s_time_tokens_and_cost(acme: Tenant):
+def test_durations_tokens_and_cost_of_a_turn(acme: Tenant):
     session_id, turn_id = queued(acme)
     tokens = {"input_tokens": 100, "cached_input_tokens": 40, "cache_write_tokens": 5, "output_tokens": 20, "reasoning_tokens": 8}
     write(
         acme,
-        changed(turn_id, opened_at=T0, started_at=after(50), settled_at=after(1000), status="failed", attempts=2, agent_version=3),
-        changed(turn_id, error_class="BudgetSpent", error_detail="no more", read_through_offset=0),
-        asked(acme, session_id, turn_id, 0, 0, "unknown", latency_ms=100, error_class="ReplyLost"),
-        asked(acme, session_id, turn_id, 0, 1, "settled", latency_ms=200, ttft_ms=30, cost_usd="0.0001000000", price_source="t", **tokens),
-        asked(acme, session_id, turn_id, 1, 0, "settled", latency_ms=300, cost_usd="0.0000200000", price_source="t", **tokens),
-        asked(acme, session_id, turn_id, 2, 0, "settled", latency_ms=None),
-        used(acme, session_id, turn_id, 0, 1, latency_ms=70, state="failed", error="No such order."),
-        used(acme, session_id, turn_id, 0, 0, latency_ms=90),
-        used(acme, session_id, turn_id, 1, 0, latency_ms=10),
-        used(acme, session_id, turn_id, 2, 0, latency_ms=None, state="running"),
+        change_turn(turn_id, opened_at=T0, started_at=after(50), settled_at=after(1000), status="failed", attempts=2, agent_version=3),
+        change_turn(turn_id, error_class="BudgetSpent", error_detail="no more", read_through_offset=0),
+        model_call(acme, session_id, turn_id, 0, 0, "unknown", latency_ms=100, error_class="ReplyLost"),
+        model_call(
+            acme, session_id, turn_id, 0, 1, "settled", latency_ms=200, ttft_ms=30, cost_usd="0.0001000000", price_source="t", **tokens
+        ),
+        model_call(acme, session_id, turn_id, 1, 0, "settled", latency_ms=300, cost_usd="0.0000200000", price_source="t", **tokens),
+        model_call(acme, session_id, turn_id, 2, 0, "settled", latency_ms=None),
+        tool_call(acme, session_id, turn_id, 0, 1, latency_ms=70, state="failed", error="No such order."),
+        tool_call(acme, session_id, turn_id, 0, 0, latency_ms=90),
+        tool_call(acme, session_id, turn_id, 1, 0, latency_ms=10),
+        tool_call(acme, session_id, turn_id, 2, 0, latency_ms=None, state="running"),
     )
 
     found = acme.call("GET", f"/v1/turns/{turn_id}", 200)
@@ -109,8 +111,8 @@ def test_a_turn_s_time_tokens_and_cost(acme: Tenant):
         (None, None, (None, None, None, None, None)),
         (None, 70, (None, None, None, None, 70)),  # cancelled before a worker came
         (20, None, (20, 500, 0, None, None)),
-        (20, 100, (20, 500, 0, 0, 100)),  # calls of an attempt that was given up overlap the next one's: never below nothing
-        (-5, 600, (0, 500, 0, 105, 600)),  # two clocks
+        (20, 100, (20, 500, 0, 0, 100)),  # calls of an abandoned attempt overlap those of the next one
+        (-5, 600, (0, 500, 0, 105, 600)),  # two clocks differ
     ],
 )
 def test_stages_are_null_until_known_and_never_negative(started: int | None, settled: int | None, expected: tuple[int | None, ...]):
@@ -120,7 +122,7 @@ def test_stages_are_null_until_known_and_never_negative(started: int | None, set
     assert tuple(stages_ms(row, [{"latency_ms": 500}, {"latency_ms": None}], []).values()) == expected
 
 
-def test_a_session_s_turns_page_by_page(acme: Tenant):
+def test_turns_of_a_session_are_paged(acme: Tenant):
     session_id, first = queued(acme)
     statements = [
         insert(TurnRow).values(
@@ -149,14 +151,14 @@ def test_a_session_s_turns_page_by_page(acme: Tenant):
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "-1", "1e3", "١", "9" * 10, "\u0000"])
-def test_a_cursor_that_is_none_of_ours(acme: Tenant, cursor: str):
+def test_invalid_cursor_returns_422(acme: Tenant, cursor: str):
     session_id, _ = queued(acme)
     answer = acme.http.get(f"/v1/sessions/{session_id}/turns", params={"after": cursor})
 
     assert answer.status_code == 422, answer.text
 
 
-def test_another_workspace_s_turns_are_not_there(acme: Tenant, other: Tenant):
+def test_turns_of_another_workspace_return_404(acme: Tenant, other: Tenant):
     session_id, turn_id = queued(acme)
 
     for path in (f"/v1/turns/{turn_id}", f"/v1/sessions/{session_id}/turns", f"/v1/turns/{uuid7()}", f"/v1/sessions/{uuid7()}/turns"):
@@ -165,7 +167,7 @@ def test_another_workspace_s_turns_are_not_there(acme: Tenant, other: Tenant):
         other.call("GET", path, 422)
 
 
-def test_what_was_said_is_not_in_a_turn(acme: Tenant):
+def test_turn_does_not_contain_message_text(acme: Tenant):
     session_id = acme.session()["id"]
     turn_id = acme.message(session_id, "my secret word is xyzzy")["turn"]["id"]
 

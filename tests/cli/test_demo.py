@@ -1,4 +1,4 @@
-"""`turnline demo` as a user runs it: real servers, a real worker, and nothing left behind."""
+"""`turnline demo` as a process: real servers, a real worker, and nothing left running afterwards."""
 
 import json
 import os
@@ -10,40 +10,41 @@ import urllib.request
 import psutil
 import pytest
 
+from tests.support.cli import COMMAND
 from tests.support.servers import ROOT, process_env, until
 
 
 @pytest.fixture
 def demo(scratch):
-    place = scratch / "demo"
-    place.mkdir(mode=0o711, exist_ok=True)
-    begun = []
+    directory = scratch / "demo"
+    directory.mkdir(mode=0o711, exist_ok=True)
+    started = []
 
     def start(**env):
-        # A database of the user's, which the demo must not touch: it does not exist.
-        env = {"DATABASE_URL": "postgresql://me@127.0.0.1:1/mine", "TMPDIR": str(place), "COLUMNS": "200", **env}
-        command = [sys.executable, "-m", "cli.main", "demo"]
-        process = subprocess.Popen(command, env=process_env(**env), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        begun.append(process)
+        # The user's database, which the demo must not use. It does not exist.
+        env = {"DATABASE_URL": "postgresql://me@127.0.0.1:1/mine", "TMPDIR": str(directory), "COLUMNS": "200", **env}
+        process = subprocess.Popen(
+            [*COMMAND, "demo"], env=process_env(**env), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        started.append(process)
         return process
 
     yield start
-    for process in begun:
+    for process in started:
         process.kill()
         process.communicate()
-    ours = [found.pid for found in psutil.process_iter() if _reads_from(found, str(place))]
-    assert ours == []
-    assert list(place.iterdir()) == []
+    assert [found.pid for found in psutil.process_iter() if _names_directory(found, str(directory))] == []
+    assert list(directory.iterdir()) == []
 
 
-def _reads_from(process, place):
+def _names_directory(process, directory):
     try:
-        return any(place in word for word in process.cmdline())
+        return any(directory in word for word in process.cmdline())
     except psutil.Error:
         return False
 
 
-def test_the_demo_answers_with_the_tools_result_and_what_it_cost(demo):
+def test_demo_prints_log_answer_and_cost(demo):
     out, err = (process := demo()).communicate(timeout=90)
     assert process.returncode == 0, out + err
     lines = [line.split() for line in out.splitlines()]
@@ -54,11 +55,11 @@ def test_the_demo_answers_with_the_tools_result_and_what_it_cost(demo):
     assert "/docs and Flower at http://127.0.0.1:" in out
 
 
-def test_with_a_key_the_demo_talks_to_that_vendor(demo, tmp_path):
-    with subprocess.Popen([sys.executable, "-m", "sandbox"], env=process_env(), cwd=ROOT, stdout=subprocess.PIPE, text=True) as vendor:
-        assert vendor.stdout is not None
+def test_demo_with_a_key_uses_that_provider(demo):
+    with subprocess.Popen([sys.executable, "-m", "sandbox"], env=process_env(), cwd=ROOT, stdout=subprocess.PIPE, text=True) as sandbox:
+        assert sandbox.stdout is not None
         try:
-            url = vendor.stdout.readline().split()[-1]
+            url = sandbox.stdout.readline().split()[-1]
             out, err = (process := demo(OPENAI_API_KEY="sk-test", OPENAI_BASE_URL=f"{url}/v1")).communicate(timeout=90)
             assert process.returncode == 0, out + err
             with urllib.request.urlopen(f"{url}/_sandbox/counts?brief=1") as counts:
@@ -66,12 +67,12 @@ def test_with_a_key_the_demo_talks_to_that_vendor(demo, tmp_path):
             out, err = (process := demo(OPENAI_API_KEY="sk-test", OPENAI_BASE_URL=f"{url}/nowhere")).communicate(timeout=90)
             assert process.returncode == 1
             assert "The turn ended without an answer" in err
-            assert "Traceback" not in err.partition("The worker said last")[0]
+            assert "Traceback" not in err.partition("The end of the log of worker")[0]
         finally:
-            vendor.terminate()
+            sandbox.terminate()
 
 
-def test_ctrl_c_ends_the_demo_at_any_time(demo):
+def test_ctrl_c_ends_the_demo_during_its_start(demo):
     process = demo()
     until(lambda: psutil.Process(process.pid).children(), 30)
     os.kill(process.pid, signal.SIGINT)

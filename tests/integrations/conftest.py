@@ -1,4 +1,4 @@
-"""Settings and clients for tests that talk to real sockets on loopback."""
+"""HTTP clients for tests that use real sockets on loopback."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from integrations.executor import Performer
 from integrations.http import HttpClients
 from settings import Settings
-from tests.support.tool_calls import MakeOutside
+from tests.support.http_clients import MakeHttpClients
 
 
 @pytest.fixture
-async def outside() -> AsyncIterator[MakeOutside]:
-    """Makes an `HttpClients` of given settings; loopback is allowed to tools unless the settings say otherwise."""
+async def make_clients() -> AsyncIterator[MakeHttpClients]:
+    """Return a function that makes an `HttpClients` from settings. Tools may reach loopback unless the settings say otherwise."""
     made: list[HttpClients] = []
 
     def make(**values: object) -> HttpClients:
@@ -21,5 +22,12 @@ async def outside() -> AsyncIterator[MakeOutside]:
         return made[-1]
 
     yield make
-    for one in made:
-        await one.aclose()
+    for clients in made:
+        await clients.aclose()
+
+
+@pytest.fixture
+def performer(make_clients: MakeHttpClients) -> Performer:
+    """Return a performer that may reach loopback."""
+    clients = make_clients()
+    return Performer(clients.settings, clients)

@@ -1,4 +1,4 @@
-"""How answers become errors, and how `Retry-After` is read."""
+"""Mapping of failed answers to errors, and parsing of `Retry-After`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NOW = 1_790_000_000.0
         ),
     ],
 )
-def test_retry_after(headers: dict[str, str], seconds: float | None):
+def test_retry_after_is_parsed(headers: dict[str, str], seconds: float | None):
     assert retry_after_s(headers, now=NOW) == seconds
 
 
@@ -53,7 +53,7 @@ def test_garbage_in_retry_after_never_raises(text: str):
         (100, Malformed),
     ],
 )
-def test_a_status_is_an_error(status: int, kind: type[TurnlineError]):
+def test_status_codes_become_errors(status: int, kind: type[TurnlineError]):
     error = of_status(status, {"retry-after": "3"}, "The provider", "why")
     assert type(error) is kind
     assert str(status) in str(error)
@@ -64,6 +64,6 @@ def test_a_status_is_an_error(status: int, kind: type[TurnlineError]):
     ("status", "maybe_done"),
     [(500, True), (503, True), (302, True), (303, True), (307, False), (404, False), (429, False), (408, True), (425, False)],
 )
-def test_what_a_failed_answer_proves(status: int, maybe_done: bool):
+def test_maybe_done_of_failed_answers(status: int, maybe_done: bool):
     assert of_status(status, {}, "The tool", server_errors_maybe_done=True).maybe_done is maybe_done
     assert of_status(status, {}, "The provider").maybe_done is False

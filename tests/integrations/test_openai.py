@@ -1,4 +1,4 @@
-"""OpenAI's protocol over real sockets: what is sent, how streams are put together, and what every fault becomes."""
+"""OpenAI's protocol over real sockets: the request sent and the reply assembled from a stream."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from engine.enums import FinishReason, Role
 from engine.errors import Malformed, Rejected
 from engine.events import Usage
 from engine.turn.context import PromptMessage, PromptToolCall, ToolSpec
-from integrations.providers import provider_for
+from integrations.providers.registry import provider_for
+from tests.support.http_clients import MakeHttpClients
 from tests.support.http_servers import Handler, Request, answering, chunked, response, serve
 from tests.support.openai_stream import KEY, LOOKUP, PROMPT, TEXT, USAGE, ask, chunk, event, fail, piece, request, streaming
-from tests.support.tool_calls import MakeOutside
 
 
-async def test_a_streamed_text(outside: MakeOutside):
+async def test_streamed_text_becomes_a_reply(make_clients: MakeHttpClients):
     deltas: list[str] = []
-    reply, server = await ask(outside, streaming(*TEXT, x_request_id="req_1"), deltas=deltas)
+    reply, server = await ask(make_clients, streaming(*TEXT, x_request_id="req_1"), deltas=deltas)
 
     assert (reply.text, reply.tool_calls, reply.finish_reason) == ("Yes, it is.", (), FinishReason.STOP)
     assert reply.usage == Usage(input_tokens=100, cached_input_tokens=64, output_tokens=20, reasoning_tokens=5)
@@ -43,15 +43,15 @@ async def test_a_streamed_text(outside: MakeOutside):
 
 
 @pytest.mark.parametrize("model", ["o1", "o3-mini", "o4-mini-2025-04-16", "gpt-5", "gpt-5-nano", "openai/gpt-5"])
-async def test_reasoning_models_take_their_limit_under_another_name(outside: MakeOutside, model: str):
-    _, server = await ask(outside, streaming(*TEXT), request(model))
+async def test_reasoning_models_get_max_completion_tokens(make_clients: MakeHttpClients, model: str):
+    _, server = await ask(make_clients, streaming(*TEXT), request(model))
     sent = server.requests[0].json
     assert sent["max_completion_tokens"] == 500
     assert "temperature" not in sent
     assert "max_tokens" not in sent
 
 
-async def test_history_and_tools_on_the_wire(outside: MakeOutside):
+async def test_history_and_tools_are_encoded(make_clients: MakeHttpClients):
     other = ToolSpec(uuid4(), "orders lookup", "Another of nearly that name.", {"type": "object"})
     twin = ToolSpec(uuid4(), "orders_lookup", "A third.", {"type": "object"})
     messages = [
@@ -68,7 +68,7 @@ async def test_history_and_tools_on_the_wire(outside: MakeOutside):
     handler = streaming(
         chunk(tool_calls=[piece(0, "{}", "orders_lookup_2", "a"), piece(1, "{}", "nonsense", "b")]), chunk("tool_calls"), b"[DONE]"
     )
-    reply, server = await ask(outside, handler, request(messages=messages, tools=(LOOKUP, other, twin)))
+    reply, server = await ask(make_clients, handler, request(messages=messages, tools=(LOOKUP, other, twin)))
 
     sent = server.requests[0].json
     assert [tool["function"]["name"] for tool in sent["tools"]] == ["orders_lookup", "orders_lookup_2", "orders_lookup_3"]
@@ -108,7 +108,7 @@ CALLS: dict[str, tuple[list[dict[str, Any]], list[tuple[str, Any]]]] = {
         [("a", {"x": 1}), ("b", {"y": 2})],
     ),
     "out of order": ([piece(1, '{"y":2}', "b", "2"), piece(0, '{"x":1}', "a", "1")], [("a", {"x": 1}), ("b", {"y": 2})]),
-    "ids repeated by the vendor": ([piece(0, "{}", "a", "same"), piece(1, "{}", "b", "same")], [("a", {}), ("b", {})]),
+    "ids repeated by the provider": ([piece(0, "{}", "a", "same"), piece(1, "{}", "b", "same")], [("a", {}), ("b", {})]),
     "index always 0": ([piece(0, '{"x":1}', "a", "1"), piece(0, '{"y":2}', "b", "2")], [("a", {"x": 1}), ("b", {"y": 2})]),
     "no index": ([piece(None, '{"x"', "a", "1"), piece(None, ":1}"), piece(None, "{}", "b", "2")], [("a", {"x": 1}), ("b", {})]),
     "an id on every fragment": ([piece(0, '{"x"', "a", "1"), piece(0, ":1", None, "2"), piece(0, "}", None, "3")], [("a", {"x": 1})]),
@@ -124,10 +124,10 @@ CALLS: dict[str, tuple[list[dict[str, Any]], list[tuple[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_tool_calls(outside: MakeOutside, name: str):
+async def test_tool_calls_are_assembled_from_fragments(make_clients: MakeHttpClients, name: str):
     pieces, expected = CALLS[name]
     handler = streaming(*(chunk(tool_calls=[one]) for one in pieces), chunk("tool_calls"), USAGE, b"[DONE]")
-    reply, _ = await ask(outside, handler, request(tools=(LOOKUP,)))
+    reply, _ = await ask(make_clients, handler, request(tools=(LOOKUP,)))
 
     assert [(call.tool_name, call.arguments) for call in reply.tool_calls] == expected
     assert reply.finish_reason is FinishReason.TOOL_CALLS
@@ -138,13 +138,13 @@ async def test_tool_calls(outside: MakeOutside, name: str):
         assert reply.tool_calls[0].raw_arguments == pieces[0]["function"]["arguments"]
 
 
-async def test_sixty_four_tool_calls_are_the_most(outside: MakeOutside):
+async def test_more_than_64_tool_calls_are_malformed(make_clients: MakeHttpClients):
     def many(count: int) -> Handler:
         return streaming(chunk(tool_calls=[piece(n, "{}", "a", str(n)) for n in range(count)]), chunk("tool_calls"), b"[DONE]")
 
-    assert len((await ask(outside, many(64)))[0].tool_calls) == 64
-    assert isinstance(await fail(outside, many(65)), Malformed)
-    assert isinstance(await fail(outside, many(200)), Malformed)
+    assert len((await ask(make_clients, many(64)))[0].tool_calls) == 64
+    assert isinstance(await fail(make_clients, many(65)), Malformed)
+    assert isinstance(await fail(make_clients, many(200)), Malformed)
 
 
 @pytest.mark.parametrize(
@@ -169,9 +169,9 @@ async def test_sixty_four_tool_calls_are_the_most(outside: MakeOutside):
         ),
     ],
 )
-async def test_ways_to_finish(outside: MakeOutside, events: list[Any], text: str, finish: FinishReason):
+async def test_finish_reasons(make_clients: MakeHttpClients, events: list[Any], text: str, finish: FinishReason):
     deltas: list[str] = []
-    reply, _ = await ask(outside, streaming(*events), deltas=deltas)
+    reply, _ = await ask(make_clients, streaming(*events), deltas=deltas)
     assert (reply.text, reply.finish_reason, reply.usage) == (text, finish, None)
     assert "".join(deltas) == text
 
@@ -213,12 +213,12 @@ BAD_USAGE: tuple[object, ...] = (
         *((bad, None) for bad in BAD_USAGE),
     ],
 )
-async def test_usage(outside: MakeOutside, reported: Any, usage: Usage | None):
-    reply, _ = await ask(outside, streaming(chunk(content="a"), chunk("stop"), {"choices": [], "usage": reported}, b"[DONE]"))
+async def test_usage(make_clients: MakeHttpClients, reported: Any, usage: Usage | None):
+    reply, _ = await ask(make_clients, streaming(chunk(content="a"), chunk("stop"), {"choices": [], "usage": reported}, b"[DONE]"))
     assert reply.usage == usage
 
 
-async def test_a_server_that_does_not_stream(outside: MakeOutside):
+async def test_a_reply_that_is_not_streamed(make_clients: MakeHttpClients):
     message = {
         "role": "assistant",
         "content": "Looking.",
@@ -230,13 +230,13 @@ async def test_a_server_that_does_not_stream(outside: MakeOutside):
         "usage": {"prompt_tokens": 1, "completion_tokens": 2},
     }
     deltas: list[str] = []
-    reply, _ = await ask(outside, answering(response(body)), request(tools=(LOOKUP,)), deltas=deltas)
+    reply, _ = await ask(make_clients, answering(response(body)), request(tools=(LOOKUP,)), deltas=deltas)
     assert (reply.text, reply.finish_reason, reply.usage) == ("Looking.", FinishReason.TOOL_CALLS, Usage(input_tokens=1, output_tokens=2))
     assert [(call.tool_name, call.arguments) for call in reply.tool_calls] == [("orders.lookup", {"order": 1})]
     assert deltas == ["Looking."]
 
 
-async def test_a_stream_byte_by_byte(outside: MakeOutside):
+async def test_a_stream_may_arrive_byte_by_byte(make_clients: MakeHttpClients):
     stream = b"".join(chunked([event(one) for one in TEXT]))
 
     async def handle(_request: Request, writer: asyncio.StreamWriter) -> None:
@@ -246,12 +246,12 @@ async def test_a_stream_byte_by_byte(outside: MakeOutside):
             await asyncio.sleep(0)
 
     deltas: list[str] = []
-    reply, _ = await ask(outside, handle, deltas=deltas)
+    reply, _ = await ask(make_clients, handle, deltas=deltas)
     assert reply.text == "Yes, it is."
     assert deltas == ["Yes, ", "it is."]
 
 
-async def test_connections_are_used_again_after_a_stream(outside: MakeOutside):
+async def test_connections_are_reused_after_a_stream(make_clients: MakeHttpClients):
     *pieces, end = chunked([event(one) for one in TEXT])
 
     async def handle(_request: Request, writer: asyncio.StreamWriter) -> None:
@@ -261,40 +261,40 @@ async def test_connections_are_used_again_after_a_stream(outside: MakeOutside):
         writer.write(end)
 
     async with serve(handle) as server:
-        provider = provider_for("openai", outside(OPENAI_BASE_URL=server.url))
+        provider = provider_for("openai", make_clients(OPENAI_BASE_URL=server.url))
         for _ in range(4):
             await provider.complete(request(), deadline_s=20)
     assert server.connections == 1
     assert "authorization" not in server.requests[0].headers
 
 
-async def test_a_connection_left_open_after_done_is_not_waited_for(outside: MakeOutside):
+async def test_a_connection_left_open_after_done_is_not_waited_for(make_clients: MakeHttpClients):
     async def handle(_request: Request, writer: asyncio.StreamWriter) -> None:
         writer.writelines(chunked([event(one) for one in TEXT], end=False))
         await asyncio.sleep(3600)
 
-    reply, _ = await ask(outside, handle)
+    reply, _ = await ask(make_clients, handle)
     assert reply.text == "Yes, it is."
 
 
-async def test_three_hundred_streams_over_one_client(outside: MakeOutside):
-    everybody, arrived = asyncio.Event(), 0
+async def test_three_hundred_streams_over_one_client(make_clients: MakeHttpClients):
+    all_arrived, arrived = asyncio.Event(), 0
 
     async def handle(_request: Request, writer: asyncio.StreamWriter) -> None:
         nonlocal arrived
         arrived += 1
         if arrived == 300:
-            everybody.set()
-        await everybody.wait()
+            all_arrived.set()
+        await all_arrived.wait()
         writer.writelines(chunked([event(one) for one in TEXT]))
 
     async with serve(handle) as server:
-        provider = provider_for("openai", outside(OPENAI_BASE_URL=server.url))
+        provider = provider_for("openai", make_clients(OPENAI_BASE_URL=server.url))
         replies = await asyncio.gather(*(provider.complete(request(), deadline_s=60) for _ in range(300)))
     assert {reply.text for reply in replies} == {"Yes, it is."}
     assert len(server.requests) == 300
 
 
-def test_an_unknown_vendor_is_rejected(outside: MakeOutside):
+def test_an_unknown_provider_is_rejected(make_clients: MakeHttpClients):
     with pytest.raises(Rejected, match="openai"):
-        provider_for("nobody", outside())
+        provider_for("nobody", make_clients())

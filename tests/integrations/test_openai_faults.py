@@ -1,4 +1,4 @@
-"""What every fault of a model vendor becomes, over real sockets; each test asserts that the server really got the request."""
+"""Faults of a model provider, over real sockets. Each test asserts that the server really got the request."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from engine.errors import Malformed, ProviderDown, RateLimited, Rejected, ReplyLost, TimedOut, TurnlineError
+from tests.support.http_clients import MakeHttpClients
 from tests.support.http_servers import Request, answering, chunked, never, reset, response
 from tests.support.openai_stream import KEY, PROMPT, TEXT, chunk, error, event, fail, piece, streaming
-from tests.support.tool_calls import MakeOutside
 
 STATUSES: list[tuple[int, dict[str, str], type[TurnlineError], float | None]] = [
     (429, {"retry_after": "2"}, RateLimited, 2.0),
@@ -27,10 +27,10 @@ STATUSES: list[tuple[int, dict[str, str], type[TurnlineError], float | None]] = 
 
 @pytest.mark.parametrize(("status", "headers", "kind", "wait"), STATUSES)
 @pytest.mark.parametrize("body", [error(), "<html>Bad gateway</html>", ""], ids=["json", "html", "empty"])
-async def test_failing_statuses(
-    outside: MakeOutside, status: int, headers: dict[str, str], kind: type[TurnlineError], wait: float | None, body: Any
+async def test_status_codes_become_errors(
+    make_clients: MakeHttpClients, status: int, headers: dict[str, str], kind: type[TurnlineError], wait: float | None, body: Any
 ):
-    caught = await fail(outside, answering(response(body, status, **headers)))
+    caught = await fail(make_clients, answering(response(body, status, **headers)))
     assert type(caught) is kind
     assert not caught.maybe_done
     assert getattr(caught, "retry_after_s", None) == wait
@@ -38,12 +38,12 @@ async def test_failing_statuses(
         assert "It is so." in str(caught)
 
 
-async def test_errors_quote_neither_keys_nor_prompts(outside: MakeOutside):
+async def test_errors_contain_neither_keys_nor_prompts(make_clients: MakeHttpClients):
     body = error(
         f"Incorrect API key provided: {KEY}, or sk-proj-99999999999, in 'Bearer abcdefghijk': cannot read {PROMPT!r} " + "x" * 5000,
         code="invalid_api_key",
     )
-    caught = await fail(outside, answering(response(body, 401, x_secret="canary")))
+    caught = await fail(make_clients, answering(response(body, 401, x_secret="canary")))
     text = str(caught)
     assert text.startswith("The model provider openai answered 401: Incorrect API key provided")
     for hidden in (KEY, "sk-proj-9", "abcdefghijk", "four four", "canary"):
@@ -53,7 +53,7 @@ async def test_errors_quote_neither_keys_nor_prompts(outside: MakeOutside):
 
 
 @pytest.mark.parametrize(
-    ("said", "kind"),
+    ("fields", "kind"),
     [
         ({"code": "rate_limit_exceeded"}, RateLimited),
         ({"code": 429}, RateLimited),
@@ -62,16 +62,16 @@ async def test_errors_quote_neither_keys_nor_prompts(outside: MakeOutside):
         ({"type": "invalid_request_error"}, Rejected),
     ],
 )
-async def test_an_error_in_the_middle_of_a_stream(outside: MakeOutside, said: dict[str, Any], kind: type[TurnlineError]):
-    for handler in (streaming(chunk(content="a"), error(**said)), answering(response(error(**said)))):
-        caught = await fail(outside, handler)
+async def test_an_error_inside_a_stream(make_clients: MakeHttpClients, fields: dict[str, Any], kind: type[TurnlineError]):
+    for handler in (streaming(chunk(content="a"), error(**fields)), answering(response(error(**fields)))):
+        caught = await fail(make_clients, handler)
         assert type(caught) is kind
         assert caught.maybe_done
 
 
-async def test_an_error_event(outside: MakeOutside):
+async def test_an_error_event(make_clients: MakeHttpClients):
     handler = answering(b"".join(chunked([event(chunk(content="a")), b'event: error\ndata: {"message": "overloaded"}\n\n'])))
-    assert isinstance(await fail(outside, handler), ProviderDown)
+    assert isinstance(await fail(make_clients, handler), ProviderDown)
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,8 @@ async def test_an_error_event(outside: MakeOutside):
     ],
     ids=range(24),
 )
-async def test_what_is_not_the_protocol(outside: MakeOutside, answer: bytes):
-    assert isinstance(await fail(outside, answering(answer)), Malformed)
+async def test_protocol_violations_are_malformed(make_clients: MakeHttpClients, answer: bytes):
+    assert isinstance(await fail(make_clients, answering(answer)), Malformed)
 
 
 @pytest.mark.parametrize(
@@ -113,33 +113,33 @@ async def test_what_is_not_the_protocol(outside: MakeOutside, answer: bytes):
     [[chunk(content="half")], [chunk(content="half"), b"[DONE]"], [], [b"[DONE]"], [chunk(tool_calls=[piece(0, '{"x"', "a", "1")])]],
     ids=range(5),
 )
-async def test_a_stream_without_an_end_is_a_lost_reply(outside: MakeOutside, events: list[Any]):
-    assert isinstance(await fail(outside, streaming(*events)), ReplyLost)
+async def test_a_stream_without_an_end_is_a_lost_reply(make_clients: MakeHttpClients, events: list[Any]):
+    assert isinstance(await fail(make_clients, streaming(*events)), ReplyLost)
 
 
 @pytest.mark.parametrize("events", [[], TEXT[:2], TEXT[:4]], ids=["nothing", "half", "all but usage"])
-@pytest.mark.parametrize("way", ["close", "reset"])
-async def test_a_broken_stream_is_a_lost_reply(outside: MakeOutside, events: list[Any], way: str):
+@pytest.mark.parametrize("ending", ["close", "reset"])
+async def test_a_broken_stream_is_a_lost_reply(make_clients: MakeHttpClients, events: list[Any], ending: str):
     async def handle(_request: Request, writer: asyncio.StreamWriter) -> None:
         writer.writelines(chunked([event(one) for one in events], end=False))
         await writer.drain()
-        if way == "reset":
+        if ending == "reset":
             reset(writer)
         writer.close()
 
-    caught = await fail(outside, handle)
+    caught = await fail(make_clients, handle)
     assert isinstance(caught, ReplyLost)
     assert caught.maybe_done
 
 
-async def test_a_reset_before_the_answer_is_a_lost_reply(outside: MakeOutside):
+async def test_a_reset_before_the_answer_is_a_lost_reply(make_clients: MakeHttpClients):
     async def handle(_request: Request, writer: asyncio.StreamWriter) -> None:
         reset(writer)
 
-    assert isinstance(await fail(outside, handle), ReplyLost)
+    assert isinstance(await fail(make_clients, handle), ReplyLost)
 
 
-async def test_the_deadline_covers_headers_and_body(outside: MakeOutside):
+async def test_the_deadline_covers_headers_and_body(make_clients: MakeHttpClients):
     async def drip(_request: Request, writer: asyncio.StreamWriter) -> None:
         writer.write(chunked([])[0])
         while True:
@@ -148,6 +148,6 @@ async def test_the_deadline_covers_headers_and_body(outside: MakeOutside):
             await asyncio.sleep(0.02)
 
     for handler in (never, drip):
-        caught = await fail(outside, handler, deadline_s=0.3)
+        caught = await fail(make_clients, handler, deadline_s=0.3)
         assert isinstance(caught, TimedOut)
         assert caught.maybe_done

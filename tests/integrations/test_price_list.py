@@ -1,4 +1,4 @@
-"""Prices from the list that is installed, against that list's own arithmetic, and never from the network."""
+"""Prices from the installed list, compared with genai-prices' own calculation, without network access."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from integrations.price_list import PRICE_SOURCE, UNPRICED, cost_of, max_cost_of
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
-def test_a_known_model_has_its_exact_cost():
+def test_a_listed_model_has_its_exact_cost():
     usage = Usage(input_tokens=1000, cached_input_tokens=100, output_tokens=100, reasoning_tokens=50)
     assert cost_of("openai", "gpt-4o-mini", usage, NOW) == Cost(Decimal("0.0002025"), PRICE_SOURCE)
     assert cost_of("openai", "gpt-4o-mini-2024-07-18", usage, NOW).cost_usd == Decimal("0.0002025")
@@ -28,8 +28,8 @@ def test_a_known_model_has_its_exact_cost():
     assert cost_of("openai", "gpt-4o-mini", Usage(), NOW) == Cost(Decimal(0), PRICE_SOURCE)
 
 
-def test_a_vendors_own_figure_agrees():
-    # A recorded answer of xAI that carries its own cost: 1,399,000 ticks of 1e-10 dollars.
+def test_cost_agrees_with_the_providers_own_figure():
+    # A recorded answer of xAI that contains its cost: 1,399,000 ticks of 1e-10 dollars.
     usage = Usage(input_tokens=291, cached_input_tokens=244, output_tokens=26 + 189, reasoning_tokens=189)
     assert cost_of("xai", "grok-3-mini", usage, NOW).cost_usd == Decimal("0.0001399")
 
@@ -38,7 +38,7 @@ def test_a_vendors_own_figure_agrees():
     ("provider", "model"),
     [("openai", "no-such-model"), ("ollama", "llama3"), ("nobody", "gpt-4o"), ("", ""), ("openai", "\ud83d"), ("openai", "x" * 10_000)],
 )
-def test_an_unknown_price_is_unpriced_and_never_zero(provider: str, model: str):
+def test_an_unlisted_model_is_unpriced_and_not_free(provider: str, model: str):
     assert cost_of(provider, model, Usage(input_tokens=5, output_tokens=5), NOW) == UNPRICED == Cost(None, None)
     assert max_cost_of(provider, model, 5, 5) is None
 
@@ -47,16 +47,16 @@ def test_unknown_usage_is_unpriced():
     assert cost_of("openai", "gpt-4o-mini", None, NOW) == UNPRICED
 
 
-def test_every_listed_model_costs_what_its_list_says():
-    dice = random.Random(7)
+def test_every_listed_model_costs_what_genai_prices_calculates():
+    rng = random.Random(7)
     priced = 0
     for provider in get_snapshot().providers:
         for model in provider.models:
             if provider.find_model(model.id) is not model:
-                continue  # another entry of the list answers to this name
-            given, made = dice.randrange(300_000), dice.randrange(10_000)
-            cached = dice.randrange(given + 1)
-            usage = Usage(given, cached, dice.randrange(given - cached + 1), made, dice.randrange(made + 1))
+                continue  # another entry of the list has this name
+            prompt, completion = rng.randrange(300_000), rng.randrange(10_000)
+            cached = rng.randrange(prompt + 1)
+            usage = Usage(prompt, cached, rng.randrange(prompt - cached + 1), completion, rng.randrange(completion + 1))
             ours = cost_of(provider.id, model.id, usage, NOW)
             if ours.cost_usd is None:
                 continue
@@ -73,7 +73,7 @@ def test_every_listed_model_costs_what_its_list_says():
     assert priced > 1500
 
 
-def test_a_price_holds_from_its_day():
+def test_prices_depend_on_the_time_of_the_call():
     changed = [
         (provider.id, model)
         for provider in get_snapshot().providers
@@ -87,7 +87,7 @@ def test_a_price_holds_from_its_day():
     assert any(len(different) > 1 for different in costs.values())
 
 
-def test_the_most_a_call_can_cost():
+def test_max_cost_of_a_call():
     assert max_cost_of("openai", "gpt-4o-mini", 1000, 500, NOW) == Decimal("0.00045")
     anthropic = max_cost_of("anthropic", "claude-sonnet-4-5", 1000, 0, NOW)
     written = cost_of("anthropic", "claude-sonnet-4-5", Usage(input_tokens=1000, cache_write_tokens=1000), NOW)
@@ -95,7 +95,7 @@ def test_the_most_a_call_can_cost():
     assert max_cost_of("openai", "gpt-4o-mini", 0, 0) == 0
 
 
-def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch):
+def test_prices_are_never_fetched_from_the_network(monkeypatch: pytest.MonkeyPatch):
     def refuse(*_: object) -> None:
         raise AssertionError("a price was looked up on the network")
 

@@ -1,4 +1,4 @@
-"""Queryable tools: whether a call happened is asked before it is sent again, and what cannot be told is unknown."""
+"""Queryable tools: before a call is sent again its status is queried; without a clear status the outcome is unknown."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from engine.events import ToolOutcome
 from integrations.executor import Performer
 from integrations.tools import retries
 from sandbox.server import Sandbox
+from tests.support.http_clients import MakeHttpClients
 from tests.support.http_servers import Handler, Request, answering, free_port, never, reset, response, serve
-from tests.support.tool_calls import OK, SECRET, MakeOutside, call, tool
+from tests.support.http_tools import OK, SECRET, call_tool, make_tool
 
 DONE = response({"done": True, "result": {"paid": True}})
 NOT_DONE = response({"done": False}, 404)
-LOOSE = {"type": "object"}
+ANY_OBJECT = {"type": "object"}
 
 
 @pytest.fixture
-def performer(outside: MakeOutside) -> Performer:
-    made = outside(tool_timeout_s=0.5)
-    return Performer(made.settings, made)
+def performer(make_clients: MakeHttpClients) -> Performer:
+    clients = make_clients(tool_timeout_s=0.5)
+    return Performer(clients.settings, clients)
 
 
 @pytest.fixture
@@ -35,29 +36,29 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 
 @pytest.fixture
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Believe a no after a moment; what the real time is for has a test of its own."""
-    monkeypatch.setattr(retries, "BELIEVED_AFTER_S", 0.05)
+def quick_confirmation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the wait before "not executed" is believed. The real time has its own test."""
+    monkeypatch.setattr(retries, "CONFIRM_NOT_DONE_AFTER_S", 0.05)
 
 
 def status_of(url: str, **more: Any) -> dict[str, Any]:
     return {"url": f"{url}/status", "query": {"key": "{idempotency_key}"}, **more}
 
 
-async def at_sandbox(performer: Performer, sandbox: Sandbox, effect: Effect, *, begun: bool = False, **arguments: Any) -> ToolOutcome:
-    """Call the sandbox's tool; but for idempotent ones it does its work at every request, whatever the key."""
-    asked = {"order": 41, "repeats": effect is not Effect.IDEMPOTENT, **arguments}
+async def call_sandbox(performer: Performer, sandbox: Sandbox, effect: Effect, *, begun: bool = False, **arguments: Any) -> ToolOutcome:
+    """Call the sandbox's tool. Unless idempotent, it has its effect at every request, even with the same key."""
+    call_arguments = {"order": 41, "repeats": effect is not Effect.IDEMPOTENT, **arguments}
     address = f"{sandbox.url}/tools/orders_lookup"
     status = {"status": status_of(address, result="result")} if effect is Effect.QUERYABLE else {}
-    what = tool(address, effect, path="", parameters=LOOSE, **status)
-    return await call(performer, what, asked, begun=begun)
+    tool_spec = make_tool(address, effect, path="", parameters=ANY_OBJECT, **status)
+    return await call_tool(performer, tool_spec, call_arguments, begun=begun)
 
 
 def effects_of(sandbox: Sandbox) -> int:
     return sandbox.counts.tool("orders_lookup").effects
 
 
-@pytest.mark.usefixtures("soon")
+@pytest.mark.usefixtures("quick_confirmation")
 @pytest.mark.parametrize(
     ("fault", "effect", "status", "requests", "effects"),
     [
@@ -91,10 +92,10 @@ def effects_of(sandbox: Sandbox) -> int:
         ("truncated-json", "unsafe", "failed", 1, 1),
     ],
 )
-async def test_what_a_fault_comes_to(
+async def test_outcome_of_each_fault(
     performer: Performer, sandbox: Sandbox, fault: str, effect: str, status: str, requests: int, effects: int
 ):
-    outcome = await at_sandbox(performer, sandbox, Effect(effect), fault=fault)
+    outcome = await call_sandbox(performer, sandbox, Effect(effect), fault=fault)
 
     assert (outcome.status, outcome.requests, effects_of(sandbox)) == (status, requests, effects), outcome.error
     assert sandbox.counts.tool("orders_lookup").requests == requests
@@ -103,9 +104,9 @@ async def test_what_a_fault_comes_to(
         assert outcome.result["paid"] is True
 
 
-@pytest.mark.usefixtures("soon")
+@pytest.mark.usefixtures("quick_confirmation")
 @pytest.mark.parametrize(
-    ("fault", "status", "asked"),
+    ("fault", "status", "queries"),
     [
         ("500", "succeeded", 2),
         ("500 x2", "succeeded", 3),
@@ -122,14 +123,16 @@ async def test_what_a_fault_comes_to(
         ("redirect-metadata", "unknown", 1),
     ],
 )
-async def test_a_status_that_cannot_be_had_is_not_a_no(performer: Performer, sandbox: Sandbox, fault: str, status: str, asked: int):
-    outcome = await at_sandbox(performer, sandbox, Effect.QUERYABLE, fault="effect-then-500", status_fault=fault)
+async def test_a_failed_status_query_does_not_mean_not_executed(
+    performer: Performer, sandbox: Sandbox, fault: str, status: str, queries: int
+):
+    outcome = await call_sandbox(performer, sandbox, Effect.QUERYABLE, fault="effect-then-500", status_fault=fault)
 
     assert (outcome.status, outcome.requests, effects_of(sandbox)) == (status, 1, 1), outcome.error
-    assert sandbox.counts.tool("orders_lookup").status_requests == asked
+    assert sandbox.counts.tool("orders_lookup").status_requests == queries
 
 
-@pytest.mark.usefixtures("soon")
+@pytest.mark.usefixtures("quick_confirmation")
 @pytest.mark.parametrize(
     ("status_answer", "status", "requests", "result"),
     [
@@ -142,66 +145,68 @@ async def test_a_status_that_cannot_be_had_is_not_a_no(performer: Performer, san
     ],
     ids=["200", "404", "500", "401", "202", "409"],
 )
-async def test_a_begun_call_is_asked_for_first(performer: Performer, status_answer: bytes, status: str, requests: int, result: Any):
+async def test_a_begun_call_is_repeated_only_if_its_status_says_no(
+    performer: Performer, status_answer: bytes, status: str, requests: int, result: Any
+):
     async with serve(answering(response({"paid": False}))) as server, serve(answering(status_answer)) as ledger:
-        what = tool(server, Effect.QUERYABLE, status=status_of(ledger.url, result="result"))
-        outcome = await call(performer, what, begun=True)
+        tool_spec = make_tool(server, Effect.QUERYABLE, status=status_of(ledger.url, result="result"))
+        outcome = await call_tool(performer, tool_spec, begun=True)
 
     assert (outcome.status, outcome.requests, len(server.requests), outcome.result) == (status, requests, requests, result)
-    assert outcome.integration_id == what.integrations[0].id
+    assert outcome.integration_id == tool_spec.integrations[0].id
     assert len(ledger.requests) >= 1
 
 
-async def test_an_effect_that_shows_a_little_later_is_not_repeated(performer: Performer):
-    """The call is cut off while the server is still at it; its status says no, and a moment later yes."""
-    async with serve(lost) as server, serve(answering(NOT_DONE, NOT_DONE, DONE)) as ledger:
-        outcome = await call(performer, tool(server, Effect.QUERYABLE, status=status_of(ledger.url)))
+async def test_a_status_that_lags_does_not_cause_a_repetition(performer: Performer):
+    """The connection breaks while the server still works; the status says no first, and yes a moment later."""
+    async with serve(reset_connection) as server, serve(answering(NOT_DONE, NOT_DONE, DONE)) as ledger:
+        outcome = await call_tool(performer, make_tool(server, Effect.QUERYABLE, status=status_of(ledger.url)))
 
     assert (outcome.status, len(server.requests), len(ledger.requests)) == (ToolStatus.SUCCEEDED, 1, 3)
 
 
 @pytest.mark.parametrize("code", [202, 409, 423])
-async def test_a_call_that_is_still_under_way_is_asked_for_again(performer: Performer, code: int):
-    async with serve(lost) as server, serve(answering(response("{}", code), DONE)) as ledger:
-        outcome = await call(performer, tool(server, Effect.QUERYABLE, status=status_of(ledger.url)))
+async def test_the_status_of_a_call_in_progress_is_queried_again(performer: Performer, code: int):
+    async with serve(reset_connection) as server, serve(answering(response("{}", code), DONE)) as ledger:
+        outcome = await call_tool(performer, make_tool(server, Effect.QUERYABLE, status=status_of(ledger.url)))
 
     assert (outcome.status, len(server.requests), len(ledger.requests)) == (ToolStatus.SUCCEEDED, 1, 2)
 
 
-async def test_a_no_is_believed_after_a_second_of_asking(performer: Performer):
+async def test_not_executed_must_be_confirmed_after_a_second(performer: Performer):
     clock = asyncio.get_running_loop().time
-    asked_at: list[float] = []
+    queried_at: list[float] = []
 
-    async def no(_request: Request, writer: asyncio.StreamWriter) -> None:
-        asked_at.append(clock())
+    async def answer_not_done(_request: Request, writer: asyncio.StreamWriter) -> None:
+        queried_at.append(clock())
         writer.write(NOT_DONE)
 
-    async with serve(answering(OK)) as server, serve(no) as ledger:
-        outcome = await call(performer, tool(server, Effect.QUERYABLE, status=status_of(ledger.url)), begun=True)
+    async with serve(answering(OK)) as server, serve(answer_not_done) as ledger:
+        outcome = await call_tool(performer, make_tool(server, Effect.QUERYABLE, status=status_of(ledger.url)), begun=True)
 
     assert (outcome.status, len(server.requests)) == (ToolStatus.SUCCEEDED, 1)
-    assert len(asked_at) >= 2
-    assert asked_at[-1] - asked_at[0] >= 0.9
+    assert len(queried_at) >= 2
+    assert queried_at[-1] - queried_at[0] >= 0.9
 
 
-async def lost(_request: Request, writer: asyncio.StreamWriter) -> None:
+async def reset_connection(_request: Request, writer: asyncio.StreamWriter) -> None:
     reset(writer)
 
 
-async def test_what_is_asked(performer: Performer):
+async def test_the_status_request_is_built_from_the_configuration(performer: Performer):
     status = {
         "url": "/by/{idempotency_key}/{id}?v=1",
         "headers": {"X-A": "1"},
         "query": {"who": "{note} of {id}", "full": True},
         "secret_headers": {"Authorization": "Bearer {{key}}"},
     }
-    async with serve(lost) as server, serve(answering(DONE)) as ledger:
+    async with serve(reset_connection) as server, serve(answering(DONE)) as ledger:
         for method in ("GET", "POST"):
             configured = status | {"url": ledger.url + str(status["url"]), "method": method}
-            what = tool(
+            tool_spec = make_tool(
                 server, Effect.QUERYABLE, status=configured, secrets={"key": SECRET}, parameter_mapping={"id": "order", "note": "`a&b`"}
             )
-            assert (await call(performer, what)).status is ToolStatus.SUCCEEDED
+            assert (await call_tool(performer, tool_spec)).status is ToolStatus.SUCCEEDED
 
     for sent, method in zip(ledger.requests, ("GET", "POST"), strict=True):
         assert (sent.method, urlsplit(sent.target).path) == (method, "/by/key-1/41")
@@ -212,7 +217,7 @@ async def test_what_is_asked(performer: Performer):
     assert ledger.requests[1].json == {"idempotency_key": "key-1"}
 
 
-@pytest.mark.usefixtures("soon")
+@pytest.mark.usefixtures("quick_confirmation")
 @pytest.mark.parametrize(
     ("answer", "done", "happened"),
     [
@@ -228,74 +233,78 @@ async def test_what_is_asked(performer: Performer):
         ({"state": "paid"}, "length(other) > `0`", None),
     ],
 )
-async def test_how_an_answer_is_read(performer: Performer, answer: Any, done: str, happened: bool | None):
+async def test_status_done_expression_decides(performer: Performer, answer: Any, done: str, happened: bool | None):
     body = response(answer) if answer is not None else response(b"")
     async with serve(answering(OK)) as server, serve(answering(body)) as ledger:
-        outcome = await call(performer, tool(server, Effect.QUERYABLE, status=status_of(ledger.url, done=done)), begun=True)
+        outcome = await call_tool(performer, make_tool(server, Effect.QUERYABLE, status=status_of(ledger.url, done=done)), begun=True)
 
     assert len(server.requests) == (1 if happened is False else 0), outcome.error
     assert outcome.status is (ToolStatus.UNKNOWN if happened is None else ToolStatus.SUCCEEDED)
 
 
 @pytest.mark.parametrize(
-    ("settings", "status", "result", "why"),
+    ("settings", "status", "result", "reason"),
     [
         ({}, ToolStatus.SUCCEEDED, {"done": True, "result": {"paid": True}}, None),
         ({"response_mapping": "result.paid"}, ToolStatus.SUCCEEDED, True, None),
         ({"response_mapping": "done", "result": {"it": "result"}}, ToolStatus.SUCCEEDED, {"it": {"paid": True}}, None),
-        ({"result": "result.paid", "return_schema": {"type": "array"}}, ToolStatus.FAILED, None, "It was carried out, but the result"),
-        ({"result": "{a:@,b:@}|" * 40 + "@"}, ToolStatus.FAILED, None, "It was carried out, but the tool is not set up"),
+        ({"result": "result.paid", "return_schema": {"type": "array"}}, ToolStatus.FAILED, None, "It was executed, but the result"),
+        ({"result": "{a:@,b:@}|" * 40 + "@"}, ToolStatus.FAILED, None, "It was executed, but the tool is not set up"),
     ],
 )
-async def test_the_result_of_a_call_that_had_happened(performer: Performer, settings: Any, status: ToolStatus, result: Any, why: Any):
+async def test_result_of_an_executed_call_is_read_from_its_status(
+    performer: Performer, settings: Any, status: ToolStatus, result: Any, reason: Any
+):
     of_status = {name: value for name, value in settings.items() if name == "result"}
-    rest = {name: value for name, value in settings.items() if name != "result"}
-    async with serve(lost) as server, serve(answering(DONE)) as ledger:
-        outcome = await call(performer, tool(server, Effect.QUERYABLE, status=status_of(ledger.url, **of_status), **rest))
+    configuration = {name: value for name, value in settings.items() if name != "result"}
+    async with serve(reset_connection) as server, serve(answering(DONE)) as ledger:
+        outcome = await call_tool(
+            performer, make_tool(server, Effect.QUERYABLE, status=status_of(ledger.url, **of_status), **configuration)
+        )
 
     assert (outcome.status, outcome.result) == (status, result)
-    assert (why or "") in (outcome.error or "")
+    assert (reason or "") in (outcome.error or "")
 
 
-async def test_secrets_are_cut_out_of_a_status(performer: Performer):
-    async with serve(lost) as server, serve(answering(response({"key": SECRET}))) as ledger:
-        outcome = await call(performer, tool(server, Effect.QUERYABLE, status=status_of(ledger.url), secrets={"key": SECRET}))
+async def test_secrets_are_removed_from_status_answers(performer: Performer):
+    async with serve(reset_connection) as server, serve(answering(response({"key": SECRET}))) as ledger:
+        outcome = await call_tool(performer, make_tool(server, Effect.QUERYABLE, status=status_of(ledger.url), secrets={"key": SECRET}))
     assert outcome.result == {"key": "[…]"}
 
 
 @pytest.mark.parametrize("begun", [False, True])
-async def test_a_status_is_behind_the_address_guard(performer: Performer, begun: bool):
-    async with serve(lost) as server:
-        what = tool(server, Effect.QUERYABLE, status=status_of("http://169.254.169.254"))
-        outcome = await call(performer, what, begun=begun)
+async def test_status_queries_pass_the_ssrf_guard(performer: Performer, begun: bool):
+    async with serve(reset_connection) as server:
+        tool_spec = make_tool(server, Effect.QUERYABLE, status=status_of("http://169.254.169.254"))
+        outcome = await call_tool(performer, tool_spec, begun=begun)
     assert (outcome.status, len(server.requests)) == (ToolStatus.UNKNOWN, 0 if begun else 1)
-    assert "was not asked" in (outcome.error or "")
+    assert "was not contacted" in (outcome.error or "")
 
 
 @pytest.mark.parametrize("handler", [never, answering(NOT_DONE)], ids=["silent", "no"])
-async def test_where_there_is_no_time_to_ask_twice_nothing_is_repeated(performer: Performer, handler: Handler):
-    async with serve(lost) as server, serve(handler) as ledger:
-        outcome = await call(performer, tool(server, Effect.QUERYABLE, status=status_of(ledger.url)), deadline_s=0.4)
+async def test_a_call_is_not_repeated_without_time_to_confirm(performer: Performer, handler: Handler):
+    async with serve(reset_connection) as server, serve(handler) as ledger:
+        outcome = await call_tool(performer, make_tool(server, Effect.QUERYABLE, status=status_of(ledger.url)), deadline_s=0.4)
     assert (outcome.status, len(server.requests), len(ledger.requests)) == (ToolStatus.UNKNOWN, 1, 1)
 
 
-async def test_without_a_status_nobody_can_say(performer: Performer):
-    async with serve(lost) as server:
-        outcome = await call(performer, tool(server, Effect.QUERYABLE))
+async def test_without_a_status_the_outcome_is_unknown(performer: Performer):
+    async with serve(reset_connection) as server:
+        outcome = await call_tool(performer, make_tool(server, Effect.QUERYABLE))
     assert (outcome.status, len(server.requests)) == (ToolStatus.UNKNOWN, 1)
 
 
-async def test_a_status_address_that_is_down_leaves_it_unknown(performer: Performer):
-    async with serve(lost) as server:
-        outcome = await call(performer, tool(server, Effect.QUERYABLE, status=status_of(f"http://127.0.0.1:{free_port()}")))
+async def test_an_unreachable_status_leaves_the_outcome_unknown(performer: Performer):
+    async with serve(reset_connection) as server:
+        outcome = await call_tool(performer, make_tool(server, Effect.QUERYABLE, status=status_of(f"http://127.0.0.1:{free_port()}")))
     assert (outcome.status, len(server.requests)) == (ToolStatus.UNKNOWN, 1)
     assert "closed the connection" in (outcome.error or "")
     assert "status address could not be reached" in (outcome.error or "")
 
 
-async def test_cancelling_aborts_the_question(performer: Performer):
-    async with serve(lost) as server, serve(never) as ledger:
-        task = asyncio.create_task(call(performer, tool(server, Effect.QUERYABLE, status=status_of(ledger.url))))
+async def test_cancelling_aborts_the_status_query(performer: Performer):
+    async with serve(reset_connection) as server, serve(never) as ledger:
+        task = asyncio.create_task(call_tool(performer, make_tool(server, Effect.QUERYABLE, status=status_of(ledger.url))))
         await asyncio.wait_for(ledger.arrived.wait(), 20)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""The event-stream parser: the standard's examples, and any chunking of any stream."""
+"""The SSE parser: the standard's examples, and the same result for any chunking."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def parse(*chunks: bytes) -> list[ServerEvent]:
         (b"", []),
     ],
 )
-def test_streams(stream: bytes, events: list[tuple[str, str]]):
+def test_streams_are_parsed_by_the_standard(stream: bytes, events: list[tuple[str, str]]):
     expected = [ServerEvent(*event) for event in events]
     assert parse(stream) == expected
     assert parse(*(stream[n : n + 1] for n in range(len(stream)))) == expected
@@ -68,13 +68,13 @@ def test_garbage_never_raises_and_chunking_changes_nothing(chunks: list[bytes]):
 
 
 @pytest.mark.parametrize("stream", [b"data: " + b"x" * 2000, b"data: x\n" * 400, b"x" * 2000, b": " + b"x" * 2000])
-def test_an_event_has_a_limit(stream: bytes):
+def test_long_events_are_malformed(stream: bytes):
     parser = SseParser(max_event_bytes=1000)
     with pytest.raises(Malformed, match="longer than 1000"):  # noqa: PT012
         for place in range(0, len(stream), 100):
             parser.feed(stream[place : place + 100])
 
 
-def test_many_events_have_no_limit():
+def test_the_limit_applies_to_each_event():
     parser = SseParser(max_event_bytes=100)
     assert sum(len(parser.feed(b": ping\n\ndata: 0123456789\n\n")) for _ in range(1000)) == 1000

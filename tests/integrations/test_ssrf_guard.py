@@ -1,4 +1,4 @@
-"""The address guard: a table of addresses and spellings, and real listeners that must never be connected to."""
+"""The SSRF guard: tables of addresses and spellings, and real listeners that must never be connected to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import ProviderDown, Rejected
-from integrations.http import Http, RequestCounter
+from integrations.http import HttpClient, RequestCounter
 from integrations.ssrf_guard import AddressGuard, AddressRefused, denied_kind
 from tests.support.http_servers import Server, answering, response, serve
 
@@ -77,12 +77,12 @@ def test_public_addresses(address: str):
 
 
 @given(st.ip_addresses())
-def test_whatever_python_calls_not_global_is_forbidden(address):
+def test_addresses_that_python_calls_not_global_are_forbidden(address):
     if not address.is_global or address.is_multicast:
         assert denied_kind(address) is not None
 
 
-def test_an_allowed_network_may_be_reached_at_every_port():
+def test_allowed_networks_may_be_reached_at_any_port():
     guard = AddressGuard([ip_network("127.0.0.0/8"), ip_network("fd00::/8")])
     for address in ("127.0.0.1", "::ffff:127.0.0.1", "fd00:ec2::254"):
         guard.check(address, 5432)
@@ -105,7 +105,7 @@ def test_an_allowed_network_may_be_reached_at_every_port():
         "http://8.8.8.8:22/",
     ],
 )
-def test_addresses_refused_before_anything_is_resolved(url: str):
+def test_urls_refused_without_resolving(url: str):
     with pytest.raises(AddressRefused):
         AddressGuard().check_url(httpx.URL(url))
 
@@ -117,10 +117,10 @@ async def listener() -> AsyncIterator[Server]:
 
 
 async def attempt(guard: AddressGuard, url: str) -> Exception | None:
-    http, counter = Http(guard), RequestCounter()
+    http, counter = HttpClient(guard), RequestCounter()
     try:
-        async with http.request("GET", url, whom="The tool", deadline_s=20, max_bytes=1000, counter=counter) as reply:
-            await reply.body()
+        async with http.request("GET", url, peer="The tool", deadline_s=20, max_bytes=1000, counter=counter) as answer:
+            await answer.body()
     except Exception as error:
         assert counter.requests == 0
         return error
@@ -137,40 +137,40 @@ async def attempt(guard: AddressGuard, url: str) -> Exception | None:
     ],
 )  # fmt: skip
 async def test_no_spelling_of_loopback_reaches_a_listener(listener: Server, host: str):
-    # The port is allowed here, so that only the address stands between the request and the listener.
+    # The port is allowed, so that only the address is refused.
     error = await attempt(AddressGuard(allowed_ports=[listener.port]), f"http://{host}:{listener.port}/")
-    # A trailing dot is resolved on some systems and unknown on others; either way nothing is connected to.
+    # Some systems resolve a name with a trailing dot, others do not; in both cases nothing is connected to.
     assert isinstance(error, (Rejected, ProviderDown) if host.endswith(".") else Rejected)
     assert listener.connections == 0
 
 
-async def test_the_listener_would_have_answered(listener: Server):
+async def test_an_allowed_network_reaches_the_listener(listener: Server):
     assert await attempt(AddressGuard([ip_network("127.0.0.0/8"), ip_network("::1/128")]), f"http://localhost:{listener.port}/") is None
     assert listener.connections >= 1
 
 
-def answers(*sets: Sequence[str]) -> tuple[list[str], AddressGuard]:
-    asked: list[str] = []
-    left: Iterator[Sequence[str]] = iter(sets)
+def guard_with_lookups(*sets: Sequence[str]) -> tuple[list[str], AddressGuard]:
+    looked_up: list[str] = []
+    remaining: Iterator[Sequence[str]] = iter(sets)
 
     async def lookup(host: str, _port: int) -> Sequence[str]:
-        asked.append(host)
-        return next(left, sets[-1])
+        looked_up.append(host)
+        return next(remaining, sets[-1])
 
-    return asked, AddressGuard(allowed_ports=range(1, 65536), lookup=lookup)
+    return looked_up, AddressGuard(allowed_ports=range(1, 65536), lookup=lookup)
 
 
 async def test_one_forbidden_address_refuses_the_name(listener: Server):
     for found in (["127.0.0.1"], ["203.0.113.9", "127.0.0.1"], ["8.8.8.8", "127.0.0.1"], ["8.8.8.8", "::1"], ["169.254.169.254"]):
-        asked, guard = answers(found)
+        looked_up, guard = guard_with_lookups(found)
         error = await attempt(guard, f"http://rebind.example:{listener.port}/")
         assert isinstance(error, Rejected)
-        assert asked == ["rebind.example"]
+        assert looked_up == ["rebind.example"]
     assert listener.connections == 0
 
 
 async def test_a_rebinding_name_never_reaches_loopback(listener: Server, monkeypatch: pytest.MonkeyPatch):
-    """The first lookup answers a public address, the later ones loopback: what was checked is what is connected to."""
+    """The first lookup returns a public address, later ones loopback; the connection uses the checked address."""
     connected: list[str] = []
 
     async def record(sock: socket.socket, address: tuple[str, int]) -> None:
@@ -178,19 +178,19 @@ async def test_a_rebinding_name_never_reaches_loopback(listener: Server, monkeyp
         raise ConnectionRefusedError(111, "no route in this test")
 
     monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", record)
-    asked, guard = answers(["93.184.216.34"], ["127.0.0.1"])
-    http = Http(guard)
+    looked_up, guard = guard_with_lookups(["93.184.216.34"], ["127.0.0.1"])
+    http = HttpClient(guard)
     for _ in range(3):
         with pytest.raises(Exception):  # noqa: B017
-            async with http.request("GET", f"http://rebind.example:{listener.port}/", whom="The tool", deadline_s=5, max_bytes=10):
+            async with http.request("GET", f"http://rebind.example:{listener.port}/", peer="The tool", deadline_s=5, max_bytes=10):
                 pass
     await http.aclose()
     assert set(connected) == {"93.184.216.34"}
-    assert len(asked) >= 1
+    assert len(looked_up) >= 1
     assert listener.connections == 0
 
 
-async def test_the_socket_itself_refuses_a_forbidden_address():
+async def test_socket_creation_refuses_forbidden_addresses():
     guard = AddressGuard()
     with pytest.raises(AddressRefused):
         guard.socket_for((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 80)))

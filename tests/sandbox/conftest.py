@@ -1,3 +1,5 @@
+"""A running sandbox, and helpers that send it raw requests."""
+
 from __future__ import annotations
 
 import asyncio
@@ -10,8 +12,8 @@ import pytest
 
 from sandbox.server import Sandbox
 
-PATIENCE_S = 20.0
-SHORT_S = 0.1  # for replies that are expected to stay away
+TIMEOUT_S = 20.0
+SHORT_S = 0.1  # for replies that must not arrive
 ORDERS = {
     "type": "function",
     "function": {
@@ -23,8 +25,8 @@ ORDERS = {
 
 
 @dataclass
-class Heard:
-    """What came back, read byte by byte: `end` is complete, closed (too early), reset or silent."""
+class Response:
+    """A raw response. `end` is complete, closed (too early), reset or silent."""
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
@@ -44,45 +46,45 @@ class Heard:
         return "".join(choice["delta"].get("content") or "" for chunk in self.chunks() for choice in chunk["choices"])
 
 
-async def talk(port: int, method: str, target: str, body: bytes, headers: dict[str, str], patience_s: float = PATIENCE_S) -> Heard:
+async def send_request(port: int, method: str, target: str, body: bytes, headers: dict[str, str], timeout_s: float = TIMEOUT_S) -> Response:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     writer.write(f"{method} {target} HTTP/1.1\r\nhost: sandbox\r\n{lines}content-length: {len(body)}\r\n\r\n".encode() + body)
-    heard = Heard()
+    received = Response()
     try:
-        await _listen(reader, heard, patience_s)
+        await _read_response(reader, received, timeout_s)
     except ConnectionResetError:
-        heard.end = "reset"
+        received.end = "reset"
     except asyncio.IncompleteReadError as short:
-        heard.end = "closed"
-        heard.body += short.partial
+        received.end = "closed"
+        received.body += short.partial
     except TimeoutError:
-        heard.end = "silent"
+        received.end = "silent"
     finally:
         writer.transport.abort()
-    return heard
+    return received
 
 
-async def _listen(reader: asyncio.StreamReader, heard: Heard, patience_s: float) -> None:
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), patience_s)
+async def _read_response(reader: asyncio.StreamReader, received: Response, timeout_s: float) -> None:
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), timeout_s)
     first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
-    heard.status = int(first.split(" ")[1])
-    heard.headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
-    if "content-length" in heard.headers:
-        left = int(heard.headers["content-length"])
-        while left:
-            got = await asyncio.wait_for(reader.read(left), patience_s)
+    received.status = int(first.split(" ")[1])
+    received.headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+    if "content-length" in received.headers:
+        remaining = int(received.headers["content-length"])
+        while remaining:
+            got = await asyncio.wait_for(reader.read(remaining), timeout_s)
             if not got:
-                raise asyncio.IncompleteReadError(b"", left)
-            heard.body += got
-            left -= len(got)
+                raise asyncio.IncompleteReadError(b"", remaining)
+            received.body += got
+            remaining -= len(got)
         return
-    while size := int(await asyncio.wait_for(reader.readuntil(b"\r\n"), patience_s), 16):
-        heard.body += (await reader.readexactly(size + 2))[:-2]
+    while size := int(await asyncio.wait_for(reader.readuntil(b"\r\n"), timeout_s), 16):
+        received.body += (await reader.readexactly(size + 2))[:-2]
     await reader.readexactly(2)
 
 
-Ask = Callable[..., Awaitable[Heard]]
+Ask = Callable[..., Awaitable[Response]]
 
 
 @pytest.fixture
@@ -93,39 +95,39 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 @pytest.fixture
 def ask(sandbox: Sandbox) -> Ask:
-    """Ask the model: a text or messages, with fields of the request and headers as wanted."""
+    """Return a function that sends a text or messages to the model, with further request fields."""
 
     async def ask(
-        said: str | list[dict[str, Any]], *, query: str = "", headers: dict[str, str] | None = None, silent: bool = False, **fields: Any
-    ) -> Heard:
-        messages = [{"role": "user", "content": said}] if isinstance(said, str) else said
+        prompt: str | list[dict[str, Any]], *, query: str = "", headers: dict[str, str] | None = None, silent: bool = False, **fields: Any
+    ) -> Response:
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         body = json.dumps({"model": "gpt-4o-mini", "messages": messages, **fields}).encode()
         sent = {"authorization": "Bearer key"} | (headers or {})
-        return await talk(sandbox.port, "POST", f"/v1/chat/completions{query}", body, sent, SHORT_S if silent else PATIENCE_S)
+        return await send_request(sandbox.port, "POST", f"/v1/chat/completions{query}", body, sent, SHORT_S if silent else TIMEOUT_S)
 
     return ask
 
 
 @pytest.fixture
 def call(sandbox: Sandbox) -> Ask:
-    """Call a tool by name with arguments."""
+    """Return a function that calls a tool."""
 
     async def call(
         name: str, arguments: Any = None, *, query: str = "", headers: dict[str, str] | None = None, silent: bool = False
-    ) -> Heard:
+    ) -> Response:
         body = json.dumps(arguments).encode() if arguments is not None else b""
         method = "POST" if body else "GET"
-        return await talk(sandbox.port, method, f"/tools/{name}{query}", body, headers or {}, SHORT_S if silent else PATIENCE_S)
+        return await send_request(sandbox.port, method, f"/tools/{name}{query}", body, headers or {}, SHORT_S if silent else TIMEOUT_S)
 
     return call
 
 
 @pytest.fixture
 def fetch(sandbox: Sandbox) -> Ask:
-    """Send any request."""
+    """Return a function that sends any request."""
 
-    async def fetch(method: str, target: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Heard:
-        return await talk(sandbox.port, method, target, body, headers or {})
+    async def fetch(method: str, target: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Response:
+        return await send_request(sandbox.port, method, target, body, headers or {})
 
     return fetch
 

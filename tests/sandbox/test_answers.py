@@ -1,3 +1,5 @@
+"""Answers of the fake model: text, tool calls, results and usage."""
+
 from __future__ import annotations
 
 import json
@@ -6,31 +8,34 @@ from typing import Any
 import pytest
 
 
-def message(heard: Any) -> dict[str, Any]:
-    assert heard.status == 200, heard.body
-    said: dict[str, Any] = heard.json()["choices"][0]["message"]
-    return said
+def message(received: Any) -> dict[str, Any]:
+    assert received.status == 200, received.body
+    found: dict[str, Any] = received.json()["choices"][0]["message"]
+    return found
 
 
-def calls(heard: Any) -> list[tuple[str, Any]]:
-    return [(call["function"]["name"], json.loads(call["function"]["arguments"])) for call in message(heard)["tool_calls"]]
+def calls(received: Any) -> list[tuple[str, Any]]:
+    return [(call["function"]["name"], json.loads(call["function"]["arguments"])) for call in message(received)["tool_calls"]]
 
 
-def results(heard: Any, *contents: str) -> list[dict[str, Any]]:
-    """Return the model's calls and their results, as they are sent back."""
-    asked = message(heard)
-    return [asked, *({"role": "tool", "tool_call_id": c["id"], "content": t} for c, t in zip(asked["tool_calls"], contents, strict=True))]
+def results(received: Any, *contents: str) -> list[dict[str, Any]]:
+    """Return the messages that carry the model's calls and their results."""
+    assistant = message(received)
+    return [
+        assistant,
+        *({"role": "tool", "tool_call_id": c["id"], "content": t} for c, t in zip(assistant["tool_calls"], contents, strict=True)),
+    ]
 
 
 async def test_a_plain_text_is_echoed(ask):
-    heard = await ask("Hello there")
-    assert message(heard)["content"] == 'You said: "Hello there". That is message 1 from you.'
-    assert heard.json()["choices"][0]["finish_reason"] == "stop"
-    assert heard.headers["x-request-id"].startswith("req_")
-    assert heard.json()["id"].startswith("chatcmpl-")
+    received = await ask("Hello there")
+    assert message(received)["content"] == 'You said: "Hello there". That is message 1 from you.'
+    assert received.json()["choices"][0]["finish_reason"] == "stop"
+    assert received.headers["x-request-id"].startswith("req_")
+    assert received.json()["id"].startswith("chatcmpl-")
 
 
-async def test_a_question_that_names_an_order_calls_the_tool_and_quotes_its_result(ask, call, orders):
+async def test_a_tool_is_called_and_its_result_quoted(ask, call, orders):
     history = [{"role": "user", "content": "Is order 41 paid?"}]
     first = await ask(history, tools=[orders])
     assert calls(first) == [("orders_lookup", {"order": 41})]
@@ -52,18 +57,18 @@ async def test_a_question_that_names_an_order_calls_the_tool_and_quotes_its_resu
         ({"order": {"type": "integer"}}, "Is it 12.5 or v2?", None),
     ],
 )
-async def test_parameters_are_found_in_the_text_or_no_tool_is_called(ask, schema, text, arguments):
+async def test_a_tool_is_called_only_if_its_parameters_are_found(ask, schema, text, arguments):
     tool = {"type": "function", "function": {"name": "t", "parameters": {"type": "object", "properties": schema, "required": list(schema)}}}
-    heard = await ask(text, tools=[tool])
-    assert message(heard).get("tool_calls") is None if arguments is None else calls(heard) == [("t", arguments)]
+    received = await ask(text, tools=[tool])
+    assert message(received).get("tool_calls") is None if arguments is None else calls(received) == [("t", arguments)]
 
 
-async def test_tool_choice_is_honoured(ask, orders):
+async def test_tool_choice_none_and_required(ask, orders):
     assert message(await ask("Is order 41 paid?", tools=[orders], tool_choice="none"))["content"].startswith("You said")
     assert calls(await ask("hello", tools=[orders], tool_choice="required")) == [("orders_lookup", {})]
 
 
-async def test_markers_call_in_parallel_then_in_further_steps_then_say(ask, orders):
+async def test_markers_for_parallel_calls_further_steps_and_text(ask, orders):
     text = 'Do [[call orders_lookup {"order": 1}]][[call echo {"deep": [[1]]}]] [[then refund {"order": 1, "amount": 2}]] [[say All done.]]'
     history = [{"role": "user", "content": text}]
     first = await ask(history, tools=[orders])
@@ -75,21 +80,21 @@ async def test_markers_call_in_parallel_then_in_further_steps_then_say(ask, orde
     assert message(await ask(history, tools=[orders]))["content"] == "All done."
 
 
-async def test_call_ids_differ_between_requests_and_calls(ask, orders):
+async def test_call_ids_are_unique(ask, orders):
     ids = {c["id"] for _ in range(2) for c in message(await ask("[[calls 200 echo]]", tools=[orders]))["tool_calls"]}
     assert len(ids) == 400
 
 
-async def test_a_loop_ends_only_when_no_tool_is_offered(ask, orders):
+async def test_loop_marker_calls_until_no_tool_is_offered(ask, orders):
     history = [{"role": "user", "content": '[[loop echo {"n": 1}]]'}]
     for _ in range(4):
-        heard = await ask(history, tools=[orders])
-        assert calls(heard) == [("echo", {"n": 1})]
-        history += results(heard, '{"n": 1}')
+        received = await ask(history, tools=[orders])
+        assert calls(received) == [("echo", {"n": 1})]
+        history += results(received, '{"n": 1}')
     assert message(await ask(history))["content"].startswith("According to echo: n is 1.")
 
 
-async def test_the_misbehaviours(ask, orders):
+async def test_markers_for_invalid_calls(ask, orders):
     same = message(await ask("[[same-id echo]]", tools=[orders]))["tool_calls"]
     assert len(same) == 2
     assert same[0]["id"] == same[1]["id"]
@@ -113,18 +118,18 @@ async def test_the_misbehaviours(ask, orders):
         ("{}", "According to echo: nothing."),
     ],
 )
-async def test_results_in_words(ask, orders, result, words):
+async def test_tool_results_are_described_in_words(ask, orders, result, words):
     history = [{"role": "user", "content": "[[call echo]]"}]
     history += results(await ask(history, tools=[orders]), result)
     assert message(await ask(history, tools=[orders]))["content"] == words
 
 
-async def test_content_in_parts_and_the_limit_on_tokens(ask):
+async def test_content_parts_and_token_limit(ask):
     parts = [{"role": "user", "content": [{"type": "text", "text": "[[say one "}, {"type": "text", "text": "two]]"}]}]
     assert message(await ask(parts))["content"] == "one two"
-    heard = await ask("[[words 50]]", max_completion_tokens=5)
-    assert len(message(heard)["content"]) == 20
-    assert heard.json()["choices"][0]["finish_reason"] == "length"
+    received = await ask("[[words 50]]", max_completion_tokens=5)
+    assert len(message(received)["content"]) == 20
+    assert received.json()["choices"][0]["finish_reason"] == "length"
 
 
 async def test_usage_counts_text_cache_and_reasoning(ask, orders):
@@ -137,11 +142,11 @@ async def test_usage_counts_text_cache_and_reasoning(ask, orders):
     usage = (await ask(history, tools=[orders])).json()["usage"]
     assert 0 < usage["prompt_tokens_details"]["cached_tokens"] < usage["prompt_tokens"]
     assert usage["completion_tokens_details"]["reasoning_tokens"] == 0
-    thought = (await ask("hi", model="o4-mini")).json()["usage"]
-    assert 0 < thought["completion_tokens_details"]["reasoning_tokens"] < thought["completion_tokens"]
+    reasoned = (await ask("hi", model="o4-mini")).json()["usage"]
+    assert 0 < reasoned["completion_tokens_details"]["reasoning_tokens"] < reasoned["completion_tokens"]
 
 
-async def test_the_same_request_gets_the_same_reply_but_for_its_ids(ask):
+async def test_equal_requests_get_equal_replies_except_for_ids(ask):
     first, second = [(await ask("Tell me [[words 30]]")).json() for _ in range(2)]
     for reply in (first, second):
         del reply["id"], reply["created"]

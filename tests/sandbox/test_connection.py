@@ -1,3 +1,5 @@
+"""The sandbox's HTTP parser and connections."""
+
 from __future__ import annotations
 
 import asyncio
@@ -5,14 +7,14 @@ import json
 
 import pytest
 
-from sandbox.connection import Inbox, Malformed
+from sandbox.connection import Malformed, RequestBuffer
 
 
-def fed(*parts: bytes) -> list[tuple[str, bytes]]:
-    inbox, taken = Inbox(), []
+def parse(*parts: bytes) -> list[tuple[str, bytes]]:
+    buffer, taken = RequestBuffer(), []
     for part in parts:
-        inbox.buffer += part
-        while request := inbox.take():
+        buffer.buffer += part
+        while request := buffer.take():
             taken.append((request.path, request.body))
     return taken
 
@@ -25,9 +27,9 @@ REQUESTS = (
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 50, 1000])
-def test_requests_are_read_however_they_are_cut(size):
+def test_requests_are_parsed_from_chunks_of_any_size(size):
     parts = [REQUESTS[at : at + size] for at in range(0, len(REQUESTS), size)]
-    assert fed(*parts) == [("/a b", b"abc"), ("/c", b"def"), ("/", b"")]
+    assert parse(*parts) == [("/a b", b"abc"), ("/c", b"def"), ("/", b"")]
 
 
 @pytest.mark.parametrize(
@@ -42,12 +44,12 @@ def test_requests_are_read_however_they_are_cut(size):
         b"x" * 70_000,
     ],
 )
-def test_what_is_not_http_is_refused(bad):
+def test_invalid_http_is_refused(bad):
     with pytest.raises(Malformed):
-        fed(bad)
+        parse(bad)
 
 
-async def test_pipelined_requests_are_answered_in_order_and_nonsense_closes(sandbox):
+async def test_pipelined_requests_are_answered_in_order(sandbox):
     reader, writer = await asyncio.open_connection("127.0.0.1", sandbox.port)
     for number in range(3):
         writer.write(f"GET /tools/echo?n={number}&latency_ms={20 - 10 * number} HTTP/1.1\r\n\r\n".encode())
@@ -58,21 +60,21 @@ async def test_pipelined_requests_are_answered_in_order_and_nonsense_closes(sand
     writer.close()
 
 
-async def test_connection_close_is_honoured(sandbox):
+async def test_connection_close_header_closes_the_connection(sandbox):
     reader, writer = await asyncio.open_connection("127.0.0.1", sandbox.port)
     writer.write(b"GET /tools/echo?n=1 HTTP/1.1\r\nConnection: close\r\n\r\n")
     assert json.loads((await reader.read(-1)).split(b"\r\n\r\n")[1]) == {"n": 1}
     writer.close()
 
 
-async def test_a_reader_that_stalls_gets_all_of_a_large_body_later(sandbox):
+async def test_a_slow_reader_gets_a_large_body_completely(sandbox):
     reader, writer = await asyncio.open_connection("127.0.0.1", sandbox.port, limit=1024)
     writer.write(b"GET /tools/echo?fault=oversized HTTP/1.1\r\n\r\nGET /tools/last HTTP/1.1\r\nConnection: close\r\n\r\n")
     (connection,) = sandbox._connections
     async with asyncio.timeout(20):
-        while not connection._full:
+        while not connection._buffer_full:
             await asyncio.sleep(0.01)
-    assert connection._transport.get_write_buffer_size() < 1_000_000, "the rest is not made before there is room for it"
+    assert connection._transport.get_write_buffer_size() < 1_000_000, "the rest is produced only when the client has read"
     text = await reader.read(-1)
     assert len(text) > 10_000_000
     assert b'"tool":"last"' in text[-200:]

@@ -1,3 +1,5 @@
+"""Every fault of the sandbox as a client sees it."""
+
 from __future__ import annotations
 
 import asyncio
@@ -11,7 +13,7 @@ import pytest
 
 from sandbox.faults import FAULTS
 
-REFUSALS = {
+ERROR_STATUSES = {
     "429": (429, None),
     "429-retry-after": (429, "1"),
     "429-retry-after-long": (429, "86400"),
@@ -40,34 +42,34 @@ def fails_to_load(text: str) -> bool:
 
 @MODES
 @pytest.mark.parametrize("fault", sorted(FAULTS))
-async def test_every_fault_happens_once_and_heals(ask, sandbox, fault, stream):
-    """The reply that follows the faulty one is whole, whatever the fault was."""
+async def test_every_fault_happens_once_by_default(ask, sandbox, fault, stream):
+    """The reply after the faulty one is complete and correct."""
     text = f"Hello [[fault {fault}]]"
     usage = {"stream_options": {"include_usage": True}} if stream else {}
-    spoilt = await ask(text, stream=stream, silent=fault in SILENT, **usage)
-    healed = await ask(text, stream=stream, **usage)
+    faulty = await ask(text, stream=stream, silent=fault in SILENT, **usage)
+    next_reply = await ask(text, stream=stream, **usage)
     plain = await ask("Hello", stream=stream, **usage)
-    assert (healed.status, healed.end) == (200, "complete")
-    assert spoilt.body != healed.body or spoilt.end != "complete" or fault in ("slow-body", "slow-headers", "out-of-order")
-    assert (healed.content() == plain.content()) if stream else (healed.json()["choices"] == plain.json()["choices"])
-    done_anyway = fault in ("execute-then-drop", "effect-then-500", "effect-then-timeout")
-    assert (sandbox.counts.requests, sandbox.counts.faulted, sandbox.counts.completed) == (3, 1, 2 + done_anyway)
+    assert (next_reply.status, next_reply.end) == (200, "complete")
+    assert faulty.body != next_reply.body or faulty.end != "complete" or fault in ("slow-body", "slow-headers", "out-of-order")
+    assert (next_reply.content() == plain.content()) if stream else (next_reply.json()["choices"] == plain.json()["choices"])
+    executed = fault in ("execute-then-drop", "effect-then-500", "effect-then-timeout")
+    assert (sandbox.counts.requests, sandbox.counts.faulted, sandbox.counts.completed) == (3, 1, 2 + executed)
 
 
 @MODES
-@pytest.mark.parametrize("fault", sorted(REFUSALS))
-async def test_refusals(ask, fault, stream):
-    heard = await ask("hi", query=f"?fault={fault}", stream=stream)
-    assert (heard.status, heard.headers.get("retry-after"), heard.end) == (*REFUSALS[fault], "complete")
+@pytest.mark.parametrize("fault", sorted(ERROR_STATUSES))
+async def test_error_statuses(ask, fault, stream):
+    received = await ask("hi", query=f"?fault={fault}", stream=stream)
+    assert (received.status, received.headers.get("retry-after"), received.end) == (*ERROR_STATUSES[fault], "complete")
     if fault not in ("502", "redirect-metadata"):
-        assert {"message", "type", "param", "code"} == set(heard.json()["error"])
+        assert {"message", "type", "param", "code"} == set(received.json()["error"])
     if fault == "redirect-metadata":
-        assert heard.headers["location"] == "http://169.254.169.254/"
+        assert received.headers["location"] == "http://169.254.169.254/"
 
 
-async def test_a_date_to_retry_at_lies_ahead(ask):
-    heard = await ask("hi", headers={"X-Sandbox-Fault": "429-retry-date"})
-    assert parsedate_to_datetime(heard.headers["retry-after"]).tzinfo is not None
+async def test_retry_after_date_is_valid(ask):
+    received = await ask("hi", headers={"X-Sandbox-Fault": "429-retry-date"})
+    assert parsedate_to_datetime(received.headers["retry-after"]).tzinfo is not None
 
 
 @MODES
@@ -83,25 +85,25 @@ async def test_a_date_to_retry_at_lies_ahead(ask):
         ("wrong-length", "closed", 200),
     ],
 )
-async def test_replies_that_never_end(ask, fault, end, status, stream):
-    heard = await ask("Hello there, how are you?", query=f"?fault={fault}", stream=stream, silent=end == "silent")
-    assert (heard.end, heard.status) == (end, status)
-    assert bool(heard.body) == (status == 200)
+async def test_incomplete_replies(ask, fault, end, status, stream):
+    received = await ask("Hello there, how are you?", query=f"?fault={fault}", stream=stream, silent=end == "silent")
+    assert (received.end, received.status) == (end, status)
+    assert bool(received.body) == (status == 200)
 
 
 @MODES
-async def test_a_slow_body_and_slow_headers_arrive_whole_in_the_end(ask, stream):
+async def test_slow_replies_arrive_completely(ask, stream):
     plain = await ask("hi", stream=stream)
     body = await ask("hi", query="?fault=slow-body", stream=stream)
     headers = await ask("hi", query="?fault=slow-headers", stream=stream)
     assert len(headers.headers) > 60
-    for heard in (body, headers):
-        assert heard.end == "complete"
-        assert len(heard.body) == len(plain.body)
+    for received in (body, headers):
+        assert received.end == "complete"
+        assert len(received.body) == len(plain.body)
 
 
 @pytest.mark.parametrize("fault", ["slow-body", "slow-headers"])
-async def test_a_slow_reply_comes_in_small_pieces(sandbox, fault):
+async def test_slow_replies_arrive_in_small_pieces(sandbox, fault):
     reader, writer = await asyncio.open_connection("127.0.0.1", sandbox.port)
     writer.write(f"GET /tools/echo?a=1&fault={fault} HTTP/1.1\r\n\r\n".encode())
     reads = 0
@@ -112,7 +114,7 @@ async def test_a_slow_reply_comes_in_small_pieces(sandbox, fault):
 
 
 @MODES
-async def test_bodies_that_are_no_reply(ask, stream):
+async def test_invalid_bodies(ask, stream):
     html = await ask("hi", query="?fault=html", stream=stream)
     assert html.headers["content-type"].startswith("text/html")
     assert b"<html>" in html.body
@@ -125,33 +127,39 @@ async def test_bodies_that_are_no_reply(ask, stream):
 
 @MODES
 @pytest.mark.parametrize("fault", ["deep", "huge-int", "nan"])
-async def test_json_that_cannot_be_loaded_strictly(ask, fault, stream):
-    heard = await ask("hi", query=f"?fault={fault}", stream=stream)
-    assert all(fails_to_load(text) for text in (heard.events()[:-1] if stream else [heard.body.decode()]))
+async def test_json_that_strict_parsers_reject(ask, fault, stream):
+    received = await ask("hi", query=f"?fault={fault}", stream=stream)
+    assert all(fails_to_load(text) for text in (received.events()[:-1] if stream else [received.body.decode()]))
 
 
 @MODES
-async def test_replies_that_mean_something_else(ask, stream):
-    async def said(fault: str, text: str = "Hello there") -> list[dict[str, Any]]:
-        heard = await ask(text, query=f"?fault={fault}", stream=stream, **({"stream_options": {"include_usage": True}} if stream else {}))
-        assert (heard.status, heard.end) == (200, "complete")
-        return heard.chunks() if stream else [heard.json()]
+async def test_valid_json_with_wrong_content(ask, stream):
+    async def documents_of(fault: str, text: str = "Hello there") -> list[dict[str, Any]]:
+        received = await ask(
+            text, query=f"?fault={fault}", stream=stream, **({"stream_options": {"include_usage": True}} if stream else {})
+        )
+        assert (received.status, received.end) == (200, "complete")
+        return received.chunks() if stream else [received.json()]
 
-    assert not any("choices" in document for document in await said("wrong-schema"))
-    for document in await said("null-content"):
+    assert not any("choices" in document for document in await documents_of("wrong-schema"))
+    for document in await documents_of("null-content"):
         for choice in document["choices"]:
             assert not choice.get("message", choice.get("delta")).get("content")
-    assert "ran_out_of_ideas" in [choice["finish_reason"] for document in await said("unknown-finish") for choice in document["choices"]]
-    assert (await said("negative-usage"))[-1]["usage"]["prompt_tokens"] < 0
-    assert not any(document.get("usage") for document in await said("no-usage"))
+    assert "ran_out_of_ideas" in [
+        choice["finish_reason"] for document in await documents_of("unknown-finish") for choice in document["choices"]
+    ]
+    assert (await documents_of("negative-usage"))[-1]["usage"]["prompt_tokens"] < 0
+    assert not any(document.get("usage") for document in await documents_of("no-usage"))
     nul = "".join(
-        choice.get("message", choice.get("delta")).get("content") or "" for document in await said("nul") for choice in document["choices"]
+        choice.get("message", choice.get("delta")).get("content") or ""
+        for document in await documents_of("nul")
+        for choice in document["choices"]
     )
     assert "\x00" in nul
     assert "\ud800" in nul
 
 
-async def test_faults_of_streams(ask):
+async def test_stream_faults(ask):
     text = "one two three four five six"
     plain = await ask(f"[[say {text}]]", stream=True)
     assert plain.content() == text
@@ -169,21 +177,21 @@ async def test_faults_of_streams(ask):
 
 
 @MODES
-async def test_an_oversized_body_is_ten_megabytes_of_good_json(ask, stream):
-    heard = await ask("hi", query="?fault=oversized", stream=stream)
-    assert "content-length" not in heard.headers
-    assert len(heard.body) > 10_000_000
-    assert len(heard.content() if stream else heard.json()["choices"][0]["message"]["content"]) >= 10_000_000
+async def test_an_oversized_body_is_ten_megabytes_of_valid_json(ask, stream):
+    received = await ask("hi", query="?fault=oversized", stream=stream)
+    assert "content-length" not in received.headers
+    assert len(received.body) > 10_000_000
+    assert len(received.content() if stream else received.json()["choices"][0]["message"]["content"]) >= 10_000_000
 
 
-async def test_a_gzip_bomb_is_small_on_the_wire(ask):
-    heard = await ask("hi", query="?fault=gzip-bomb")
-    assert heard.headers["content-encoding"] == "gzip"
-    assert len(heard.body) < 200_000
-    assert len(zlib.decompress(heard.body, 31)) > 64_000_000
+async def test_a_gzip_bomb_is_small_when_compressed(ask):
+    received = await ask("hi", query="?fault=gzip-bomb")
+    assert received.headers["content-encoding"] == "gzip"
+    assert len(received.body) < 200_000
+    assert len(zlib.decompress(received.body, 31)) > 64_000_000
 
 
-async def test_faults_last_as_long_as_asked_and_take_turns(ask):
+async def test_faults_last_for_the_requested_number_of_requests(ask):
     text = "[[fault 429 x2]] [[fault 500 x1 after 1]] hello"
     assert [(await ask(text)).status for _ in range(5)] == [429, 429, 200, 500, 200]
     assert [(await ask("[[fault 503 x*]]")).status for _ in range(4)] == [503] * 4
@@ -195,7 +203,7 @@ async def test_an_unknown_fault_is_refused(ask, call):
     assert (await call("echo", {"fault": "nope"})).status == 422
 
 
-async def test_a_hanging_reply_ends_when_the_client_leaves(sandbox, ask):
+async def test_a_hanging_reply_ends_when_the_client_disconnects(sandbox, ask):
     await ask("hi", query="?fault=hang", silent=True)
     await ask("[[latency 600000]]", silent=True)
     async with asyncio.timeout(5):
@@ -204,7 +212,7 @@ async def test_a_hanging_reply_ends_when_the_client_leaves(sandbox, ask):
     assert sandbox.counts.completed == 0
 
 
-async def test_a_kept_client_reads_replies_and_sees_the_faults(sandbox):
+async def test_httpx_sees_replies_and_faults_on_kept_connections(sandbox):
     async with httpx.AsyncClient(base_url=sandbox.url, trust_env=False, headers={"authorization": "Bearer key"}) as client:
         body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "[[words 500]]"}], "stream": True}
         for _ in range(3):

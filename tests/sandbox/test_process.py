@@ -1,3 +1,5 @@
+"""`python -m sandbox` as a process."""
+
 from __future__ import annotations
 
 import subprocess
@@ -14,12 +16,12 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("signal", ["terminate", "kill"])
-def test_it_says_where_it_listens_and_stops_when_told(signal):
+def test_it_prints_its_url_and_stops_on_signal(signal):
     command = [sys.executable, "-m", "sandbox", "--port", "0", "--latency-ms", "5"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        said, _, url = process.stdout.readline().strip().rpartition(" ")
-        assert said == "sandbox listening on"
+        line, _, url = process.stdout.readline().strip().rpartition(" ")
+        assert line == "sandbox listening on"
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(url + "/", timeout=10) as reply:
             page = reply.read().decode()
@@ -29,12 +31,12 @@ def test_it_says_where_it_listens_and_stops_when_told(signal):
     assert all(f"  {fault} " in page for fault in FAULTS)
 
 
-def test_help_shows_the_same_page():
+def test_help_option_lists_every_fault():
     shown = subprocess.run([sys.executable, "-m", "sandbox", "--help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert all(f"  {name} " in shown for name in FAULTS)
 
 
-def test_it_imports_nothing_of_ours():
-    ours = ("api", "engine", "integrations", "models", "settings", "store", "tasks")
-    code = f"import sandbox.__main__, sys; print([name for name in sys.modules if name.split('.')[0] in {ours}])"
+def test_it_imports_no_other_package():
+    other_packages = ("api", "cli", "engine", "integrations", "models", "observability", "realtime", "settings", "store", "tasks", "worker")
+    code = f"import sandbox.__main__, sys; print([name for name in sys.modules if name.split('.')[0] in {other_packages}])"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == "[]"

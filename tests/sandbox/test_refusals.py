@@ -1,3 +1,5 @@
+"""Requests that the sandbox refuses as OpenAI does."""
+
 from __future__ import annotations
 
 import json
@@ -66,10 +68,10 @@ async def test_a_valid_history_is_answered(ask, messages):
         ],
     ],
 )
-async def test_an_invalid_history_is_refused_in_the_vendors_shape(ask, sandbox, messages):
-    heard = await ask(messages)
-    assert heard.status == 400, heard.body
-    error = heard.json()["error"]
+async def test_an_invalid_history_is_refused_in_openai_format(ask, sandbox, messages):
+    received = await ask(messages)
+    assert received.status == 400, received.body
+    error = received.json()["error"]
     assert error["type"] == "invalid_request_error"
     assert error["message"]
     assert len(sandbox.counts.bad_requests) == 1
@@ -96,17 +98,17 @@ async def test_an_invalid_history_is_refused_in_the_vendors_shape(ask, sandbox, 
         {"tools": [{"type": "function", "function": {"name": "a"}}], "tool_choice": {"type": "function", "function": {"name": "b"}}},
     ],
 )
-async def test_wrong_settings_are_refused(ask, fields):
+async def test_invalid_parameters_are_refused(ask, fields):
     assert (await ask("hello", **fields)).status == 400
 
 
 @pytest.mark.parametrize("text", ["[[call", "[[call ]]", "[[call a {]]", "[[words many]]", "[[fault no-such]]", "[[fault 500 twice]]"])
-async def test_a_misspelt_marker_is_refused_loudly(ask, text):
-    heard = await ask(text)
-    assert (heard.status, heard.json()["error"]["code"]) == (400, "sandbox_marker")
+async def test_an_invalid_marker_is_refused(ask, text):
+    received = await ask(text)
+    assert (received.status, received.json()["error"]["code"]) == (400, "sandbox_marker")
 
 
-async def test_brackets_that_are_no_marker_are_a_customers_words(ask):
+async def test_other_double_brackets_are_plain_text(ask):
     assert '"see [[wiki]] and a[[0]]"' in (await ask("see [[wiki]] and a[[0]]")).json()["choices"][0]["message"]["content"]
 
 
@@ -123,18 +125,18 @@ async def test_brackets_that_are_no_marker_are_a_customers_words(ask):
     ],
 )
 async def test_a_body_that_is_not_strict_json_is_refused(fetch, body):
-    heard = await fetch("POST", "/v1/chat/completions", body, {"authorization": "Bearer key"})
-    assert (heard.status, heard.json()["error"]["type"]) == (400, "invalid_request_error")
+    received = await fetch("POST", "/v1/chat/completions", body, {"authorization": "Bearer key"})
+    assert (received.status, received.json()["error"]["type"]) == (400, "invalid_request_error")
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer "}, {"authorization": "Basic eDp5"}])
-async def test_without_a_key_there_is_no_answer(fetch, headers):
+async def test_requests_without_a_key_get_401(fetch, headers):
     for method, target in (("POST", "/v1/chat/completions"), ("GET", "/v1/models")):
-        heard = await fetch(method, target, b"{}", headers)
-        assert (heard.status, heard.json()["error"]["code"]) == (401, "invalid_api_key")
+        received = await fetch(method, target, b"{}", headers)
+        assert (received.status, received.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
-async def test_other_addresses_and_methods(fetch):
+async def test_unknown_paths_and_methods(fetch):
     assert (await fetch("GET", "/v1/nothing")).status == 404
     assert (await fetch("GET", "/v1/chat/completions")).status == 405
     assert (await fetch("DELETE", "/tools/echo")).status == 405

@@ -1,3 +1,5 @@
+"""Streamed replies compared with complete ones."""
+
 from __future__ import annotations
 
 import pytest
@@ -17,7 +19,7 @@ WANTS_USAGE = {"stream": True, "stream_options": {"include_usage": True}}
     ],
 )
 @pytest.mark.parametrize("model", ["gpt-4o-mini", "gpt-5"])
-async def test_a_stream_says_what_the_whole_reply_says(ask, orders, text, model):
+async def test_a_stream_has_the_same_content_as_the_complete_reply(ask, orders, text, model):
     whole = (await ask(text, tools=[orders], model=model)).json()
     stream = await ask(text, tools=[orders], model=model, **WANTS_USAGE)
     assert stream.headers["content-type"].startswith("text/event-stream")
@@ -43,7 +45,7 @@ async def test_a_stream_says_what_the_whole_reply_says(ask, orders, text, model)
     assert calls == [call["function"] for call in choice["message"].get("tool_calls", [])]
 
 
-async def test_each_word_is_a_chunk_and_usage_comes_only_when_asked_for(ask):
+async def test_one_chunk_per_word_and_usage_only_on_request(ask):
     chunks = (await ask("[[words 12]]", stream=True)).chunks()
     assert len(chunks) == 1 + 12 + 1
     assert all("usage" not in chunk for chunk in chunks)

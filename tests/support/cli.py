@@ -1,4 +1,4 @@
-"""The command line, run as an operator runs it: as a process."""
+"""The command line as a process, the way an operator runs it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 
 from tests.support.servers import process_env
 
+COMMAND = (sys.executable, "-m", "cli.main")
+
 Turnline = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def turnline(*arguments: str, directory: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """Run `turnline ARGUMENTS` in `directory` with `env` as its only settings, and return its exit code and output."""
-    command = [sys.executable, "-m", "cli.main", *arguments]
-    given = process_env(**{"TURNLINE_HOME": str(directory / "home")} | env)
-    return subprocess.run(command, env=given, cwd=directory, capture_output=True, text=True, timeout=60, check=False)
+    environment = process_env(**{"TURNLINE_HOME": str(directory / "home")} | env)
+    return subprocess.run([*COMMAND, *arguments], env=environment, cwd=directory, capture_output=True, text=True, timeout=60, check=False)

@@ -1,4 +1,4 @@
-"""A client of a session's stream of server-sent events."""
+"""A client of a session's server-sent events."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Frame:
 
     @property
     def value(self) -> Any:
+        """Return the decoded data."""
         return json.loads(self.data)
 
 
@@ -35,7 +36,7 @@ class Stream:
         self._lines = response.iter_lines()
 
     def frame(self) -> Frame:
-        """The next frame that says something."""
+        """Return the next frame with content."""
         frame, retry = Frame(), False
         for line in self._lines:
             if line == "":
@@ -60,11 +61,11 @@ class Stream:
         raise EOFError
 
     def frames(self, count: int) -> list[Frame]:
-        """The next frames."""
+        """Return the next frames."""
         return [self.frame() for _ in range(count)]
 
     def ended(self) -> bool:
-        """Whether nothing but comments comes any more."""
+        """Return True when the stream ends; fail if anything but comments arrives before."""
         try:
             while True:
                 assert self.frame().comment
@@ -74,7 +75,7 @@ class Stream:
 
 @contextmanager
 def streaming(acme: Tenant, session_id: str, query: str = "", **headers: str) -> Iterator[Stream]:
-    """The session's stream, open."""
+    """Open the session's stream."""
     with acme.http.stream("GET", f"/v1/sessions/{session_id}/stream{query}", headers=headers) as response:
         assert response.status_code == 200, response.read()
         yield Stream(response)

@@ -1,4 +1,4 @@
-"""OpenAI's streams, made by hand, and how to ask a server that sends them."""
+"""Handmade OpenAI streams, and calls of a server that sends them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from engine.enums import Role
 from engine.errors import TurnlineError
 from engine.events import ModelReply
 from engine.turn.context import ModelRequest, PromptMessage, ToolSpec
-from integrations.providers import provider_for
+from integrations.providers.registry import provider_for
+from tests.support.http_clients import MakeHttpClients
 from tests.support.http_servers import Handler, Server, answering, chunked, serve
-from tests.support.tool_calls import MakeOutside
 
 KEY = "sk-test-0123456789abcdef"
 PROMPT = "My card number is four four four four, is order 41 paid?"
@@ -64,25 +64,27 @@ def streaming(*events: Any, end: bool = True, **headers: str) -> Handler:
 
 
 async def ask(
-    outside: MakeOutside,
+    make_clients: MakeHttpClients,
     handler: Handler,
-    asked: ModelRequest | None = None,
+    model_request: ModelRequest | None = None,
     *,
     deadline_s: float = 20.0,
     deltas: list[str] | None = None,
     **settings: Any,
 ) -> tuple[ModelReply, Server]:
     async with serve(handler) as server:
-        provider = provider_for("openai", outside(OPENAI_API_KEY=KEY, OPENAI_BASE_URL=server.url + "/v1", **settings))
-        reply = await provider.complete(asked or request(), on_delta=None if deltas is None else deltas.append, deadline_s=deadline_s)
+        provider = provider_for("openai", make_clients(OPENAI_API_KEY=KEY, OPENAI_BASE_URL=server.url + "/v1", **settings))
+        reply = await provider.complete(
+            model_request or request(), on_delta=None if deltas is None else deltas.append, deadline_s=deadline_s
+        )
         return reply, server
 
 
-async def fail(outside: MakeOutside, handler: Handler, asked: ModelRequest | None = None, **more: Any) -> TurnlineError:
+async def fail(make_clients: MakeHttpClients, handler: Handler, model_request: ModelRequest | None = None, **more: Any) -> TurnlineError:
     async with serve(handler) as server:
-        provider = provider_for("openai", outside(OPENAI_API_KEY=KEY, OPENAI_BASE_URL=server.url + "/v1"))
+        provider = provider_for("openai", make_clients(OPENAI_API_KEY=KEY, OPENAI_BASE_URL=server.url + "/v1"))
         with pytest.raises(TurnlineError) as caught:
-            await provider.complete(asked or request(), **({"deadline_s": 20.0} | more))
+            await provider.complete(model_request or request(), **({"deadline_s": 20.0} | more))
         assert len(server.requests) == 1, "the fault is the server's answer to a request it really got"
     assert KEY not in str(caught.value)
     assert PROMPT not in str(caught.value)

@@ -55,7 +55,7 @@ def build(broker: str, results: str, queue: str) -> Celery:
     gates: dict[str, asyncio.Event] = {}
 
     async def wait_at(gate: str) -> None:
-        """Wait until the test opens `gate`. One of the waiting bodies watches for all; when it is cancelled, another takes over."""
+        """Wait until the test opens `gate`. One of the waiting bodies polls for all; when it is cancelled, another takes over."""
         while gate in gates:
             await gates[gate].wait()
             if notes.exists(f"gate:{gate}"):
@@ -123,7 +123,7 @@ def build(broker: str, results: str, queue: str) -> Celery:
             raise
 
     @app.task(shared=False)
-    async def gives_way(seconds: float) -> str:
+    async def ends_early(seconds: float) -> str:
         try:
             await asyncio.sleep(seconds)
         except asyncio.CancelledError:
@@ -187,7 +187,7 @@ def build(broker: str, results: str, queue: str) -> Celery:
         try:
             await asyncio.create_task(leaves())
         except SystemExit:
-            return "went on"
+            return "continued"
         return "not reached"
 
     @app.task(shared=False, bind=True)
@@ -227,4 +227,4 @@ if BROKER in os.environ:
     @on_loop_stop
     async def _closed_too() -> None:
         journal.rpush(f"hooks:{os.environ[QUEUE]}", "second closed")
-        raise RuntimeError("a failing hook does not keep the others from running")
+        raise RuntimeError("a failing hook does not prevent the others")

@@ -1,4 +1,4 @@
-"""`turnline jobs` as a process, and what every run of a job leaves behind."""
+"""`turnline jobs` as a process, and the row that every run of a job leaves."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ import psycopg
 import pytest
 
 from beat_schedule import SCHEDULE
-from cli.doctor import examine
+from cli.doctor import run_checks
 from cli.standalone import commands
 from settings import Settings
 from store.conversations import intake
 from store.database import Database
 from store.operations import job_runs
 from tasks import jobs
+from tasks.celery_app import app
 from tests.support.cli import Turnline
 from tests.support.cli import turnline as run_cli
 from tests.support.factories import tenant
@@ -29,7 +30,7 @@ from tests.support.servers import Databases, EmbeddedValkey, process_env, until
 
 @pytest.fixture
 def turnline(tmp_path: Path, database_url: str, valkey: EmbeddedValkey) -> Turnline:
-    """Turnline `turnline jobs` against the module's servers."""
+    """Runs `turnline jobs` on the module's servers."""
     return partial(run_cli, "jobs", directory=tmp_path, DATABASE_URL=database_url, CELERY_BROKER_URL=valkey.url)
 
 
@@ -38,7 +39,8 @@ def settings(database_url: str) -> Settings:
     return Settings(_env_file=None, DATABASE_URL=database_url)
 
 
-async def unrung_turn(database_url: str) -> None:
+async def undispatched_turn(database_url: str) -> None:
+    """Accept a message whose turn was opened a minute ago and never dispatched."""
     database = Database(database_url, pool_size=2)
     await database.open()
     made = await tenant(database)
@@ -48,53 +50,53 @@ async def unrung_turn(database_url: str) -> None:
         db.execute("UPDATE turns SET opened_at = opened_at - interval '1 minute', dispatched_at = NULL WHERE status = 'queued'")
 
 
-def test_every_scheduled_task_is_a_job_with_a_row_of_its_own():
+def test_every_scheduled_task_is_a_job():
     known = jobs.all_jobs()
 
-    assert {entry["task"] for entry in SCHEDULE.values()} <= set(known)
+    assert {entry["task"] for entry in SCHEDULE.values()} <= set(known) & set(app.tasks)
     assert all(one.summary.endswith(".") for one in known.values())
 
 
-async def test_a_job_run_by_hand_says_what_it_did_and_leaves_a_row(turnline: Turnline, database_url: str):
-    await unrung_turn(database_url)
+async def test_job_run_by_hand_prints_its_counts_and_leaves_a_row(turnline: Turnline, database_url: str):
+    await undispatched_turn(database_url)
 
     would = turnline("run", "turns.sweep", "--dry-run")
     did = turnline("run", "turns.sweep", "--json")
     again = turnline("run", "turns.sweep")
     runs = json.loads(turnline("runs", "turns.sweep", "--json").stdout)["runs"]
 
-    assert "turns.sweep: would have done: 1 rung." in would.stdout, would.stderr
-    assert json.loads(did.stdout)["counts"] == {"rung": 1}
+    assert "turns.sweep: would have done: 1 turns dispatched." in would.stdout, would.stderr
+    assert json.loads(did.stdout)["counts"] == {"turns_dispatched": 1}
     assert "turns.sweep: done: nothing to do." in again.stdout
     assert [(run["state"], run["dry_run"], run["counts"]) for run in runs] == [
         ("done", False, {}),
-        ("done", False, {"rung": 1}),
-        ("done", True, {"rung": 1}),
+        ("done", False, {"turns_dispatched": 1}),
+        ("done", True, {"turns_dispatched": 1}),
     ]
     assert all(run["asked_by"].startswith("operator") for run in runs)
 
 
-def test_the_list_tells_of_every_job(turnline: Turnline):
+def test_list_shows_last_run_and_cadence(turnline: Turnline):
     assert turnline("run", "usage.audit").returncode == 0
 
     listed = turnline("list")
-    told = {one["name"]: one for one in json.loads(turnline("list", "--json").stdout)["jobs"]}
+    jobs_by_name = {one["name"]: one for one in json.loads(turnline("list", "--json").stdout)["jobs"]}
 
     assert "usage.audit" in listed.stdout
-    assert told["usage.audit"]["last_run"]["state"] == "done"
-    assert told["turns.sweep"]["every_s"] == 5.0
+    assert jobs_by_name["usage.audit"]["last_run"]["state"] == "done"
+    assert jobs_by_name["turns.sweep"]["every_s"] == 5.0
 
 
 @pytest.mark.parametrize(
     ("arguments", "env", "words"),
     [
-        (["run", "turns.swep"], {}, "There is no job 'turns.swep'. There are: "),
+        (["run", "turns.swep"], {}, "There is no job 'turns.swep'. The jobs are: "),
         (["runs", "nonsense"], {}, "There is no job 'nonsense'"),
         (["run", "turns.sweep"], {"DATABASE_URL": "postgresql://me:hunter2@127.0.0.1:1/x"}, "The database 127.0.0.1:1/x does not answer"),
         (["run", "turns.sweep"], {"CELERY_BROKER_URL": ""}, "CELERY_BROKER_URL is not set"),
     ],
 )
-def test_a_mistake_ends_in_a_sentence(turnline: Turnline, arguments: list[str], env: dict[str, str], words: str):
+def test_mistake_is_reported_without_a_traceback(turnline: Turnline, arguments: list[str], env: dict[str, str], words: str):
     done = turnline(*arguments, **env)
 
     assert done.returncode == 1
@@ -102,27 +104,27 @@ def test_a_mistake_ends_in_a_sentence(turnline: Turnline, arguments: list[str], 
     assert "Traceback" not in done.stderr
 
 
-async def test_a_run_that_fails_says_where_and_keeps_what_it_had_done(maintenance: Database, settings: Settings):
-    async def breaks(work: jobs.Work) -> None:
-        work.count(rows_deleted=3)
+async def test_failed_run_keeps_its_counts_and_says_where_it_failed(maintenance: Database, settings: Settings):
+    async def fails(run: jobs.JobRun) -> None:
+        run.count(rows_deleted=3)
         raise ValueError("the words of a customer")
 
     with pytest.raises(jobs.JobFailed, match=r"ValueError at test_jobs\.py"):
-        await jobs.run(jobs.Job("tests.breaks", "Breaks.", breaks), settings=settings)
+        await jobs.run(jobs.Job("tests.fails", "Fails.", fails), settings=settings)
 
-    (row,) = await job_runs.latest(maintenance, "tests.breaks", only_bad=True)
+    (row,) = await job_runs.latest(maintenance, "tests.fails", only_bad=True)
     assert (row["state"], row["counts"]) == ("failed", {"rows_deleted": 3})
     assert "customer" not in row["error"]
 
 
-async def test_a_run_that_was_killed_shows_as_cut_off_with_what_it_had_done(maintenance: Database, database_url: str):
+async def test_killed_run_is_shown_as_cut_off_with_its_counts(maintenance: Database, database_url: str):
     program = f"""
 import asyncio
 from settings import Settings
 from tasks import jobs
 jobs.SEEN_EVERY_S = 0.1
-async def long(work):
-    work.count(rows_deleted=7)
+async def long(run):
+    run.count(rows_deleted=7)
     await asyncio.sleep(600)
 asyncio.run(jobs.run(jobs.Job("tests.long", "Is long.", long), settings=Settings(_env_file=None, DATABASE_URL={database_url!r})))
 """
@@ -142,7 +144,7 @@ asyncio.run(jobs.run(jobs.Job("tests.long", "Is long.", long), settings=Settings
     assert [row["state"] for row in await job_runs.latest(maintenance, "tests.long", only_bad=True)] == ["cut off"]
 
 
-async def test_runs_of_long_ago_are_forgotten_and_failed_ones_later(maintenance: Database, database_url: str):
+async def test_old_runs_are_deleted_and_failed_ones_later(maintenance: Database, database_url: str):
     with psycopg.connect(database_url) as db:
         db.execute(
             "INSERT INTO job_runs (job, asked_by, finished_at, error) SELECT 'tests.often', 'schedule',"
@@ -156,35 +158,33 @@ async def test_runs_of_long_ago_are_forgotten_and_failed_ones_later(maintenance:
     assert [row["error"] for row in rows if row["error"]] == ["it broke"]
 
 
-async def test_doctor_names_the_jobs_that_have_not_ended_well_for_long(
-    databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+async def test_doctor_names_jobs_without_a_recent_success(databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     database_url = databases.migrated()
-    await unrung_turn(database_url)
+    await undispatched_turn(database_url)
     for name, value in process_env(DATABASE_URL=database_url, TURNLINE_HOME=str(tmp_path)).items():
         monkeypatch.setenv(name, value)
 
-    def said() -> tuple[bool, str]:
-        return next((found.ok, found.text) for found in examine({}) if "scheduled job" in found.text.lower())
+    def job_finding() -> tuple[bool, str]:
+        return next((found.ok, found.text) for found in run_checks({}) if "scheduled job" in found.text.lower())
 
     with psycopg.connect(database_url, autocommit=True) as db:
-        assert said() == (True, "No scheduled job is late."), "an installation of this minute has had no time for them"
+        assert job_finding() == (True, "No scheduled job is late."), "a new installation has had no time to run them"
         db.execute("UPDATE turns SET opened_at = now() - interval '2 days'")
-        ok, text = said()
+        ok, text = job_finding()
         assert (ok, "turns.sweep (never)" in text, "usage.audit" in text) == (False, True, False)
 
         for job in {str(entry["task"]) for entry in SCHEDULE.values()}:
             db.execute("INSERT INTO job_runs (job, asked_by, finished_at) VALUES (%s, 'schedule', now() - interval '9 minutes')", [job])
-        assert said() == (True, "No scheduled job is late.")
+        assert job_finding() == (True, "No scheduled job is late.")
         db.execute("UPDATE job_runs SET finished_at = now() - interval '3 hours' WHERE job = 'turns.sweep'")
         db.execute("INSERT INTO job_runs (job, asked_by, finished_at, error) VALUES ('turns.sweep', 'schedule', now(), 'OSError')")
-        ok, text = said()
-        assert (ok, text.startswith("Scheduled jobs have not ended well for long: turns.sweep (last 3 hours ago).")) == (False, True)
+        ok, text = job_finding()
+        assert (ok, text.startswith("Scheduled jobs have not succeeded for too long: turns.sweep (last 3 hours ago).")) == (False, True)
     databases.drop(database_url)
 
 
-async def test_what_the_schedule_asks_for_twice_is_done_by_one(maintenance: Database, database_url: str, settings: Settings):
-    """So copies of a long job do not fill the maintenance worker; one that was killed is in nobody's way for long."""
+async def test_scheduled_job_runs_once_at_a_time(maintenance: Database, database_url: str, settings: Settings):
+    """Copies of a long job must not fill the maintenance worker. A killed run blocks the next one for 20 s only."""
     begun = await asyncio.gather(
         *(job_runs.begin(maintenance, "tests.alone", asked_by="schedule", dry_run=False, alone=True) for _ in range(8))
     )
@@ -192,13 +192,13 @@ async def test_what_the_schedule_asks_for_twice_is_done_by_one(maintenance: Data
 
     done = list[bool]()
 
-    async def notes(work: jobs.Work) -> None:
-        done.append(work.by_hand)
+    async def note(run: jobs.JobRun) -> None:
+        done.append(run.by_hand)
 
-    alone = jobs.Job("tests.alone", "Is done by one.", notes)
+    alone = jobs.Job("tests.alone", "Runs alone.", note)
     with pytest.raises(jobs.UnderWay):
         await jobs.run(alone, settings=settings)
-    await jobs.run(jobs.Job("tests.alone", "May be done by many.", notes, alone=False), settings=settings)
+    await jobs.run(jobs.Job("tests.alone", "May run several times at once.", note, alone=False), settings=settings)
     await jobs.run(alone, settings=settings, asked_by="operator")
     assert done == [False, True]
     with psycopg.connect(database_url) as db:
@@ -207,12 +207,12 @@ async def test_what_the_schedule_asks_for_twice_is_done_by_one(maintenance: Data
     assert done == [False, True, False]
 
 
-def test_each_job_has_a_place_in_the_maintenance_worker():
+def test_maintenance_worker_can_run_every_scheduled_job_at_once():
     command = commands.maintenance()
     assert int(command[command.index("-c") + 1]) >= len({entry["task"] for entry in SCHEDULE.values()})
 
 
-def test_doctor_says_in_a_sentence_that_it_may_not_look(databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_doctor_reports_missing_database_rights(databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     database_url = databases.migrated()
     with psycopg.connect(database_url, autocommit=True) as db:
         db.execute("CREATE ROLE only_an_app LOGIN NOINHERIT PASSWORD 'only' IN ROLE turnline_app")
@@ -221,7 +221,7 @@ def test_doctor_says_in_a_sentence_that_it_may_not_look(databases: Databases, tm
     for name, value in process_env(DATABASE_URL=login, TURNLINE_HOME=str(tmp_path)).items():
         monkeypatch.setenv(name, value)
     try:
-        wrong = [found.text for found in examine({}) if not found.ok]
+        wrong = [found.text for found in run_checks({}) if not found.ok]
     finally:
         with psycopg.connect(database_url, autocommit=True) as db:
             db.execute("DROP ROLE only_an_app")

@@ -1,4 +1,4 @@
-"""The clean-up as processes: killed in the middle of its work, two at a time, by hand; holds; a workspace's own retention."""
+"""The clean-up as a process: killed midway, two at a time, by hand; legal holds; a workspace's own retention; abandoned sessions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def environment(tmp_path: Path, database_url: str) -> dict[str, str]:
 
 @pytest.fixture
 def turnline(tmp_path: Path, database_url: str) -> Turnline:
-    """Turnline the command line against the module's servers."""
+    """Runs `turnline` on the test's database."""
     return partial(run_cli, directory=tmp_path, DATABASE_URL=database_url)
 
 
@@ -48,23 +48,23 @@ async def conversations(database_url: str, sessions: int, turns: int) -> Tenant:
     return made
 
 
-# The job itself, with batches so small and so far between that there is a middle.
+# The job with batches so small and so far apart that it can be killed midway.
 SLOW = """
 import asyncio
 from settings import get_settings
-from store import retention
+from store.retention import cleanup
 from tasks import jobs
-from tasks.retention import CLEAN_UP
-clean_up = retention.clean_up
-retention.clean_up = lambda *given, **named: clean_up(*given, **(named | {"rows": 40, "rest": 5.0}))
-asyncio.run(jobs.run(CLEAN_UP, settings=get_settings(), asked_by="operator"))
+from tasks.retention import clean_up
+delete = cleanup.clean_up
+cleanup.clean_up = lambda *args, **kwargs: delete(*args, **(kwargs | {"rows": 40, "rest": 5.0}))
+asyncio.run(jobs.run(clean_up, settings=get_settings(), asked_by="operator"))
 """
 
 
-async def test_killed_in_the_middle_it_goes_on_and_the_record_counts_each_row_once(
+async def test_killed_clean_up_is_continued_and_each_row_is_counted_once(
     turnline: Turnline, environment: dict[str, str], database_url: str
 ):
-    """Three times, wherever that may be; then the next run finishes."""
+    """It is killed three times; then the next run finishes."""
     made = await conversations(database_url, 6, 300)
 
     def fewer_than(events: float) -> bool:
@@ -87,7 +87,7 @@ async def test_killed_in_the_middle_it_goes_on_and_the_record_counts_each_row_on
     assert fetch_value(database_url, "SELECT spent FROM budgets") == 3
 
 
-async def test_two_processes_and_an_operator_at_once(turnline: Turnline, environment: dict[str, str], database_url: str):
+async def test_two_processes_and_an_operator_share_the_work(turnline: Turnline, environment: dict[str, str], database_url: str):
     made = await conversations(database_url, 40, 20)
     processes = [await asyncio.create_subprocess_exec(sys.executable, "-c", SLOW, env=environment) for _ in range(2)]
     await asyncio.to_thread(until, lambda: fetch_value(database_url, "SELECT count(*) FROM deletions") > 0, 30)
@@ -103,7 +103,7 @@ async def test_two_processes_and_an_operator_at_once(turnline: Turnline, environ
     )
 
 
-async def test_by_hand_it_says_what_it_would_do_and_what_it_did(turnline: Turnline, database_url: str):
+async def test_dry_run_and_run_print_the_same_counts_and_skip_held_sessions(turnline: Turnline, database_url: str):
     made = await conversations(database_url, 3, 2)
     held = turnline("hold", str(made.session_ids[0]), "--reason", "A dispute.")
     assert "by operator" in held.stdout, held.stderr
@@ -116,12 +116,12 @@ async def test_by_hand_it_says_what_it_would_do_and_what_it_did(turnline: Turnli
 
     assert "would have done: 2 sessions deleted, 16 events deleted." in would.stdout, would.stderr
     assert "done: 2 sessions deleted, 4 turns deleted, 16 events deleted" in did.stdout, did.stderr
-    assert "is not held" in free.stdout
+    assert "is not on legal hold" in free.stdout
     assert json.loads(rest.stdout)["counts"]["sessions_deleted"] == 1
     assert "There is no session" in turnline("hold", str(made.session_ids[1])).stderr
 
 
-async def test_a_workspace_may_keep_less_than_its_agents(turnline: Turnline, database_url: str):
+async def test_workspace_may_have_a_shorter_retention_than_its_agents(turnline: Turnline, database_url: str):
     made = await conversations(database_url, 1, 1)
     workspace = str(made.workspace_id)
 
@@ -134,7 +134,7 @@ async def test_a_workspace_may_keep_less_than_its_agents(turnline: Turnline, dat
     assert "There is no workspace" in turnline("workspace", "retention", str(made.agent_id), "7").stderr
 
 
-async def test_sessions_are_given_up_by_the_job(turnline: Turnline, database_url: str):
+async def test_idle_sessions_are_abandoned(turnline: Turnline, database_url: str):
     made = await conversations(database_url, 3, 1)
     with psycopg.connect(database_url) as db:
         db.execute("UPDATE sessions SET status = 'active', ended_at = NULL")

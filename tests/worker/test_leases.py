@@ -1,4 +1,4 @@
-"""The heartbeat of a process, on a real Postgres."""
+"""Renewing the leases of a process, on a real Postgres."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from worker.leases import Leases
 
 @pytest.fixture
 async def leases(database: Database) -> AsyncIterator[Leases]:
-    made = Leases(database, lease_s=1.0, every_s=0.1)
+    made = Leases(database, lease_s=1.0, renew_every_s=0.1)
     made.start()
     yield made
     await made.stop()
 
 
-async def test_a_held_lease_lives_longer_than_one_claim_gives_it(database: Database, leases: Leases):
+async def test_lease_is_renewed_beyond_its_first_duration(database: Database, leases: Leases):
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
-    held = await claimed(database, accepted.turn_id, lease_s=1.0)
+    claim = await claimed(database, accepted.turn_id, lease_s=1.0)
 
-    async with leases.hold(held.session_id, held.fence):
+    async with leases.keep(claim.session_id, claim.fence):
         await asyncio.sleep(1.5)
         ((live,),) = await rows(database, made, "SELECT lease_until > now() FROM sessions")
 
@@ -38,26 +38,28 @@ async def test_a_held_lease_lives_longer_than_one_claim_gives_it(database: Datab
     assert len(leases) == 0
 
 
-async def test_work_under_a_lease_that_was_taken_over_is_cancelled(database: Database, leases: Leases):
+async def test_work_is_cancelled_when_its_lease_is_taken_over(database: Database, leases: Leases):
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
-    held = await claimed(database, accepted.turn_id)
+    claim = await claimed(database, accepted.turn_id)
     await rows(database, made, "UPDATE sessions SET lease_fence = lease_fence + 1 RETURNING 1")
 
     with pytest.raises(LeaseLost):
-        async with leases.hold(held.session_id, held.fence):
+        async with leases.keep(claim.session_id, claim.fence):
             await asyncio.sleep(30)
 
     task = asyncio.current_task()
     assert task is not None
-    assert task.cancelling() == 0, "the caller goes on"
+    assert task.cancelling() == 0, "the caller continues"
 
 
-async def test_a_cancellation_from_outside_stays_one(database: Database, leases: Leases):
+async def test_cancellation_from_outside_is_not_turned_into_lease_lost(database: Database, leases: Leases):
     made = await tenant(database)
+    accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
+    claim = await claimed(database, accepted.turn_id)
 
     async def work() -> None:
-        async with leases.hold(made.session_id, 0):
+        async with leases.keep(claim.session_id, claim.fence):
             await asyncio.sleep(30)
 
     task = asyncio.create_task(work())
@@ -68,31 +70,31 @@ async def test_a_cancellation_from_outside_stays_one(database: Database, leases:
         await task
 
 
-async def test_leases_are_given_up_when_the_database_has_been_silent_for_too_long(leases: Leases):
-    unreachable = Leases(Database("postgresql://nobody@127.0.0.1:1/none", pool_size=1), lease_s=0.5, every_s=0.1)
+async def test_leases_are_lost_when_the_database_is_unreachable_for_too_long(leases: Leases):
+    unreachable = Leases(Database("postgresql://nobody@127.0.0.1:1/none", pool_size=1), lease_s=0.5, renew_every_s=0.1)
     await unreachable._database.open()
     unreachable.start()
     try:
         with pytest.raises(LeaseLost):
-            async with unreachable.hold(uuid4(), 1):
+            async with unreachable.keep(uuid4(), 1):
                 await asyncio.sleep(30)
     finally:
         await unreachable.stop()
         await unreachable._database.close()
 
 
-async def test_a_session_claimed_again_in_this_process_takes_the_lease_from_its_former_holder(leases: Leases):
+async def test_second_claim_of_a_session_in_one_process_ends_the_first(leases: Leases):
     session = uuid4()
-    taken = asyncio.Event()
+    first_has_it = asyncio.Event()
 
-    async def former() -> None:
-        async with leases.hold(session, 1):
-            taken.set()
+    async def first() -> None:
+        async with leases.keep(session, 1):
+            first_has_it.set()
             await asyncio.sleep(30)
 
-    task = asyncio.create_task(former())
-    await taken.wait()
+    task = asyncio.create_task(first())
+    await first_has_it.wait()
 
-    async with leases.hold(session, 2):
+    async with leases.keep(session, 2):
         with pytest.raises(LeaseLost):
             await task

@@ -1,4 +1,4 @@
-"""OpenAI's chat-completions protocol, as values: what we send, and how an answer is put together from its pieces. No I/O."""
+"""OpenAI's chat-completions protocol without I/O: build the request body, assemble the reply from its chunks."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from engine.turn.context import ModelRequest, PromptMessage
 
 MAX_TOOL_CALLS = 64
 MAX_ARGUMENT_BYTES = 256 * 1024
-MOST_TOKENS = 100_000_000
-# They think before they answer: they take their limit under another name, and no temperature.
+MAX_REPORTED_TOKENS = 100_000_000
+# Reasoning models take `max_completion_tokens` instead of `max_tokens`, and no temperature.
 _REASONING_MODELS = ("o1", "o3", "o4", "gpt-5")
 _FINISH_REASONS = {
     "stop": FinishReason.STOP,
@@ -31,33 +31,33 @@ _FINISH_REASONS = {
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
 
 
-class Names:
-    """Tool names as the vendor takes them (letters, digits, `_` and `-`, at most 64) and back."""
+class ToolNames:
+    """Maps our tool names to names that OpenAI accepts (letters, digits, `_` and `-`, at most 64 characters) and back."""
 
     def __init__(self, request: ModelRequest) -> None:
-        self._ours: dict[str, str] = {}
-        self._wires: dict[str, str] = {}
+        self._our_names: dict[str, str] = {}
+        self._wire_names: dict[str, str] = {}
         for tool in request.tools:
-            self.wire(tool.name)
+            self.to_wire(tool.name)
 
-    def wire(self, name: str) -> str:
-        """Return the wire name of our tool `name`; the same one every time, different for every tool."""
-        if name not in self._wires:
+    def to_wire(self, name: str) -> str:
+        """Return the wire name of our tool `name`, unique within the request."""
+        if name not in self._wire_names:
             wire = plain = _NOT_IN_NAMES.sub("_", name)[:64] or "unnamed"
             count = 1
-            while wire in self._ours:
+            while wire in self._our_names:
                 count += 1
                 wire = f"{plain[:60]}_{count}"
-            self._wires[name], self._ours[wire] = wire, name
-        return self._wires[name]
+            self._wire_names[name], self._our_names[wire] = wire, name
+        return self._wire_names[name]
 
-    def ours(self, wire: str) -> str:
-        """Return our name of the tool that the model called `wire`, or that very text."""
-        return self._ours.get(wire, wire)
+    def from_wire(self, wire: str) -> str:
+        """Return our name for the wire name `wire`, or `wire` itself if the model made it up."""
+        return self._our_names.get(wire, wire)
 
 
-def request_body(request: ModelRequest, names: Names) -> dict[str, Any]:
-    """Return the JSON body of a streamed chat completion."""
+def request_body(request: ModelRequest, names: ToolNames) -> dict[str, Any]:
+    """Return the JSON body that requests a streamed chat completion."""
     body: dict[str, Any] = {
         "model": request.model_name,
         "messages": [_message(message, names) for message in request.messages],
@@ -74,7 +74,7 @@ def request_body(request: ModelRequest, names: Names) -> dict[str, Any]:
             {
                 "type": "function",
                 "function": {
-                    "name": names.wire(tool.name),
+                    "name": names.to_wire(tool.name),
                     "description": "\n\n".join(filter(None, (tool.description, tool.usage_guidelines))),
                     "parameters": tool.parameters,
                 },
@@ -84,7 +84,7 @@ def request_body(request: ModelRequest, names: Names) -> dict[str, Any]:
     return body
 
 
-def _message(message: PromptMessage, names: Names) -> dict[str, Any]:
+def _message(message: PromptMessage, names: ToolNames) -> dict[str, Any]:
     wire: dict[str, Any] = {"role": message.role.value, "content": message.text}
     if message.role is Role.TOOL:
         wire["tool_call_id"] = message.tool_call_id
@@ -94,7 +94,7 @@ def _message(message: PromptMessage, names: Names) -> dict[str, Any]:
             {
                 "id": call.tool_call_id,
                 "type": "function",
-                "function": {"name": names.wire(call.tool_name), "arguments": _object_text(call.arguments)},
+                "function": {"name": names.to_wire(call.tool_name), "arguments": _object_text(call.arguments)},
             }
             for call in message.tool_calls
         ]
@@ -102,7 +102,10 @@ def _message(message: PromptMessage, names: Names) -> dict[str, Any]:
 
 
 def _object_text(arguments: str) -> str:
-    """`arguments` if they are a JSON object, else "{}": compatible servers parse past arguments, and refuse the request if they cannot."""
+    """Return `arguments` if they are a JSON object, else "{}".
+
+    Some compatible servers parse past arguments and reject the whole request if that fails.
+    """
     return "{}" if _as_object(arguments) is None else arguments
 
 
@@ -115,44 +118,44 @@ def _as_object(text: str) -> dict[str, Any] | None:
 
 
 def usage_of(reported: object) -> Usage | None:
-    """Return the tokens that the vendor reports, by kind, or None where the report is missing or cannot be true.
+    """Return the reported tokens by kind, or None if the report is missing or inconsistent.
 
-    Some vendors count reasoning beside the completion and not inside it; their total tells.
+    Some providers do not count reasoning tokens inside completion tokens; their total shows it.
     """
     if not isinstance(reported, Mapping):
         return None
-    given, made = _count(reported.get("prompt_tokens")), _count(reported.get("completion_tokens"))
-    cached = _count(_part(reported, "prompt_tokens_details", "cached_tokens"))
-    reasoning = _count(_part(reported, "completion_tokens_details", "reasoning_tokens"))
-    if given is None or made is None or cached is None or reasoning is None or cached > given:
+    prompt, completion = _count(reported.get("prompt_tokens")), _count(reported.get("completion_tokens"))
+    cached = _count(_detail(reported, "prompt_tokens_details", "cached_tokens"))
+    reasoning = _count(_detail(reported, "completion_tokens_details", "reasoning_tokens"))
+    if prompt is None or completion is None or cached is None or reasoning is None or cached > prompt:
         return None
-    if reasoning and reported.get("total_tokens") == given + made + reasoning:
-        made += reasoning
-    if reasoning > made:
+    if reasoning and reported.get("total_tokens") == prompt + completion + reasoning:
+        completion += reasoning
+    if reasoning > completion:
         return None
-    return Usage(input_tokens=given, cached_input_tokens=cached, output_tokens=made, reasoning_tokens=reasoning)
+    return Usage(input_tokens=prompt, cached_input_tokens=cached, output_tokens=completion, reasoning_tokens=reasoning)
 
 
-def _part(reported: Mapping[str, Any], details: str, kind: str) -> object:
+def _detail(reported: Mapping[str, Any], details: str, kind: str) -> object:
     found = reported.get(details)
     return (found.get(kind) if isinstance(found, Mapping) else None) or 0
 
 
 def _count(tokens: object) -> int | None:
-    return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and 0 <= tokens <= MOST_TOKENS else None
+    return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and 0 <= tokens <= MAX_REPORTED_TOKENS else None
 
 
 @dataclass(slots=True)
-class _Call:
-    """One tool call, growing."""
+class _PartialCall:
+    """A tool call whose fragments are still arriving."""
 
-    vendor_id: str = ""
+    provider_id: str = ""
     name: str = ""
     arguments: list[str] = field(default_factory=list)
     size: int = 0
 
     def add(self, text: str) -> None:
-        # Some vendors repeat the whole text at the end. What is complete does not grow.
+        # Some providers repeat the complete text at the end.
         if len(text) == self.size and text == (so_far := "".join(self.arguments)) and _as_object(so_far) is not None:
             return
         self.arguments.append(text)
@@ -160,34 +163,34 @@ class _Call:
 
 
 class Assembly:
-    """Puts an answer together, from the pieces of a stream (`add_chunk`) or from one whole (`add_whole`).
+    """Builds a reply from the chunks of a stream (`add_chunk`) or from a complete response (`add_whole`).
 
-    `whom` names the vendor in error sentences.
+    `peer` names the provider in error messages.
     """
 
-    def __init__(self, names: Names, model: str, whom: str) -> None:
+    def __init__(self, names: ToolNames, model: str, peer: str) -> None:
         self._names = names
         self._model = model
-        self._whom = whom
+        self._peer = peer
         self._text: list[str] = []
         self._refusal: list[str] = []
-        self._half = ""
-        self._calls: dict[tuple[int, int], _Call] = {}
+        self._half_character = ""
+        self._calls: dict[tuple[int, int], _PartialCall] = {}
         self._usage: Usage | None = None
         self._finish: str | None = None
 
     @property
     def finished(self) -> bool:
-        """The vendor has said why the model stopped; only usage may still come."""
+        """True once a finish reason arrived; only usage may follow."""
         return self._finish is not None
 
     @property
     def started(self) -> bool:
-        """Something of the answer itself is here."""
+        """True once text, a refusal or a tool call arrived."""
         return bool(self._text or self._refusal or self._calls)
 
     def add_chunk(self, chunk: object) -> str:
-        """Take one chunk of a stream; return the text in it that can be shown."""
+        """Add one chunk of a stream; return its displayable text."""
         choice = self._choice(chunk, may_be_empty=True)
         if choice is None:
             return ""
@@ -199,24 +202,24 @@ class Assembly:
         return self._add(choice, delta)
 
     def add_whole(self, completion: object) -> str:
-        """Take a whole answer; return its text."""
+        """Add a complete response; return its text."""
         choice = self._choice(completion, may_be_empty=False)
         message = choice.get("message") if choice else None
         if not isinstance(message, Mapping):
-            raise self._malformed("there is no message in it")
+            raise self._malformed("it has no message")
         shown = self._add(choice or {}, message)
         self._finish = self._finish or "stop"
         return shown
 
     def reply(self) -> ModelReply:
-        """Return the whole answer.
+        """Return the complete reply.
 
         Raises:
-            ReplyLost: the stream ended before the model did.
-            Malformed: neither text nor tool calls, though the model finished.
+            ReplyLost: the stream ended without a finish reason.
+            Malformed: the model finished, but there is neither text nor a tool call.
         """
         if self._finish is None:
-            raise ReplyLost(f"{self._whom} ended its answer before the model had finished")
+            raise ReplyLost(f"{self._peer} ended its answer before the model had finished")
         text = clean_text("".join(self._text)) or clean_text("".join(self._refusal))
         calls = tuple(self._tool_call(self._calls[place]) for place in sorted(self._calls))
         finish = _FINISH_REASONS.get(self._finish, FinishReason.STOP)
@@ -225,7 +228,7 @@ class Assembly:
         elif not calls and finish is FinishReason.TOOL_CALLS:
             finish = FinishReason.STOP
         if not text and not calls and finish is FinishReason.STOP:
-            raise self._malformed("there is neither text nor a tool call in it")
+            raise self._malformed("it has neither text nor a tool call")
         return ModelReply(text, calls, finish, self._model, self._usage)
 
     def _choice(self, answer: object, *, may_be_empty: bool) -> Mapping[str, Any] | None:
@@ -238,7 +241,7 @@ class Assembly:
         if choices is None and may_be_empty and "usage" in answer:
             choices = []
         if not isinstance(choices, list) or (not choices and not may_be_empty):
-            raise self._malformed("there are no choices in it")
+            raise self._malformed("it has no choices")
         for choice in choices:
             if not isinstance(choice, Mapping):
                 raise self._malformed("a choice is not an object")
@@ -247,8 +250,8 @@ class Assembly:
         return None
 
     def _add(self, choice: Mapping[str, Any], part: Mapping[str, Any]) -> str:
-        for piece in self._pieces_of_calls(part):
-            self._add_call(piece)
+        for fragment in self._call_fragments(part):
+            self._add_fragment(fragment)
         shown = self._add_text(self._text, part.get("content")) + self._add_text(self._refusal, part.get("refusal"))
         finish = choice.get("finish_reason")
         if isinstance(finish, str) and finish:
@@ -258,65 +261,68 @@ class Assembly:
     def _add_text(self, to: list[str], text: object) -> str:
         if text is None or text == "":
             return ""
-        if isinstance(text, list):  # content parts, as some compatible servers answer
+        if isinstance(text, list):  # content parts, which some compatible servers send
             text = "".join(part["text"] for part in text if isinstance(part, Mapping) and isinstance(part.get("text"), str))
         if not isinstance(text, str):
             raise self._malformed("its content is not text")
         to.append(text)
-        # The first half of a surrogate pair waits for the second, which comes in the next chunk.
-        shown, self._half = self._half + text, ""
+        # Keep the first half of a surrogate pair until the next chunk brings the second.
+        shown, self._half_character = self._half_character + text, ""
         if shown and "\ud800" <= shown[-1] <= "\udbff":
-            shown, self._half = shown[:-1], shown[-1]
+            shown, self._half_character = shown[:-1], shown[-1]
         return clean_text(shown)
 
-    def _pieces_of_calls(self, part: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        pieces = part.get("tool_calls")
-        if pieces is None:
+    def _call_fragments(self, part: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        fragments = part.get("tool_calls")
+        if fragments is None:
             return []
-        if not isinstance(pieces, list) or not all(isinstance(piece, Mapping) for piece in pieces):
+        if not isinstance(fragments, list) or not all(isinstance(fragment, Mapping) for fragment in fragments):
             raise self._malformed("its tool calls are not a list of objects")
-        return pieces
+        return fragments
 
-    def _add_call(self, piece: Mapping[str, Any]) -> None:
-        function = piece.get("function")
+    def _add_fragment(self, fragment: Mapping[str, Any]) -> None:
+        function = fragment.get("function")
         if function is None:
             function = {}
         if not isinstance(function, Mapping):
             raise self._malformed("a tool call has no function")
-        vendor_id, name, arguments = piece.get("id"), function.get("name"), function.get("arguments")
+        provider_id, name, arguments = fragment.get("id"), function.get("name"), function.get("arguments")
         name = name if isinstance(name, str) else ""
-        call = self._call_of(piece.get("index"), vendor_id if isinstance(vendor_id, str) else "", opens=bool(name))
+        call = self._call_of(fragment.get("index"), provider_id if isinstance(provider_id, str) else "", opens=bool(name))
         call.name = call.name or name
-        if isinstance(arguments, Mapping):  # not the protocol, but what it means is plain
+        if isinstance(arguments, Mapping):  # against the protocol, but unambiguous
             arguments = json.dumps(arguments)
         if isinstance(arguments, str) and arguments:
             call.add(arguments)
         elif arguments is not None and not isinstance(arguments, str):
             raise self._malformed("a tool call's arguments are not text")
 
-    def _call_of(self, index: object, vendor_id: str, *, opens: bool) -> _Call:
-        """The call that a piece belongs to: that of its index, or without one the last. A name with an id of its own opens another."""
+    def _call_of(self, index: object, provider_id: str, *, opens: bool) -> _PartialCall:
+        """Return the call that a fragment belongs to: the one with its index, or without an index the last one.
+
+        A fragment with a name and a new id opens another call.
+        """
         if isinstance(index, int) and not isinstance(index, bool) and index >= 0:
             places = [place for place in self._calls if place[0] == index]
         else:
             places = list(self._calls)
             index = places[-1][0] if places else 0
-        if vendor_id and opens:
-            same = [place for place in places if self._calls[place].vendor_id in ("", vendor_id)]
+        if provider_id and opens:
+            same = [place for place in places if self._calls[place].provider_id in ("", provider_id)]
             place = same[-1] if same else (index, len(places))
         else:
             place = places[-1] if places else (index, 0)
         if place not in self._calls and len(self._calls) >= MAX_TOOL_CALLS:
             raise self._malformed(f"it asks for more than {MAX_TOOL_CALLS} tool calls at once")
-        call = self._calls.setdefault(place, _Call())
-        call.vendor_id = call.vendor_id or vendor_id
+        call = self._calls.setdefault(place, _PartialCall())
+        call.provider_id = call.provider_id or provider_id
         return call
 
-    def _tool_call(self, call: _Call) -> ToolCall:
+    def _tool_call(self, call: _PartialCall) -> ToolCall:
         raw = clean_text("".join(call.arguments))
-        # A tool without parameters is often called with no text at all.
+        # Tools without parameters are often called with an empty string.
         arguments = _as_object(raw or "{}")
-        return ToolCall(f"call_{uuid7().hex}", clean_text(self._names.ours(call.name)), arguments, raw)
+        return ToolCall(f"call_{uuid7().hex}", clean_text(self._names.from_wire(call.name)), arguments, raw)
 
     def _malformed(self, why: str) -> Malformed:
-        return Malformed(f"{self._whom} sent an answer that is not its protocol: {why}")
+        return Malformed(f"{self._peer} sent an answer that violates its protocol: {why}")

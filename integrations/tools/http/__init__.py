@@ -1,1 +1,1 @@
-"""Tools behind an HTTP endpoint."""
+"""Tools behind an HTTP endpoint (`custom_tool`)."""

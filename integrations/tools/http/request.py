@@ -1,4 +1,4 @@
-"""What a `custom_tool` sends: its configuration and the mapped arguments, as one HTTP request."""
+"""Build the HTTP request of a tool call, or of its status query, from the configuration and the mapped arguments."""
 
 from __future__ import annotations
 
@@ -22,18 +22,15 @@ from engine.tools.http_config import (
 )
 from engine.tools.json_schema import apply_mapping, validate
 from engine.turn.context import IntegrationSpec, ToolSpec
+from integrations.tools.base import Refused
 
-_IN_QUERY = frozenset({"GET", "DELETE"})
-_MAX_ADDRESS = 16_000
-
-
-class Refused(Rejected):
-    """The call is not made as it stands, by our own checks or by the other side's answer; a sentence that the model can act on."""
+_METHODS_WITHOUT_BODY = frozenset({"GET", "DELETE"})
+_MAX_URL_CHARS = 16_000
 
 
 @dataclass(frozen=True, slots=True)
 class ToolRequest:
-    """What is sent: the mapped arguments have found their places."""
+    """One HTTP request, ready to be sent."""
 
     method: str
     url: str
@@ -41,61 +38,61 @@ class ToolRequest:
     content: bytes | None = None
 
 
-def call_request(tool: ToolSpec, integration: IntegrationSpec, arguments: dict[str, Any], idempotency_key: str) -> ToolRequest:
-    """The request of a call itself; what the path does not name of the mapped arguments is sent as query or body.
+def call_request(tool: ToolSpec, spec: IntegrationSpec, arguments: dict[str, Any], idempotency_key: str) -> ToolRequest:
+    """Return the request that executes the call.
+
+    Mapped arguments that the path does not name go into the query (GET, DELETE) or the JSON body.
 
     Raises:
-        Refused: the arguments are not what the tool asks for, or the tool is not set up correctly.
+        Refused: the arguments do not match the tool's schema, or the tool is not set up correctly.
     """
-    mapped = _mapped(tool, integration, arguments)
-    configuration = integration.configuration
+    mapped = _mapped(tool, spec, arguments)
+    configuration = spec.configuration
     url, used = _filled_path(str(configuration["url"]), mapped)
-    rest = {name: argument for name, argument in mapped.items() if name not in used}
+    remaining = {name: argument for name, argument in mapped.items() if name not in used}
     method = str(configuration.get("method") or DEFAULT_METHOD).upper()
     query = [(name, _query_text(value)) for name, value in (configuration.get("query") or {}).items()]
-    headers = _headers(configuration, integration, idempotency_key)
-    if method in _IN_QUERY:
-        return ToolRequest(method, _with_query(url, [*query, *_query_pairs(rest)]), headers)
-    return _with_body(method, _with_query(url, query), headers, rest)
+    headers = _headers(configuration, spec, idempotency_key)
+    if method in _METHODS_WITHOUT_BODY:
+        return ToolRequest(method, _with_query(url, [*query, *_query_pairs(remaining)]), headers)
+    return _with_body(method, _with_query(url, query), headers, remaining)
 
 
-def status_request(tool: ToolSpec, integration: IntegrationSpec, arguments: dict[str, Any], idempotency_key: str) -> ToolRequest:
-    """The request that asks whether the call under `idempotency_key` happened; only what `status` names is sent.
+def status_request(tool: ToolSpec, spec: IntegrationSpec, arguments: dict[str, Any], idempotency_key: str) -> ToolRequest:
+    """Return the request that asks whether the call with `idempotency_key` was executed. Sends only what `status` names.
 
     Raises:
-        Refused: the arguments are not what the tool asks for, or the tool is not set up correctly.
+        Refused: the arguments do not match the tool's schema, or the tool is not set up correctly.
     """
-    with _set_up():
-        check_effect(Effect.QUERYABLE, integration.configuration)
-    mapped = _mapped(tool, integration, arguments) | {KEY_PLACEHOLDER: idempotency_key}
-    status = integration.configuration["status"]
+    with _configuration_errors():
+        check_effect(Effect.QUERYABLE, spec.configuration)
+    mapped = _mapped(tool, spec, arguments) | {KEY_PLACEHOLDER: idempotency_key}
+    status = spec.configuration["status"]
     url, _ = _filled_path(str(status["url"]), mapped)
-    query = [
-        (name, PLACEHOLDER.sub(lambda match: _named(mapped, match.group(1)), value) if isinstance(value, str) else _query_text(value))
-        for name, value in (status.get("query") or {}).items()
-    ]
+    configured_query: dict[str, Any] = status.get("query") or {}
+    query = [(name, _filled(value, mapped) if isinstance(value, str) else _query_text(value)) for name, value in configured_query.items()]
     method = str(status.get("method") or DEFAULT_STATUS_METHOD).upper()
-    headers = _headers(status, integration, idempotency_key)
+    headers = _headers(status, spec, idempotency_key)
     if method == "GET":
         return ToolRequest(method, _with_query(url, query), headers)
     return _with_body(method, _with_query(url, query), headers, {KEY_PLACEHOLDER: idempotency_key})
 
 
-def _mapped(tool: ToolSpec, integration: IntegrationSpec, arguments: dict[str, Any]) -> dict[str, Any]:
-    with _set_up():
-        check_configuration(integration.configuration)
+def _mapped(tool: ToolSpec, spec: IntegrationSpec, arguments: dict[str, Any]) -> dict[str, Any]:
+    with _configuration_errors():
+        check_configuration(spec.configuration)
         failures = validate(tool.parameters, arguments)
         if failures:
-            raise Refused("The arguments are not what the tool asks for: " + "; ".join(failures) + ".")
-        mapped = apply_mapping(integration.parameter_mapping, arguments)
+            raise Refused("The arguments do not match the tool's schema: " + "; ".join(failures) + ".")
+        mapped = apply_mapping(spec.parameter_mapping, arguments)
     if not isinstance(mapped, dict):
-        raise Refused("The tool is not set up correctly: its parameter_mapping must make an object.")
+        raise Refused("The tool is not set up correctly: its parameter_mapping must return an object.")
     return mapped
 
 
 @contextmanager
-def _set_up() -> Iterator[None]:
-    """What is found wrong within is the tool's configuration, and said to be."""
+def _configuration_errors() -> Iterator[None]:
+    """Turn errors within the block into Refused, blaming the tool's configuration."""
     try:
         yield
     except Refused:
@@ -104,9 +101,9 @@ def _set_up() -> Iterator[None]:
         raise Refused(f"The tool is not set up correctly: {error}") from None
 
 
-def _headers(configured: Mapping[str, Any], integration: IntegrationSpec, idempotency_key: str) -> dict[str, str]:
-    with _set_up():
-        secret = {name: fill_secret(text, integration.secrets) for name, text in (configured.get("secret_headers") or {}).items()}
+def _headers(configured: Mapping[str, Any], spec: IntegrationSpec, idempotency_key: str) -> dict[str, str]:
+    with _configuration_errors():
+        secret = {name: fill_secret(text, spec.secrets) for name, text in (configured.get("secret_headers") or {}).items()}
     headers = {"idempotency-key": idempotency_key, "accept": "application/json"}
     for name, value in ((configured.get("headers") or {}) | secret).items():
         headers[name.lower()] = value
@@ -117,8 +114,8 @@ def _with_query(url: str, query: Iterable[tuple[str, str]]) -> str:
     pairs = list(query)
     if pairs:
         url += ("&" if "?" in url else "?") + urlencode(pairs, errors="replace")
-    if len(url) > _MAX_ADDRESS:
-        raise Refused(f"The arguments are too long: an address has at most {_MAX_ADDRESS} characters.")
+    if len(url) > _MAX_URL_CHARS:
+        raise Refused(f"The arguments are too long: the URL has at most {_MAX_URL_CHARS} characters.")
     return url
 
 
@@ -128,28 +125,32 @@ def _with_body(method: str, url: str, headers: dict[str, str], document: Mapping
 
 
 def _filled_path(url: str, mapped: Mapping[str, Any]) -> tuple[str, set[str]]:
-    """`url` with its placeholders filled, and the names that were used. Scheme and host stay what the operator wrote."""
+    """Return `url` with the placeholders of its path filled, and the names used. Scheme and host are never filled."""
     parts = urlsplit(url)
     used: set[str] = set()
 
     def value(name: str) -> str:
         used.add(name)
-        text = _named(mapped, name)
-        # Servers take dots for a way up, some of them even behind an encoded slash.
-        if any(step in (".", "..") for step in text.replace("\\", "/").split("/")):
+        text = _placeholder_text(mapped, name)
+        # Servers resolve dot segments, some of them even after an encoded slash.
+        if any(segment in (".", "..") for segment in text.replace("\\", "/").split("/")):
             raise Refused(f"The argument {name!r} must not be a path with . or .. in it.")
         return quote(text, safe="", errors="replace")
 
     path = PLACEHOLDER.sub(lambda match: value(match.group(1)), parts.path)
-    if any(step in (".", "..") for step in path.split("/")):
-        raise Refused("The arguments make a path with . or .. in it.")
+    if any(segment in (".", "..") for segment in path.split("/")):
+        raise Refused("The arguments result in a path with . or .. in it.")
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, "")), used
 
 
-def _named(mapped: Mapping[str, Any], name: str) -> str:
+def _filled(template: str, mapped: Mapping[str, Any]) -> str:
+    return PLACEHOLDER.sub(lambda match: _placeholder_text(mapped, match.group(1)), template)
+
+
+def _placeholder_text(mapped: Mapping[str, Any], name: str) -> str:
     found = mapped.get(name)
     if found is None or isinstance(found, (dict, list)) or found == "":
-        raise Refused(f"The argument {name!r} is needed for the tool's address, as a text or a number.")
+        raise Refused(f"The argument {name!r} is required for the tool's URL, as a string or a number.")
     return _query_text(found)
 
 

@@ -1,3 +1,5 @@
+"""Embedded Postgres and Valkey, and the fixtures made of them."""
+
 import os
 import shutil
 import signal
@@ -13,14 +15,14 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from cli.errors import SetupError
 from cli.standalone import unprivileged
-from cli.standalone.process_utils import SetupError
 from cli.standalone.servers import EmbeddedPostgres, EmbeddedValkey
 from store import migrate
 from tests.support.servers import ROOT, free_port, process_env, until
 
 
-def test_a_fresh_postgres_is_utf8_utc_and_asks_for_a_password(postgres):
+def test_new_postgres_is_utf8_and_utc_and_requires_a_password(postgres):
     with psycopg.connect(postgres.url) as db:
         names = ("server_encoding", "timezone", "max_connections", "listen_addresses", "unix_socket_directories", "password_encryption")
         found = [value for name in names for (value,) in db.execute("SELECT current_setting(%s)", (name,))]
@@ -31,7 +33,7 @@ def test_a_fresh_postgres_is_utf8_utc_and_asks_for_a_password(postgres):
     assert stat.S_IMODE((postgres.data_dir / "password").stat().st_mode) == 0o600
 
 
-def test_postgres_starts_again_on_its_data_after_a_kill(scratch):
+def test_killed_postgres_restarts_on_its_data(scratch):
     server = EmbeddedPostgres(scratch / "killed", fast=True)
     with server:
         with psycopg.connect(server.url) as db:
@@ -48,7 +50,7 @@ def test_postgres_starts_again_on_its_data_after_a_kill(scratch):
     assert not server.alive
 
 
-def test_a_pid_file_whose_number_is_somebody_elses_now_is_no_obstacle(scratch):
+def test_stale_pid_file_with_a_reused_pid_is_ignored(scratch):
     with EmbeddedPostgres(scratch / "reused", fast=True) as server:
         pass
     (server.cluster / "postmaster.pid").write_text(f"{os.getpid()}\n{server.cluster}\n1\n1\n\n127.0.0.1\n0 0\n")
@@ -56,28 +58,28 @@ def test_a_pid_file_whose_number_is_somebody_elses_now_is_no_obstacle(scratch):
         assert server.alive
 
 
-def test_a_taken_port_is_said(scratch, postgres):
+def test_taken_port_is_reported(scratch, postgres):
     with pytest.raises(SetupError, match=r"did not start(.|\n)*Address already in use"):
         EmbeddedPostgres(scratch / "taken", port=postgres.port, fast=True).start()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to step down to another user")
-def test_as_root_the_data_finds_a_place_the_servers_user_can_reach(scratch):
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs Postgres as another user")
+def test_root_data_goes_to_a_directory_that_the_server_user_can_reach(scratch):
     closed = scratch / "closed"
     closed.mkdir(mode=0o700)
     with EmbeddedPostgres(closed / "pg", fast=True) as server:
         assert psutil.Process(server.pid).uids().real != 0
         assert not server.cluster.is_relative_to(closed)
         assert stat.S_IMODE(closed.stat().st_mode) == 0o700
-        home = server.cluster.parent
+        real_data_dir = server.cluster.parent
     closed.rename(scratch / "moved")
     with EmbeddedPostgres(scratch / "moved" / "pg", fast=True) as again:  # the data is found again after a move
-        assert again.cluster.parent == home
-    shutil.rmtree(home)
+        assert again.cluster.parent == real_data_dir
+    shutil.rmtree(real_data_dir)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to step down to another user")
-def test_as_root_programs_nobody_else_can_read_are_copied(scratch, monkeypatch):
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs Postgres as another user")
+def test_root_copies_programs_that_the_server_user_cannot_read(scratch, monkeypatch):
     closed = scratch / "closed-programs"
     closed.mkdir(mode=0o700)
     installed = EmbeddedPostgres(scratch / "copied", fast=True)._package
@@ -92,12 +94,12 @@ def test_as_root_programs_nobody_else_can_read_are_copied(scratch, monkeypatch):
     assert len(list((scratch / "shared").iterdir())) == 1
 
 
-def test_valkey_asks_for_a_password_keeps_its_data_and_never_evicts(scratch):
+def test_valkey_requires_a_password_keeps_data_and_never_evicts(scratch):
     server = EmbeddedValkey(scratch / "valkey")
     with server:
         with redis.Redis.from_url(server.url) as client:
-            wanted = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction", "bind": "127.0.0.1"}
-            assert {name: client.config_get(name)[name] for name in wanted} == wanted
+            expected = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction", "bind": "127.0.0.1"}
+            assert {name: client.config_get(name)[name] for name in expected} == expected
             client.set("kept", 41)
         with redis.Redis(port=server.port, retry=Retry(NoBackoff(), 0)) as stranger, pytest.raises(redis.AuthenticationError):
             stranger.ping()
@@ -109,19 +111,21 @@ def test_valkey_asks_for_a_password_keeps_its_data_and_never_evicts(scratch):
             assert client.get("kept") == b"41"
 
 
-def test_passwords_are_not_on_the_command_line(scratch, postgres, valkey):
+def test_passwords_are_not_on_command_lines(scratch, postgres, valkey):
     for server in (postgres, valkey):
         assert not any((server.data_dir / "password").read_text() in word for word in psutil.Process(server.pid).cmdline())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
-def test_servers_end_with_a_parent_that_was_killed(scratch):
+def test_servers_end_when_their_parent_is_killed(scratch):
     program = f"""
 import time
 from pathlib import Path
 from cli.standalone.servers import EmbeddedPostgres, EmbeddedValkey
-home = Path({str(scratch / "orphans")!r})
-print(EmbeddedPostgres(home / "pg", fast=True).start().pid, EmbeddedValkey(home / "vk", port={free_port()}).start().pid, flush=True)
+directory = Path({str(scratch / "orphans")!r})
+postgres = EmbeddedPostgres(directory / "pg", fast=True).start()
+valkey = EmbeddedValkey(directory / "vk", port={free_port()}).start()
+print(postgres.pid, valkey.pid, flush=True)
 time.sleep(60)
 """
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=process_env(), cwd=ROOT, text=True) as parent:
@@ -134,7 +138,7 @@ time.sleep(60)
         assert server.alive
 
 
-def test_databases_are_empty_or_migrated(databases, empty_database_url, database_url):
+def test_database_fixtures_are_empty_or_migrated(databases, empty_database_url, database_url):
     tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
     with psycopg.connect(empty_database_url) as empty, psycopg.connect(database_url) as migrated:
         assert empty.execute(tables).fetchone() == (0,)
@@ -142,12 +146,12 @@ def test_databases_are_empty_or_migrated(databases, empty_database_url, database
         assert tables_made > 10
 
 
-def test_broker_url_is_an_empty_valkey(broker_url):
+def test_broker_fixture_is_an_empty_valkey(broker_url):
     with redis.Redis.from_url(broker_url) as client:
         assert client.dbsize() == 0
 
 
-def test_the_login_of_the_parts_may_become_their_roles_and_no_more(scratch):
+def test_application_login_may_become_only_its_roles(scratch):
     with EmbeddedPostgres(scratch / "login", fast=True) as server:
         migrate.upgrade(server.url)
         server.make_login()

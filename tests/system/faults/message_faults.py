@@ -98,7 +98,8 @@ class Garbage(Fault):
             channel.basic_publish(channel.prepare_message(raw), exchange="turns", routing_key="turns")
 
     def happened(self, rig: Rig) -> dict[str, int]:
-        noticed = rig.said("that is no task of ours was set aside", self.logs) + rig.said("that is no message was dropped", self.logs)
+        rejected = rig.said("Rejecting a malformed or unknown message", self.logs)
+        noticed = rejected + rig.said("Dropping a queue item that is not a message", self.logs)
         return {"things put into the queue": self.put, "noticed by the workers": noticed}
 
     def wrong(self, rig: Rig) -> list[str]:

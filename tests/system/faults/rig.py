@@ -64,9 +64,9 @@ class Postgres(EmbeddedPostgres):
 def killed(server: EmbeddedPostgres | EmbeddedValkey) -> int:
     """SIGKILL `server`, wait until it is gone, return its exit code."""
     assert server.pid is not None, "it does not run"
-    server.hurry()
+    server.send_kill()
     until(lambda: not server.alive)
-    return -signal.SIGKILL if server.ending == "was killed by SIGKILL" else 0
+    return -signal.SIGKILL if server.exit_description == "was killed by SIGKILL" else 0
 
 
 @dataclass

@@ -211,7 +211,7 @@ SCENES = [
         *(unrung, lambda place: place.rings(), open_turns),
         *("turns", "UPDATE", lambda place: f"NEW.session_id = '{last(place.made[0].session_ids)}'"),
         begun=False,
-        counted=("rung", 60),
+        counted=("turns_dispatched", 60),
         later="UPDATE turns SET dispatched_at = dispatched_at - interval '1 hour'",
     ),
     Scene(

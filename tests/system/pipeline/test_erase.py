@@ -134,7 +134,7 @@ async def test_nothing_of_a_customer_is_left_and_everything_of_others_is(databas
     assert left(stack.database_url, [johns])["events"] == 2
     assert stack.one("SELECT count(*) FROM usage_facts") > facts, "what analytics count stays, and the ends are added"
     assert violations(stack.database_url) == {}
-    assert "There is nothing of this customer" in turnline(stack, "--customer", MARY).stdout
+    assert "There is no data of this customer" in turnline(stack, "--customer", MARY).stdout
     worker.stop()
 
 
@@ -149,7 +149,7 @@ async def test_a_message_that_comes_late_is_dropped(database: Database, stack: S
     worker = stack.worker()
     post(stack, made.session_id, f"{CANARY}, one more thing", "k9")
 
-    await soon(lambda: worker.said("a message for no session of ours was dropped"))
+    await soon(lambda: worker.said("Ignoring a message: unknown session"))
 
     assert CANARY not in worker.log.read_text()
     assert "events" not in left(stack.database_url, made.session_ids[:2])
@@ -164,7 +164,7 @@ async def test_a_hold_stops_it_with_a_sentence(database: Database, stack: Stack)
     refused = turnline(stack, "--customer", MARY, "--yes")
 
     assert refused.returncode == 1
-    assert "Nothing was erased: held are" in refused.stderr
+    assert "Nothing was erased. These sessions are on legal hold:" in refused.stderr
     assert str(made.session_ids[1]) in refused.stderr
     assert left(stack.database_url, made.session_ids) == {"sessions": 3}
     assert stack.one("SELECT count(*) FROM sessions WHERE status = 'active'") == 3
@@ -177,7 +177,7 @@ async def test_customers_of_one_id_in_two_workspaces_are_two(database: Database,
     receipt = erased(stack, "--workspace", str(made.workspace_id))
 
     assert refused.returncode == 1
-    assert "2 workspaces have a customer of this id" in refused.stderr
+    assert "2 workspaces have a customer with this id" in refused.stderr
     assert receipt["sessions"] == 2
     assert left(stack.database_url, other.session_ids) == {"sessions": 3}
 

@@ -74,11 +74,11 @@ def test_a_customers_messages_go_and_the_others_stay_in_their_order(waiting: Cel
     post(waiting, john, "d1", dead=True)
     until(lambda: (count(waiting, "messages"), count(waiting, "messages.dead")) == (6, 2), 30)
 
-    would = broker_purge.take_out(waiting, [mary], dry_run=True)
+    would = broker_purge.purge(waiting, [mary], dry_run=True)
     until(lambda: count(waiting, "messages") == 6, 30)
-    did = broker_purge.take_out(waiting, [mary])
+    did = broker_purge.purge(waiting, [mary])
     until(lambda: count(waiting, "messages") == 3, 30)
-    again = broker_purge.take_out(waiting, [mary])
+    again = broker_purge.purge(waiting, [mary])
     until(lambda: count(waiting, "messages") == 3, 30)
 
     assert would == did == {"messages": 3, "messages.dead": 1}
@@ -95,7 +95,7 @@ def test_looking_makes_no_dead_letters(waiting: Celery):
     until(lambda: count(waiting, "messages") == 3, 30)
 
     for _ in range(DELIVERY_LIMIT + 3):
-        assert broker_purge.take_out(waiting, [uuid4()]) == {}
+        assert broker_purge.purge(waiting, [uuid4()]) == {}
         until(lambda: count(waiting, "messages") == 3, 30)
 
     assert count(waiting, "messages.dead") == 0
@@ -107,4 +107,4 @@ def test_where_nobody_has_ever_declared_the_queue(app: Celery):
         for name in ("messages", "messages.dead"):
             connection.default_channel.queue_delete(name)
 
-    assert broker_purge.take_out(app, [uuid4()]) == {}
+    assert broker_purge.purge(app, [uuid4()]) == {}

@@ -20,7 +20,7 @@ from tests.support.stack import TOOL, Process, Stack
 def told_at(process: Process) -> str:
     """Where the worker says that it tells its metrics."""
     for line in process.log.read_text().splitlines():
-        if '"metrics are told"' in line:
+        if '"Serving metrics"' in line:
             return f"http://127.0.0.1:{json.loads(line)['port']}/metrics"
     return ""
 

@@ -97,7 +97,7 @@ async def test_three_dead_turns_in_a_row_and_the_way_out(stack: Stack, database:
 
     said = turnline(stack, "redrive", str(dead[-1]))
 
-    assert "was rung" in said
+    assert "was dispatched" in said
     assert await session.ended(dead[-1]) == ("done", None)
     assert await session.ended(waiting) == ("done", None)
     assert statuses(session) == ["dead", "dead", "dead", "quarantined", "redriven"]

@@ -1,4 +1,4 @@
-"""The broker's connection breaks while turns run."""
+"""The broker's connection breaks while tasks run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.pool_site import PATIENCE_S, Site, hold, until
 from tests.support.proxy import Proxy
 
 
-def test_turns_outlive_a_broken_connection(site: Site) -> None:
+def test_running_tasks_survive_a_broken_connection(site: Site) -> None:
     gate = uuid.uuid4().hex
     with Proxy(urlsplit(site.broker).port or 0) as proxy:
         with site.worker(POOL_TEST_BROKER=proxy.url(site.broker)) as worker:
@@ -25,18 +25,18 @@ def test_turns_outlive_a_broken_connection(site: Site) -> None:
             proxy.heal()
             until(lambda: worker.log.read_text().count("Connected to") == 2, "a new connection")
             assert site.send("plain", 1, queue=worker.queue).get(timeout=PATIENCE_S) == 2
-            if site.kind == "rabbitmq":  # which delivers again at once, while the first runs go on: what the fence is for
-                until(lambda: site.count(f"begun:{gate}") == 40, "20 messages delivered again")
+            if site.kind == "rabbitmq":  # redelivers at once, while the first runs continue: the reason for the fence
+                until(lambda: site.count(f"begun:{gate}") == 40, "20 redelivered messages")
             site.open(gate)
             assert held.get(timeout=PATIENCE_S) == ["held"] * 20
-            until(lambda: not worker.ask("active"), "Celery to hear of every end")
+            until(lambda: not worker.ask("active"), "Celery to see that all have ended")
         assert site.count(f"ended:{gate}") == site.count(f"begun:{gate}") == (20 if site.kind == "valkey" else 40)
         assert site.count(f"cancelled:{gate}") == 0
     until(lambda: site.waiting(worker.queue) == 0, "an empty queue")
 
 
-def test_a_polling_channel_with_unacknowledged_messages_can_be_closed_after_its_connection_broke(valkey: str) -> None:
-    """What Celery does on a lost connection, with the sockets failing in the order that kombu's own transport does not survive."""
+def test_polling_channel_with_unacknowledged_messages_can_be_closed_on_a_broken_connection(valkey: str) -> None:
+    """As Celery does on a lost connection, with the sockets failing in the order that kombu's own transport does not survive."""
     server, name, got = urlsplit(valkey), uuid.uuid4().hex, []
     with Proxy(server.port or 0) as proxy:
         connection = Connection(f"redis://127.0.0.1:{proxy.port}/3", transport="worker.redis_transport:Transport")

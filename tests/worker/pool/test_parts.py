@@ -1,4 +1,4 @@
-"""The pool's parts by themselves: stepping, and posting to Celery's hub."""
+"""The pool's parts by themselves: the greenlet bridge, and the mailbox on Celery's hub."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from kombu.asynchronous import Hub
 
 from worker import async_task
 from worker.async_task import complete
-from worker.greenlet_bridge import GreenletRun, here
-from worker.mailbox import AT_ONCE, Mailbox
+from worker.greenlet_bridge import GreenletCall, current
+from worker.mailbox import MAX_PER_CYCLE, Mailbox
 
 colour: contextvars.ContextVar[str] = contextvars.ContextVar("colour")
 
@@ -24,11 +24,11 @@ async def shade(seconds: float = 0.001) -> str:
     return colour.get()
 
 
-def leave_alone(_: BaseException | None) -> BaseException | None:
+def keep_end(_: BaseException | None) -> BaseException | None:
     return None
 
 
-async def test_both_sides_of_a_step_share_their_context_variables() -> None:
+async def test_both_sides_of_the_bridge_share_context_variables() -> None:
     colour.set("red")
 
     def plain() -> str:
@@ -36,12 +36,12 @@ async def test_both_sides_of_a_step_share_their_context_variables() -> None:
         colour.set("blue")
         return seen
 
-    assert await GreenletRun(plain, leave_alone) == "red"
+    assert await GreenletCall(plain, keep_end) == "red"
     assert colour.get() == "blue"
-    assert here() is None
+    assert current() is None
 
 
-async def test_waits_nest_and_pass_on_failures() -> None:
+async def test_awaits_nest_and_propagate_exceptions() -> None:
     async def fails() -> None:
         await asyncio.sleep(0)
         raise LookupError("inside")
@@ -53,40 +53,40 @@ async def test_waits_nest_and_pass_on_failures() -> None:
             return complete(shade()) + await shade()
 
     colour.set("red")
-    assert await GreenletRun(lambda: complete(outer()), leave_alone) == "redred"
+    assert await GreenletCall(lambda: complete(outer()), keep_end) == "redred"
 
 
-async def test_the_edge_decides_how_a_body_ended() -> None:
-    assert await GreenletRun(lambda: complete(shade()) if colour.set("red") else "", leave_alone) == "red"
+async def test_end_of_a_coroutine_can_be_replaced() -> None:
+    assert await GreenletCall(lambda: complete(shade()) if colour.set("red") else "", keep_end) == "red"
 
     with pytest.raises(KeyError) as raised:
-        await GreenletRun(lambda: complete(shade()), lambda ended: KeyError(repr(ended)))
+        await GreenletCall(lambda: complete(shade()), lambda ended: KeyError(repr(ended)))
     assert raised.value.args == ("None",)
 
     with pytest.raises(KeyError, match="LookupError"):
-        await GreenletRun(lambda: complete(asyncio.wait_for(_lookup(), 5)), lambda ended: KeyError(repr(ended)))
+        await GreenletCall(lambda: complete(asyncio.wait_for(_lookup(), 5)), lambda ended: KeyError(repr(ended)))
 
 
 async def _lookup() -> None:
     raise LookupError
 
 
-async def test_a_cancelled_step_cancels_what_it_waits_for() -> None:
-    begun = asyncio.Event()
+async def test_cancellation_reaches_the_awaited_coroutine() -> None:
+    started = asyncio.Event()
     ended: list[str] = []
 
     async def body() -> None:
-        begun.set()
+        started.set()
         try:
             await asyncio.sleep(600)
         finally:
             ended.append("ended")
 
-    async def steps() -> None:
-        await GreenletRun(lambda: complete(body()), leave_alone)
+    async def run() -> None:
+        await GreenletCall(lambda: complete(body()), keep_end)
 
-    task = asyncio.create_task(steps())
-    await begun.wait()
+    task = asyncio.create_task(run())
+    await started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -94,34 +94,34 @@ async def test_a_cancelled_step_cancels_what_it_waits_for() -> None:
 
 
 @pytest.fixture
-def posts() -> Iterator[Mailbox]:
-    posts = Mailbox()
+def mailbox() -> Iterator[Mailbox]:
+    mailbox = Mailbox()
     hub = Hub()
-    posts.attach(hub)
-    yield posts
-    posts.close()
+    mailbox.attach(hub)
+    yield mailbox
+    mailbox.close()
     hub.close()
 
 
-def test_posts_arrive_in_order_and_on_the_hubs_thread(posts: Mailbox) -> None:
-    heard: list[Any] = []
+def test_callbacks_run_in_order_on_the_hubs_thread(mailbox: Mailbox) -> None:
+    called: list[Any] = []
 
     def post() -> None:
-        for n in range(2 * AT_ONCE + 1):
-            posts.post(lambda n=n: heard.append((n, threading.get_ident())))
+        for n in range(2 * MAX_PER_CYCLE + 1):
+            mailbox.post(lambda n=n: called.append((n, threading.get_ident())))
 
     thread = threading.Thread(target=post)
     thread.start()
     thread.join()
-    assert posts.hub is not None
-    for _ in range(3):  # no more than AT_ONCE in a turn, and a bell for the rest
-        posts.hub.run_once()
+    assert mailbox.hub is not None
+    for _ in range(3):  # at most MAX_PER_CYCLE per cycle, and a wake-up for the rest
+        mailbox.hub.run_once()
 
-    assert heard == [(n, threading.get_ident()) for n in range(2 * AT_ONCE + 1)]
+    assert called == [(n, threading.get_ident()) for n in range(2 * MAX_PER_CYCLE + 1)]
 
 
-def test_a_failing_post_takes_no_other_with_it(posts: Mailbox) -> None:
-    heard: list[str] = []
+def test_failing_callback_does_not_affect_others(mailbox: Mailbox) -> None:
+    called: list[str] = []
 
     def fails() -> None:
         raise LookupError
@@ -129,40 +129,40 @@ def test_a_failing_post_takes_no_other_with_it(posts: Mailbox) -> None:
     def ends_the_worker() -> None:
         raise MemoryError
 
-    posts.post(fails)
-    posts.post(heard.append, "after a failure")
-    posts.post(ends_the_worker)
-    posts.post(heard.append, "after the end")
+    mailbox.post(fails)
+    mailbox.post(called.append, "after a failure")
+    mailbox.post(ends_the_worker)
+    mailbox.post(called.append, "after the end")
     with pytest.raises(MemoryError):
-        posts.deliver()
-    posts.deliver()
+        mailbox.deliver()
+    mailbox.deliver()
 
-    assert heard == ["after a failure", "after the end"]
-
-
-def test_a_post_made_while_delivering_is_delivered(posts: Mailbox) -> None:
-    heard: list[str] = []
-    posts.post(lambda: posts.post(heard.append, "second"))
-    assert posts.hub is not None
-    posts.hub.run_once()
-    posts.hub.run_once()
-
-    assert heard == ["second"]
+    assert called == ["after a failure", "after the end"]
 
 
-def test_while_draining_only_acknowledgements_and_events_run(posts: Mailbox) -> None:
-    """The transport's reader, which also waits on the hub, would hand new messages to a closed pool."""
-    heard: list[str] = []
-    assert posts.hub is not None
-    posts.hub.call_soon(heard.append, "a reader")
-    posts.post(heard.append, "a post")
-    posts.drain(0)
+def test_callback_posted_during_delivery_is_called(mailbox: Mailbox) -> None:
+    called: list[str] = []
+    mailbox.post(lambda: mailbox.post(called.append, "second"))
+    assert mailbox.hub is not None
+    mailbox.hub.run_once()
+    mailbox.hub.run_once()
 
-    assert heard == ["a post"]
-    assert len(posts.hub._ready) == 1
+    assert called == ["second"]
 
 
-async def test_a_dead_threads_loop_is_closed_even_by_a_collector_that_runs_inside_another_loop() -> None:
+def test_only_acknowledgements_and_events_run_while_draining(mailbox: Mailbox) -> None:
+    """The transport's reader, which is on the hub as well, would hand new messages to a closed pool."""
+    called: list[str] = []
+    assert mailbox.hub is not None
+    mailbox.hub.call_soon(called.append, "a reader")
+    mailbox.post(called.append, "a post")
+    mailbox.drain(0)
+
+    assert called == ["a post"]
+    assert len(mailbox.hub._ready) == 1
+
+
+async def test_loop_of_an_ended_thread_can_be_closed_inside_a_running_loop() -> None:
     own = async_task._OwnLoop()
     await asyncio.to_thread(own.runner.run, asyncio.sleep(0))
     loop = own.runner.get_loop()

@@ -1,4 +1,4 @@
-"""Starting and stopping: warm, cold, overtaken, stuck. Each with a worker process of its own and real signals."""
+"""Starting and stopping: warm, cold, cold during warm, stuck. Each with a worker process of its own and real signals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def unacknowledged(site: Site) -> int:
         return int(connection.default_channel.client.hlen("unacked"))
 
 
-def test_a_warm_stop_lets_everything_end_and_acknowledges_it_at_once(site: Site) -> None:
+def test_warm_shutdown_waits_for_running_tasks_and_acknowledges_each_at_once(site: Site) -> None:
     with site.worker() as worker:
         first = hold(site, worker, worker.queue, 60)
         rest = uuid.uuid4().hex
@@ -27,7 +27,7 @@ def test_a_warm_stop_lets_everything_end_and_acknowledges_it_at_once(site: Site)
         until(lambda: "Warm shutdown" in worker.log.read_text(), "the signal's arrival")
         site.open(worker.queue)
         assert first.get(timeout=PATIENCE_S) == ["held"] * 60
-        if site.kind == "valkey":  # while 40 still hold the worker up
+        if site.kind == "valkey":  # while 40 tasks still run
             until(lambda: unacknowledged(site) - others == 40, "60 acknowledgements")
         late = site.send("plain", 1, queue=worker.queue)
         site.open(rest)
@@ -39,7 +39,7 @@ def test_a_warm_stop_lets_everything_end_and_acknowledges_it_at_once(site: Site)
     assert hooks == ["first opened", "second opened", "second closed", "first closed after 60"]
 
 
-def test_a_cold_stop_puts_unfinished_messages_back(site: Site) -> None:
+def test_cold_shutdown_returns_unfinished_messages(site: Site) -> None:
     gate = uuid.uuid4().hex
     with site.worker() as worker:
         held = hold(site, worker, gate, 100)
@@ -54,7 +54,7 @@ def test_a_cold_stop_puts_unfinished_messages_back(site: Site) -> None:
         assert held.get(timeout=PATIENCE_S) == ["held"] * 100
 
 
-def test_a_cold_stop_overtakes_a_warm_one(site: Site) -> None:
+def test_cold_shutdown_during_a_warm_one(site: Site) -> None:
     gate = uuid.uuid4().hex
     with site.worker() as worker:
         hold(site, worker, gate, 20)
@@ -66,7 +66,7 @@ def test_a_cold_stop_overtakes_a_warm_one(site: Site) -> None:
     until(lambda: site.waiting(worker.queue) == 20, "20 messages back in the queue")
 
 
-def test_a_soft_stop_acknowledges_what_ends_in_time_and_puts_the_rest_back(site: Site) -> None:
+def test_soft_shutdown_acknowledges_tasks_that_end_in_time_and_returns_the_others(site: Site) -> None:
     quick, slow = uuid.uuid4().hex, uuid.uuid4().hex
     with site.worker(REMAP_SIGTERM="SIGQUIT", POOL_TEST_SOFT_SHUTDOWN_S="3") as worker:
         ends = hold(site, worker, quick, 20)
@@ -81,7 +81,7 @@ def test_a_soft_stop_acknowledges_what_ends_in_time_and_puts_the_rest_back(site:
     until(lambda: site.waiting(worker.queue) == 10, "10 messages back in the queue")
 
 
-def test_a_body_that_will_not_end_takes_the_process_down_without_acknowledgements(site: Site) -> None:
+def test_body_that_ignores_cancellation_ends_the_process_without_acknowledgements(site: Site) -> None:
     gate = uuid.uuid4().hex
     with site.worker(TURNLINE_POOL_STUCK_EXIT_S="1.5") as worker:
         hold(site, worker, gate, 5)
@@ -91,12 +91,12 @@ def test_a_body_that_will_not_end_takes_the_process_down_without_acknowledgement
     assert 2 <= site.count(f"notes:{stuck.id}") < 100
     assert stuck.state == "FAILURE"
     assert "does not end" in worker.log.read_text()
-    if site.kind == "rabbitmq":  # Valkey's broker side knows of the lost worker only after the visibility timeout
-        until(lambda: site.waiting(worker.queue) == 5, "the broker to take five messages back")
+    if site.kind == "rabbitmq":  # on Valkey they are redelivered only after the visibility timeout
+        until(lambda: site.waiting(worker.queue) == 5, "five messages back in the queue")
     assert site.count(f"ended:{gate}") == site.count(f"cancelled:{gate}") == 0
 
 
-def test_heartbeats_go_on_while_a_long_turn_ends(site: Site) -> None:
+def test_heartbeats_continue_during_a_long_warm_shutdown(site: Site) -> None:
     if site.kind == "valkey":
         pytest.skip("Valkey has no heartbeats")
     gate = uuid.uuid4().hex
@@ -104,16 +104,16 @@ def test_heartbeats_go_on_while_a_long_turn_ends(site: Site) -> None:
         held = hold(site, worker, gate, 3)
         worker.kill(signal.SIGTERM)
         until(lambda: "Warm shutdown" in worker.log.read_text(), "the signal's arrival")
-        # Long enough for the broker to give up a silent connection, which is after two to three heartbeats.
+        # Long enough for the broker to close a silent connection, which it does after two to three heartbeats.
         with pytest.raises(AssertionError, match="in vain"):
-            until(lambda: site.waiting(worker.queue), "messages taken back", 4.5)
+            until(lambda: site.waiting(worker.queue), "redelivered messages", 4.5)
         site.open(gate)
         assert worker.exit_status() == 0
     assert held.get(timeout=PATIENCE_S) == ["held"] * 3
     assert (site.waiting(worker.queue), site.count(f"begun:{gate}")) == (0, 3)
 
 
-def test_a_queued_task_can_be_terminated_and_the_pool_can_grow(site: Site) -> None:
+def test_queued_task_can_be_terminated_and_pool_can_grow(site: Site) -> None:
     gate = uuid.uuid4().hex
     with site.worker("-c", "1", "--prefetch-multiplier", "4") as worker:
         hold(site, worker, gate, 1)
@@ -138,19 +138,19 @@ def queue_three(site: Site, worker: Worker, gate: str) -> None:
     until(lambda: worker.pool()["queued"] == 3, "three in the pool's queue")
 
 
-def test_a_warm_stop_does_not_begin_what_was_only_queued(site: Site) -> None:
+def test_warm_shutdown_does_not_start_queued_tasks(site: Site) -> None:
     gate = uuid.uuid4().hex
     with site.worker("-c", "1", "--prefetch-multiplier", "4", "--loglevel", "DEBUG") as worker:
         queue_three(site, worker, gate)
         worker.kill(signal.SIGTERM)
-        until(lambda: "Stopping Pool" in worker.log.read_text(), "the pool's turn to stop")
+        until(lambda: "Stopping Pool" in worker.log.read_text(), "the pool to be stopped")
         site.open(gate)
         assert worker.exit_status() == 0
     assert site.count(f"begun:{gate}") == site.count(f"ended:{gate}") == 1
     until(lambda: site.waiting(worker.queue) == 3, "3 messages back in the queue")
 
 
-def test_a_cold_stop_puts_back_what_was_only_queued(site: Site) -> None:
+def test_cold_shutdown_returns_queued_messages(site: Site) -> None:
     gate = uuid.uuid4().hex
     with site.worker("-c", "1", "--prefetch-multiplier", "4") as worker:
         queue_three(site, worker, gate)
@@ -160,7 +160,7 @@ def test_a_cold_stop_puts_back_what_was_only_queued(site: Site) -> None:
     until(lambda: site.waiting(worker.queue) == 4, "4 messages back in the queue")
 
 
-def test_a_cold_stop_does_not_wait_for_a_body_that_will_not_end(site: Site) -> None:
+def test_cold_shutdown_does_not_wait_for_a_body_that_ignores_cancellation(site: Site) -> None:
     with site.worker() as worker:
         stuck = site.send("swallows", 100, queue=worker.queue)
         until(lambda: len(worker.ask("active")) == 1, "the start")
@@ -171,13 +171,13 @@ def test_a_cold_stop_does_not_wait_for_a_body_that_will_not_end(site: Site) -> N
     until(lambda: site.waiting(worker.queue) == 1, "the message back in the queue")
 
 
-def test_a_failing_start_hook_keeps_the_worker_from_starting(site: Site) -> None:
+def test_failing_start_hook_keeps_the_worker_from_starting(site: Site) -> None:
     with site.worker(ready=False, POOL_TEST_FAIL_START="1") as worker:
         assert worker.exit_status() != 0
     assert "the database is not there" in worker.log.read_text()
 
 
-def test_a_wrong_setting_is_named(site: Site) -> None:
+def test_invalid_setting_is_named(site: Site) -> None:
     with site.worker(ready=False, TURNLINE_POOL_STUCK_EXIT_S="soon") as worker:
         assert worker.exit_status() != 0
     assert "TURNLINE_POOL_STUCK_EXIT_S must be a number of seconds" in worker.log.read_text()

@@ -1,4 +1,4 @@
-"""Async tasks where there is no broker process: in memory, eagerly, under other pools, called as functions."""
+"""Async tasks without a broker process: in memory, eagerly, under other pools, called as functions."""
 
 # mypy: disable-error-code="untyped-decorator"
 from __future__ import annotations
@@ -19,7 +19,7 @@ from worker.async_task import AsyncTask
 
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> Celery:
-    # Another test of this process may have imported the product, whose hooks want its servers.
+    # Another test of this process may have imported the product, whose hooks need its servers.
     monkeypatch.setattr(lifespan, "_on_start", [])
     monkeypatch.setattr(lifespan, "_on_stop", [])
     app = Celery("memory-tests", broker="memory://", backend="cache+memory://", task_cls=AsyncTask, set_as_current=False)
@@ -41,9 +41,9 @@ def flaky_on(app: Celery) -> Any:
     return flaky
 
 
-def test_the_pool_on_the_memory_broker(app: Celery) -> None:
+def test_pool_on_the_memory_broker(app: Celery) -> None:
     @app.task(shared=False, soft_time_limit=0.05)
-    async def gives_way() -> str:
+    async def ends_early() -> str:
         try:
             await asyncio.sleep(600)
         except asyncio.CancelledError:
@@ -54,11 +54,11 @@ def test_the_pool_on_the_memory_broker(app: Celery) -> None:
     with start_worker(app, pool="worker.pool:TaskPool", concurrency=20, perform_ping_check=False):
         results = [flaky.delay(n) for n in range(20)]
 
-        assert gives_way.delay().get(timeout=30, interval=0.02) == "cut short"
+        assert ends_early.delay().get(timeout=30, interval=0.02) == "cut short"
         assert [result.get(timeout=30, interval=0.02) for result in results] == [[n, 1, True] for n in range(20)]
 
 
-def test_threads_each_drive_their_own_tasks(app: Celery) -> None:
+def test_threads_run_their_own_tasks(app: Celery) -> None:
     flaky = flaky_on(app)
     app.finalize()  # as a worker does: Celery binds tasks on first use otherwise, which threads may not do at once
     with ThreadPoolExecutor(8) as threads:
@@ -67,11 +67,11 @@ def test_threads_each_drive_their_own_tasks(app: Celery) -> None:
     assert results == [[n, 1, True] for n in range(40)]
 
 
-def test_eager_calls_retry_and_see_their_request(app: Celery) -> None:
+def test_eager_call_retries_and_has_its_request(app: Celery) -> None:
     assert flaky_on(app).apply(args=(7,)).get() == [7, 1, True]
 
 
-def test_a_class_based_task_retries_too(app: Celery) -> None:
+def test_class_based_task_retries(app: Celery) -> None:
     class Flaky(AsyncTask):
         name = "flaky-class"  # type: ignore[assignment]
         autoretry_for = (ConnectionError,)
@@ -86,7 +86,7 @@ def test_a_class_based_task_retries_too(app: Celery) -> None:
     assert app.register_task(Flaky()).apply(args=(7,)).get() == 7
 
 
-def test_a_decorator_around_a_body_is_waited_for(app: Celery) -> None:
+def test_decorated_async_body_is_completed(app: Celery) -> None:
     import functools
 
     def twice(body: Callable[..., Any]) -> Callable[..., Any]:
@@ -105,7 +105,7 @@ def test_a_decorator_around_a_body_is_waited_for(app: Celery) -> None:
     assert same(3) == 6
 
 
-def test_clients_bound_to_the_loop_stay_usable_between_calls(app: Celery) -> None:
+def test_calls_on_one_thread_share_a_loop(app: Celery) -> None:
     @app.task(shared=False)
     async def loop() -> int:
         return id(asyncio.get_running_loop())
@@ -113,14 +113,14 @@ def test_clients_bound_to_the_loop_stay_usable_between_calls(app: Celery) -> Non
     assert loop() == loop()
 
 
-def test_nothing_of_an_interrupted_body_runs_on_in_the_next(app: Celery) -> None:
-    """A prefork child's soft limit is an exception out of a signal handler, anywhere in the loop."""
+def test_interrupted_body_does_not_continue_in_the_next_call(app: Celery) -> None:
+    """A prefork child's soft time limit is an exception from a signal handler, anywhere in the loop."""
     ended: list[str] = []
 
     @app.task(shared=False)
     async def interrupted() -> None:
         loop = asyncio.get_running_loop()
-        loop.call_later(0.01, loop.stop)  # leaves `run_until_complete` by an exception, with the body unfinished
+        loop.call_later(0.01, loop.stop)  # makes `run_until_complete` raise before the body has ended
         try:
             await asyncio.sleep(600)
         finally:
@@ -135,11 +135,11 @@ def test_nothing_of_an_interrupted_body_runs_on_in_the_next(app: Celery) -> None
     assert next_one() == ["ended"]
 
 
-def test_a_forked_child_gets_a_loop_of_its_own(app: Celery) -> None:
+def test_forked_child_gets_its_own_loop(app: Celery) -> None:
     @app.task(shared=False)
     async def sleeps() -> None:
         await asyncio.sleep(0.001)
-        await asyncio.to_thread(str)  # comes back through the pipe that wakes the loop
+        await asyncio.to_thread(str)  # its result arrives through the pipe that wakes the loop
 
     sleeps()
     child = os.fork()
@@ -150,7 +150,7 @@ def test_a_forked_child_gets_a_loop_of_its_own(app: Celery) -> None:
     sleeps()
 
 
-async def test_a_call_inside_a_loop_says_what_to_do_instead(app: Celery) -> None:
+async def test_call_inside_a_loop_raises_with_advice(app: Celery) -> None:
     flaky = flaky_on(app)
 
     with pytest.raises(RuntimeError, match="to_thread"):

@@ -1,4 +1,4 @@
-"""The job that asks every integration: what one tenant has saved does not keep others' from being asked."""
+"""The job that probes every integration: the configuration of one tenant does not keep those of others from being probed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from settings import Settings
 from store.database import Database
 from tasks import jobs
-from tasks.tools import CHECK_ALL
+from tasks.tools import check_all_health
 from tests.support.db import fetch
 from tests.support.factories import Tenant, tenant
 from tests.support.http_servers import Request, answering, response, serve
@@ -42,11 +42,11 @@ def statuses(database_url: str, made: Tenant) -> list[str]:
 
 async def by_hand(settings: Settings, **changed: Any) -> dict[str, int]:
     async with asyncio.timeout(60):
-        _, counts = await jobs.run(CHECK_ALL, settings=settings.model_copy(update=changed), asked_by="test")
+        _, counts = await jobs.run(check_all_health, settings=settings.model_copy(update=changed), asked_by="test")
     return counts
 
 
-async def test_an_address_that_is_none_fails_alone(database: Database, database_url: str, settings: Settings):
+async def test_invalid_address_fails_alone(database: Database, database_url: str, settings: Settings):
     async with serve(answering(response({}))) as server:
         good = await tenant(database, tools=configured(*({"url": f"{server.url}/{number}"} for number in range(20))))
         bad = await tenant(database, tools=configured({"url": "http://a..b/"}, {"url": "https://xn--/"}))
@@ -57,41 +57,41 @@ async def test_an_address_that_is_none_fails_alone(database: Database, database_
     assert statuses(database_url, bad) == ["unknown"] * 2
 
 
-async def test_a_check_that_breaks_is_logged_without_contents_and_ends_no_other(
+async def test_unexpected_error_is_logged_without_contents_and_stops_no_other_check(
     database: Database, database_url: str, settings: Settings, caplog: pytest.LogCaptureFixture
 ):
     async with serve(answering(response({}))) as server:
         good = await tenant(database, tools=configured(*({"url": f"{server.url}/{number}"} for number in range(20))))
-        await tenant(database, tools=configured({"health": {"s3cret": 1}}))  # nothing that could be saved
+        await tenant(database, tools=configured({"health": {"s3cret": 1}}))  # cannot be saved through the API
         with caplog.at_level(logging.ERROR, "tasks.tools"):
             counts = await by_hand(settings)
 
     assert counts == {"checked": 20, "failed": 1, "changed": 20}
     assert statuses(database_url, good) == ["healthy"] * 20
     (record,) = caplog.records
-    assert (record.getMessage(), record.__dict__["error"]) == ("a health check broke", "KeyError")
+    assert (record.getMessage(), record.__dict__["error"]) == ("Health check failed with an unexpected error", "KeyError")
     assert record.__dict__["integration_id"]
     assert "s3cret" not in caplog.text + str(record.__dict__)
 
 
-async def test_by_hand_what_comes_due_again_meanwhile_is_left_to_the_schedule(database: Database, settings: Settings):
+async def test_run_by_hand_probes_each_integration_once(database: Database, settings: Settings):
     await tenant(database, tools=configured(*[{"url": f"http://127.0.0.1:{free_port()}/"}] * 5))
 
     assert await by_hand(settings, health_parallel=2, health_every_s=0.01) == {"checked": 5, "failed": 5, "changed": 0}
 
 
-async def test_silent_servers_do_not_keep_others_from_being_asked(database: Database, database_url: str, settings: Settings):
-    asked, all_asked = 0, asyncio.Event()
+async def test_silent_servers_do_not_delay_other_checks(database: Database, database_url: str, settings: Settings):
+    probed, all_probed = 0, asyncio.Event()
 
     async def good(_: Request, writer: asyncio.StreamWriter) -> None:
-        nonlocal asked
-        asked += 1
-        if asked == 20:
-            all_asked.set()
+        nonlocal probed
+        probed += 1
+        if probed == 20:
+            all_probed.set()
         writer.write(response({}))
 
     async def silent(_: Request, writer: asyncio.StreamWriter) -> None:
-        await all_asked.wait()
+        await all_probed.wait()
         writer.write(response({}))
 
     async with serve(silent) as quiet, serve(good) as server:

@@ -1,4 +1,4 @@
-"""How the "model" decides, without markers, that a text asks for a tool: its required parameters can be found in it."""
+"""Find a tool's arguments in a text without markers: the tool is called if all its required parameters are found."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NAME = re.compile(r"(?<![.!?…]\s)(?<!^)\b[A-Z][\w-]+")
 
 
 class _Text:
-    """A customer's text, from which each thing found is used once."""
+    """A customer's text. Each number, quotation or name in it is used for one argument only."""
 
     def __init__(self, text: str) -> None:
         self.plain = text
@@ -25,23 +25,23 @@ class _Text:
             return None
         if isinstance(schema.get("enum"), list):
             return next((value for value in schema["enum"] if _occurs(value, self.plain)), None)
-        kinds = schema.get("type")
-        for kind in kinds if isinstance(kinds, list) else [kinds]:
-            value = self._of_kind(kind)
+        types = schema.get("type")
+        for json_type in types if isinstance(types, list) else [types]:
+            value = self._of_type(json_type)
             if value is not None:
                 return value
         return None
 
-    def _of_kind(self, kind: Any) -> Any:
-        if kind == "integer":
+    def _of_type(self, json_type: Any) -> Any:
+        if json_type == "integer":
             whole = next((number for number in self.numbers if "." not in number), None)
             if whole is not None:
                 self.numbers.remove(whole)
                 return int(whole)
-        elif kind == "number" and self.numbers:
+        elif json_type == "number" and self.numbers:
             number = self.numbers.pop(0)
             return float(number) if "." in number else int(number)
-        elif kind == "string":
+        elif json_type == "string":
             found = self.phrases or self.names
             return found.pop(0) if found else None
         return None
@@ -52,9 +52,9 @@ def _occurs(value: Any, text: str) -> bool:
 
 
 def call_from_text(text: str, tool: dict[str, Any]) -> dict[str, Any] | None:
-    """Return arguments for `tool` found in `text`, or None if a required one is missing.
+    """Return the arguments for `tool` that are found in `text`, or None if a required one is missing.
 
-    A tool that requires nothing is called only by name.
+    A tool without required parameters is called only if the text contains its name.
     """
     schema = tool.get("parameters") or {}
     properties, required = schema.get("properties"), schema.get("required")
