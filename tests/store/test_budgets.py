@@ -1,4 +1,4 @@
-"""Budgets on a real Postgres: held before a call, settled after, never overspent, whatever happens at the same time."""
+"""Budgets on a real Postgres: reserved before a call, settled after it, never exceeded under concurrency."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def budget(database: Database, made: Tenant, cap: Amount, **fields: Any) -
 
 
 async def shown(database: Database, made: Tenant, budget_id: UUID) -> tuple[Amount, Amount]:
-    """What is spent and held of a budget."""
+    """Return what is spent and reserved of a budget."""
     async with database.transaction(made.workspace_id) as db:
         row = await budgets.get(db, budget_id)
     return row["spent"], row["reserved"]
@@ -110,7 +110,7 @@ async def watched(database_url: str) -> AsyncIterator[None]:
 
 @pytest.mark.usefixtures("watched")
 async def test_concurrent_calls_never_exceed_budget(database: Database):
-    """All holds stand at the same time: nobody is let in on the strength of what another call may give back."""
+    """All reservations count at the same time, including those that a running call may give back later."""
     turns_at_once, room = 1000, 300
     made = await tenant(database, sessions=turns_at_once)
     budget_id = await budget(database, made, MOST_USD * room)
@@ -127,12 +127,12 @@ async def test_concurrent_calls_never_exceed_budget(database: Database):
         assert isinstance(rest, Finish)
         return rest.status
 
-    carrying = [asyncio.create_task(one(turn_id)) for turn_id in turn_ids]
-    while sum(task.done() for task in carrying) + world.called < turns_at_once:
+    running = [asyncio.create_task(one(turn_id)) for turn_id in turn_ids]
+    while sum(task.done() for task in running) + world.called < turns_at_once:
         await asyncio.sleep(0.05)
     assert await shown(database, made, budget_id) == (0, MOST_USD * room)
     go.set()
-    statuses = await asyncio.gather(*carrying)
+    statuses = await asyncio.gather(*running)
 
     assert (statuses.count("done"), statuses.count("failed"), world.called) == (room, turns_at_once - room, room)
     assert await shown(database, made, budget_id) == (COST * room, 0)
@@ -170,7 +170,7 @@ async def test_all_budget_kinds_hold_under_lost_replies_and_concurrency(database
     )
     assert settled >= 20
     assert unknown >= 5, "nothing was lost, so nothing is proved"
-    assert failed >= 10, "nobody was refused, so nothing is proved"
+    assert failed >= 10, "no call was refused, so the test proves nothing"
     tokens = USED.input_tokens + USED.output_tokens
     for name in ("workspace, dollars", "workspace, dollars a day"):
         assert await shown(database, made, of[name]) == (COST * settled, MOST_USD * unknown), name

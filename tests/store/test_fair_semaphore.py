@@ -1,4 +1,4 @@
-"""Who is next: the crowd of one does not keep another waiting, and nobody is forgotten."""
+"""The order of waiting: one tenant's many requests do not delay another's, and no waiter is forgotten."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ async def test_tenant_is_limited_while_others_are_active():
     assert bench.began[3:] == ["c0", "b1", "b2"], "there is room for others"
 
     clock.now += 11
-    assert await bench.leave("b1") == ["b3", "a2", "a3", "a4"], "nobody else has come for a while: all places may be taken"
+    assert await bench.leave("b1") == ["b3", "a2", "a3", "a4"], "no other tenant was active for a while, so all slots may be taken"
 
 
 async def test_holder_of_fewest_slots_goes_next_in_order():

@@ -1,4 +1,4 @@
-"""Migrations stay as they are, and a new one is written down."""
+"""Migrations are frozen, and a new one is added to the manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The migrations go up on an empty and on a full database, leave what the models say, and refuse what they cannot do in a sentence."""
+"""Migrations upgrade an empty and a full database to the schema of the models, and refuse unknown revisions and downgrades."""
 
 from __future__ import annotations
 
@@ -130,10 +130,10 @@ async def test_renaming_continues_after_it_was_stopped_between_its_parts(empty_d
 
 
 def test_migration_gives_up_at_lock_timeout(empty_database_url: str):
-    """It gives up after its lock_timeout instead of making every turn wait behind it, and leaves nothing half done."""
+    """It fails after its lock_timeout instead of making every turn wait behind it, and changes nothing."""
     migrate.upgrade(empty_database_url, "base")
     with psycopg.connect(empty_database_url) as other:
-        other.execute("CREATE TABLE turns ()")  # not committed: whoever makes a table of this name waits for it
+        other.execute("CREATE TABLE turns ()")  # not committed, so that creating a table of this name waits
         with pytest.raises(OperationalError, match="lock timeout"):
             migrate.upgrade(empty_database_url)
         other.rollback()

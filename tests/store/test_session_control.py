@@ -31,7 +31,7 @@ FOR_A_WHILE = TurnCommit(
 AT_ONCE = TurnCommit(model_call=SettledCall(FIRST, ModelCallState.UNKNOWN, error_class="ReplyLost"), outcome=Park(0.0, refund=True))
 
 
-async def carried(database: Database) -> tuple[Tenant, turns.Claim]:
+async def claimed_turn(database: Database) -> tuple[Tenant, turns.Claim]:
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     return made, await claimed(database, accepted.turn_id)
@@ -45,8 +45,8 @@ async def last(database: Database, made: Tenant) -> Any:
 @pytest.mark.parametrize("change", [FOR_APPROVAL, FOR_A_WHILE, AT_ONCE], ids=["approval", "wait", "given back"])
 @pytest.mark.parametrize("lever", ["cancel", "manual", "interrupt"])
 async def test_cancelled_turn_ends_instead_of_parking(database: Database, change: TurnCommit, lever: str):
-    """The worker had not heard yet when it parked the turn: nobody waits for the end of the wait, or for an approval of what is over."""
-    made, held = await carried(database)
+    """The worker parked the turn before it noticed the cancellation: the turn ends at once, and its approvals are cancelled."""
+    made, held = await claimed_turn(database)
     following = None
     if lever == "cancel":
         assert (await session_control.cancel_turn(database, made.workspace_id, held.turn_id, by="ops")).status == "cancelling"
@@ -70,7 +70,7 @@ async def test_cancelled_turn_ends_instead_of_parking(database: Database, change
 
 
 async def test_reply_cancelled_before_commit_is_kept_as_partial_text(database: Database):
-    made, held = await carried(database)
+    made, held = await claimed_turn(database)
     await session_control.cancel_session(database, made.workspace_id, made.session_id, by="ops")
 
     await held.write(ANSWERED)
@@ -87,7 +87,7 @@ async def test_reply_cancelled_before_commit_is_kept_as_partial_text(database: D
 
 
 async def test_takeover_drops_reply_and_pause_parks_turn(database: Database):
-    made, held = await carried(database)
+    made, held = await claimed_turn(database)
     await session_control.set_mode(database, made.workspace_id, made.session_id, "paused", by="ops")
 
     await held.write(ANSWERED)

@@ -1,4 +1,4 @@
-"""`store/sql` holds the functions of a migrated database: each of them, as it is, and no other."""
+"""`store/sql` holds exactly the functions of a migrated database, with the same definitions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from psycopg.rows import dict_row
 
 from store import sql
 
-# What there is to a function besides its text: aggregates have no pg_get_functiondef, so theirs is put together here.
+# A function with its settings, owner and grants. Aggregates have no pg_get_functiondef, so their definition is assembled here.
 FUNCTIONS = """
     SELECT p.proname AS name, p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')' AS signature,
         CASE WHEN p.prokind <> 'a' THEN pg_get_functiondef(p.oid)

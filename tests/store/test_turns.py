@@ -484,21 +484,21 @@ async def test_lease_is_renewed_only_with_newest_fence(database: Database):
 
 async def test_sweep_finds_undispatched_and_abandoned_turns(database: Database, maintenance: Database):
     made = await tenant(database, sessions=5)
-    unrung, in_vain, left, live, rung = [
+    undispatched, lost, left, live, dispatched = [
         (await intake.accept(database, made.workspace_id, session_id, "one")).turn_id for session_id in made.session_ids
     ]
     await claim(database, left, "dead worker", lease_s=0.01)
     await claim(database, live, "live worker", lease_s=60.0)
     await asyncio.sleep(0.05)  # longer than the dead worker's lease
     await rows(database, made, "UPDATE turns SET opened_at = now() - interval '10 seconds' RETURNING 1")
-    await rows(database, made, "UPDATE turns SET dispatched_at = now() - interval '15 seconds' WHERE id = :id RETURNING 1", id=in_vain)
-    await rows(database, made, "UPDATE turns SET dispatched_at = now() WHERE id = :id RETURNING 1", id=rung)
+    await rows(database, made, "UPDATE turns SET dispatched_at = now() - interval '15 seconds' WHERE id = :id RETURNING 1", id=lost)
+    await rows(database, made, "UPDATE turns SET dispatched_at = now() WHERE id = :id RETURNING 1", id=dispatched)
 
     found = dict(await sweep.due(maintenance, stale_s=10.0))
 
-    mine = {unrung, in_vain, left, live, rung}
-    assert {turn_id: ring for turn_id, ring in found.items() if turn_id in mine} == {unrung: 1, in_vain: 1, left: 1}
-    assert not mine & dict(await sweep.due(maintenance, stale_s=10.0)).keys(), "what was rung just now is left alone"
+    mine = {undispatched, lost, left, live, dispatched}
+    assert {turn_id: count for turn_id, count in found.items() if turn_id in mine} == {undispatched: 1, lost: 1, left: 1}
+    assert not mine & dict(await sweep.due(maintenance, stale_s=10.0)).keys(), "turns dispatched just now are left alone"
 
 
 async def test_sweep_role_cannot_read_text(maintenance: Database):
