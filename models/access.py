@@ -80,7 +80,7 @@ class ApiKeyRow(Base):
     revoked_at: Mapped[datetime | None]
 
     __table_args__ = (
-        # Not led by workspace_id: it is looked up before a workspace is known, and a SHA-256 of 32 random bytes tells nobody anything.
+        # Without workspace_id: the key is looked up before the workspace is known, and a SHA-256 of 32 random bytes reveals nothing.
         Index("uq_api_keys_secret_sha256", "secret_sha256", unique=True),
         Index("ix_api_keys_workspace_id", "workspace_id"),
         CheckConstraint(one_of("role", AccessRole), "role"),

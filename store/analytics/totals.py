@@ -34,7 +34,7 @@ done AS (
     WHERE r.workspace_id = due.workspace_id AND r.agent_id = due.agent_id AND r.grain = 'total' RETURNING 1)
 SELECT (SELECT count(*) FROM done) AS due, (SELECT count(*) FROM written) AS written"""
 
-# A use is a call that came to an end, well or not, or whose end nobody heard; one that a person denied is none.
+# A use is a call that succeeded, failed or lost its result; a call that a person denied is not one.
 _USES = "succeeded_calls + failed_calls + unknown_calls"
 _TOOLS = f"""
 WITH due AS (

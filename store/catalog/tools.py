@@ -99,7 +99,7 @@ async def change(db: AsyncConnection, tool_id: UUID, values: Mapping[str, Any]) 
     if row is None:
         raise NotFound("no such tool")
     if "effect" in values:
-        # The row is held by now, and whoever adds or changes an integration waits for it.
+        # The row is locked by now; a transaction that adds or changes an integration waits for it.
         mapped = select(ToolIntegrationRow.configuration).where(ToolIntegrationRow.tool_id == tool_id, ToolIntegrationRow.enabled)
         for configuration in await db.scalars(mapped):
             check_effect(values["effect"], configuration)
