@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 
+from cachetools import TTLCache
 from starlette.requests import Request
 
 from api.errors import Problem
@@ -26,17 +26,17 @@ class ApiKeys:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._cached: dict[bytes, tuple[float, Caller]] = {}
+        self._cached: TTLCache[bytes, Caller] = TTLCache(CACHE_KEYS, CACHE_S)
         self._looking_up: dict[bytes, asyncio.Task[Caller | None]] = {}
-        self._next_touch_at: dict[bytes, float] = {}
+        self._recorded: TTLCache[bytes, bool] = TTLCache(CACHE_KEYS, workspaces.TOUCH_EVERY_S)
         self._touching: set[asyncio.Task[None]] = set()
 
     async def caller(self, key_text: str) -> Caller | None:
         """Return the caller that the key belongs to, or None if it is unknown or revoked."""
         digest = workspaces.digest_of(key_text)
         cached = self._cached.get(digest)
-        if cached is not None and cached[0] > time.monotonic():
-            return cached[1]
+        if cached is not None:
+            return cached
         task = self._looking_up.get(digest)
         if task is None:
             task = self._looking_up[digest] = asyncio.create_task(self._look_up(digest, key_text))
@@ -61,19 +61,15 @@ class ApiKeys:
         if caller is None:
             self._cached.pop(digest, None)
             return None
-        if len(self._cached) >= CACHE_KEYS:
-            self._cached.clear()
-            self._next_touch_at.clear()
-        self._cached[digest] = (time.monotonic() + CACHE_S, caller)
+        self._cached[digest] = caller
         self._record_use(digest, caller)
         return caller
 
     def _record_use(self, digest: bytes, caller: Caller) -> None:
         """Record the key's use once a minute, in the background so that the request does not wait for it."""
-        now = time.monotonic()
-        if self._next_touch_at.get(digest, 0.0) > now:
+        if digest in self._recorded:
             return
-        self._next_touch_at[digest] = now + workspaces.TOUCH_EVERY_S
+        self._recorded[digest] = True
         task = asyncio.create_task(self._touch(caller))
         self._touching.add(task)
         task.add_done_callback(self._touching.discard)

@@ -1,4 +1,4 @@
-"""What is kept: one table per noun, no queries. Importing this package registers every table on `Base.metadata`."""
+"""The tables, one class each, without queries. Importing this package registers every table on `Base.metadata`."""
 
 from models.access import ApiKeyRow, PermissionRow, UserRow, WorkspaceRow
 from models.agent import AgentRow, AgentSnapshotRow

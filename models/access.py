@@ -1,4 +1,4 @@
-"""Who may do what: workspaces (the tenants), users, their permissions, API keys."""
+"""Workspaces (the tenants), users, their permissions, and API keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models.base import Base, CreatedAt, Id, UpdatedAt, one_of
 
 
 class UserRow(Base):
-    """A person. Not a tenant's row: one person may serve several workspaces; `permissions` says which."""
+    """A person. The row belongs to no workspace: one person may serve several, and `permissions` says which."""
 
     __tablename__ = "users"
     id: Mapped[Id]
@@ -26,9 +26,9 @@ class UserRow(Base):
 
 
 class WorkspaceRow(Base):
-    """A tenant. `timezone` is a name of the IANA database: its analytics are by days of that zone.
+    """A tenant. `timezone` is a name of the IANA database; analytics use the days of that zone.
 
-    `data_retention_days` bounds what its agents have: the shorter of the two counts; null bounds nothing.
+    Ended sessions are deleted after `data_retention_days` or their agent's, whichever is shorter; null sets no limit.
     """
 
     __tablename__ = "workspaces"
@@ -44,7 +44,7 @@ class WorkspaceRow(Base):
 
 
 class PermissionRow(Base):
-    """What a user may do with a thing of a workspace (so far: the workspace itself)."""
+    """A user's right to an entity of a workspace (so far, only the workspace itself)."""
 
     __tablename__ = "permissions"
     id: Mapped[Id]
@@ -62,7 +62,7 @@ class PermissionRow(Base):
 
 
 class ApiKeyRow(Base):
-    """A bearer key. Only the SHA-256 of its secret is kept; `prefix` is what people recognise it by.
+    """A bearer key. Only the SHA-256 of its secret is stored; people recognise it by its `prefix`.
 
     A key with a `user_id` can do no more than that user's permission allows.
     """
@@ -80,7 +80,7 @@ class ApiKeyRow(Base):
     revoked_at: Mapped[datetime | None]
 
     __table_args__ = (
-        # Not led by workspace_id: it is looked up before a workspace is known, and a SHA-256 of 32 random bytes tells nobody anything.
+        # Without workspace_id: the key is looked up before the workspace is known, and a SHA-256 of 32 random bytes reveals nothing.
         Index("uq_api_keys_secret_sha256", "secret_sha256", unique=True),
         Index("ix_api_keys_workspace_id", "workspace_id"),
         CheckConstraint(one_of("role", AccessRole), "role"),

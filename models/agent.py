@@ -1,4 +1,4 @@
-"""The configured persona that answers in a workspace."""
+"""Agents and their snapshots."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from models.base import Base, BigCount, Count, CreatedAt, Id, UpdatedAt, one_of
 
 
 class AgentRow(Base):
-    """An agent. `version` grows with every change; a turn remembers the one it started with.
+    """An agent: the configured persona that answers. `version` grows with every change; a turn keeps the version it started with.
 
-    The totals are folded from turns and ledger by a scheduled job, never bumped by turns: they would be one hot row.
+    A scheduled job computes the totals from turns and ledger. Turns do not update them, because all turns of an agent would contend
+    for its row.
     """
 
     __tablename__ = "agents"
@@ -61,7 +62,7 @@ class AgentRow(Base):
 
 
 class AgentSnapshotRow(Base):
-    """An agent and its tools as they were when a turn began, under the SHA-256 of what they were; the same thing is kept once."""
+    """An agent and its tools as they were when a turn began, under the SHA-256 of that content. The same content is stored once."""
 
     __tablename__ = "agent_snapshots"
     agent_id: Mapped[UUID] = mapped_column(primary_key=True)

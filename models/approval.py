@@ -14,9 +14,9 @@ from models.base import Base, CreatedAt, Id, one_of
 
 
 class ApprovalRow(Base):
-    """An approval asked for, and what came of it. It is good for one call of this tool with these arguments in this session, once.
+    """A requested approval and its decision. It allows one call of this tool with these arguments in this session, once.
 
-    `arguments_hash` is `engine.turn.decide.approval_hash` of what may be run: of `edited_arguments` where a person has changed them.
+    `arguments_hash` is `engine.turn.decide.approval_hash` of the arguments that may be run: of `edited_arguments`, if a person edited them.
     """
 
     __tablename__ = "approvals"

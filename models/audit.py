@@ -1,4 +1,4 @@
-"""What operators look at, of no tenant: how audits of the books ended, and when each worker last got on with its work."""
+"""Audits and worker processes, for operators. The rows belong to no workspace."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from models.base import Base, Count, CreatedAt, Id, JsonObject
 
 
 class AuditRow(Base):
-    """One run of `turnline audit`. `finished_at` is null while it runs, and stays null where it was killed.
+    """One run of `turnline audit`. `finished_at` is null while it runs, and stays null if it was killed.
 
-    `checked`: how many sessions, turns, events and calls were looked at. `violations`: name -> {"count", "ids"}, a few ids of each.
-    `since`: sessions active from then on were all looked at, where `complete`; of the older ones, those after the `older_after` of the
-    audit before up to this one's (null: to the last).
+    `checked`: how many sessions, turns, events and calls were checked. `violations`: name -> {"count", "ids"}, with a few ids of each.
+    If `complete`, all sessions that were active after `since` were checked. Of the older ones, those from the previous audit's
+    `older_after` to this one's were (null: to the last).
     """
 
     __tablename__ = "audits"
@@ -34,8 +34,8 @@ class AuditRow(Base):
 class WorkerRow(Base):
     """A worker process, by its node name, as its watchdog last saw it.
 
-    `progress_at` is when it last heard from the broker, received a task or finished one. `stalls` counts how often a worker of this
-    name was ended because it made no progress while there was work.
+    `progress_at` is when it last got a reply from the broker, received a task or finished one. `stalls` counts how often the watchdog
+    ended a worker of this name because it made no progress while turns were pending.
     """
 
     __tablename__ = "workers"

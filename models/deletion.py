@@ -1,4 +1,4 @@
-"""What was deleted, and when: of each session by its id, and of each customer who was erased."""
+"""Records of deleted sessions and erased customers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models.base import Base, Count, CreatedAt, Id, JsonObject, one_of
 
 
 class DeletionRow(Base):
-    """A session that was deleted, or (`finished_at` null) is being deleted: how many rows of each kind went with it so far."""
+    """A session that was deleted, or is being deleted (`finished_at` is null), with the number of rows of each kind deleted so far."""
 
     __tablename__ = "deletions"
     session_id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -38,10 +38,10 @@ class DeletionRow(Base):
 
 
 class ErasureRow(Base):
-    """A customer who was erased: the receipt, with `deletions` of the same `erasure_id`.
+    """The receipt for an erased customer, together with the `deletions` of the same `erasure_id`.
 
-    `customer_sha256` is of their id in UTF-8, so that the receipt proves that they were erased and does not name them. `broker`: how many
-    messages of theirs were taken out of which queue.
+    `customer_sha256` is the digest of their id in UTF-8: the receipt proves the erasure without naming them. `broker`: how many of their
+    messages were removed from each queue.
     """
 
     __tablename__ = "erasures"

@@ -1,4 +1,4 @@
-"""What a scheduled job did, run by run, for operators; of no tenant."""
+"""Runs of scheduled jobs, for operators. The rows belong to no workspace."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models.base import Base, CreatedAt, Id, JsonObject
 class JobRunRow(Base):
     """One run of the job `job`, which is the name of its task. `asked_by`: "schedule", or the person who ran it by hand.
 
-    `seen_at` moves on while the run makes progress; one that stays without `finished_at` was killed. `counts`: what it did, by name.
+    `seen_at` is updated while the run makes progress; a run that stays without `finished_at` was killed. `counts`: its results by name.
     """
 
     __tablename__ = "job_runs"

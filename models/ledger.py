@@ -14,11 +14,11 @@ from models.base import Base, Count, CreatedAt, one_of
 
 
 class ModelCallRow(Base):
-    """One model call. `reserved` before the request; then `settled` (we have its usage), `failed` (it was not carried out)
-    or `unknown` (it may have been, and may be billed).
+    """One model call. `reserved` before the request; then `settled` (its usage is known), `failed` (it was not carried out)
+    or `unknown` (it may have been carried out and billed).
 
-    `cost_usd` is in US dollars, priced when it was made; null in a settled row means that no price is known.
-    `estimated`: the call was cut off, and its tokens are counted from what had been sent and heard.
+    `cost_usd` is in US dollars at the price when it was made; null in a settled row means that no price is known.
+    `estimated`: the call was cut off, and its tokens are counted from the request and the streamed text.
     `reserved_*`: what was held against budgets.
     `cached_input_tokens` and `cache_write_tokens` are inside `input_tokens`, `reasoning_tokens` inside `output_tokens`.
     """

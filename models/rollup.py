@@ -1,4 +1,4 @@
-"""What analytics keep: facts on their way into sums, and the sums by quarter of an hour, by day and in total."""
+"""Analytics: facts that are not rolled up yet, and the sums by quarter of an hour, by day and in total."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ NONE = text("0")
 
 
 class UsageFactRow(Base):
-    """A change that analytics count, noted by the transaction that made it and gone once it is in the rollups.
+    """A change that analytics count. The transaction that makes the change inserts it; the roll-up deletes it.
 
-    `n` is -1 where something is taken back. Of a session's, `at` is when it was active last and `started_at` says which day's sessions
-    it belongs to; `messages_then` are the messages said at `at`, `messages` those of the session started at `started_at`.
+    `n` is -1 if the change takes something back. For a session, `at` is its last activity, and `started_at` says which day's sessions
+    it counts among; `messages_then` are the messages at `at`, `messages` those of the session that started at `started_at`.
     """
 
     __tablename__ = "usage_facts"
@@ -61,10 +61,10 @@ class UsageFactRow(Base):
 
 
 class Rollup(Base):
-    """A sum over a stretch of time that begins at `start`: a quarter of an hour, a day of the workspace's time zone, or all time.
+    """A sum over a period that begins at `start`: a quarter of an hour, a day in the workspace's time zone, or all time.
 
-    Quarters of an hour are whole parts of the hours and days of every time zone. Sums are added to and never made anew from rows that may
-    be gone by then. Histograms are of milliseconds, as `engine.histogram` has them.
+    Hours and days of every time zone consist of whole quarters. Sums are only added to and never recomputed, because the rows they came
+    from may be deleted. Histograms are of milliseconds, in the format of `engine.histogram`.
     """
 
     __abstract__ = True
@@ -76,7 +76,7 @@ class Rollup(Base):
     @declared_attr.directive
     @classmethod
     def __table_args__(cls) -> tuple[Any, ...]:
-        """An agent's sums, each of a known grain."""
+        """Return the constraints of every rollup: the agent, and a known grain."""
         return (
             ForeignKeyConstraint(["workspace_id", "agent_id"], ["agents.workspace_id", "agents.id"]),
             CheckConstraint(one_of("grain", Grain), "grain"),
@@ -88,10 +88,10 @@ def _histogram() -> Any:
 
 
 class AgentRollupRow(Rollup):
-    """What an agent's sessions and turns came to. `cohort_*`: all that the sessions which started then have come to by now.
+    """The sums of an agent's sessions and turns. `cohort_*`: the sums up to now of the sessions that started in the period.
 
-    A total's `timezone` is the one that the agent's days are cut in, up to `days_cut_to` while that is under way; `folded`: the agent's own
-    totals say the same.
+    In a total row, `timezone` is the zone of the agent's days; while the days are being recomputed for a new zone, they are done up to
+    `days_cut_to`. `folded`: the totals in the agent's own row are up to date.
     """
 
     __tablename__ = "agent_rollups"
@@ -125,7 +125,7 @@ class AgentRollupRow(Rollup):
     @declared_attr.directive
     @classmethod
     def __table_args__(cls) -> tuple[Any, ...]:
-        """Beyond every rollup's: which totals are to be folded."""
+        """Return the constraints of every rollup and the index of totals that are not in the agents' rows yet."""
         due = text("grain = 'total' AND NOT folded")
         return (*super().__table_args__, Index("ix_agent_rollups_due", "workspace_id", "agent_id", postgresql_where=due))
 

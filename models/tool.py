@@ -1,4 +1,4 @@
-"""What an agent may use (tools), what a tool is mapped to (integrations), and which agent may use which."""
+"""Tools, the integrations that carry them out, and which agent may use which tool."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from models.base import Base, BigCount, Count, CreatedAt, Id, JsonObject, Update
 
 
 class ToolRow(Base):
-    """A tool's abstract definition: what the model sees, and what repeating it would do (`effect`)."""
+    """A tool as the model sees it, with the `effect` of repeating a call."""
 
     __tablename__ = "tools"
     id: Mapped[Id]
@@ -48,7 +48,7 @@ class ToolRow(Base):
 
 
 class ToolIntegrationRow(Base):
-    """What a tool is mapped to. `secrets` holds ciphertexts by name (see `store/encryption.py`), never a plain value."""
+    """The target that a tool is mapped to. `secrets` holds ciphertexts by name (see `store/encryption.py`), never a plain value."""
 
     __tablename__ = "tool_integrations"
     id: Mapped[Id]
@@ -80,7 +80,7 @@ class ToolIntegrationRow(Base):
 
 
 class ToolHealthChangeRow(Base):
-    """An integration's health became another. Kept when the integration is removed."""
+    """A change of an integration's health. It stays when the integration is deleted."""
 
     __tablename__ = "tool_health_changes"
     id: Mapped[Id]

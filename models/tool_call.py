@@ -1,4 +1,4 @@
-"""One use of a tool, asked for by the model: a row before it is a request."""
+"""Tool calls. The row is written before the request is sent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from models.base import Base, Count, CreatedAt, one_of
 class ToolCallRow(Base):
     """One tool call. `idempotency_key` is the same in every attempt and is sent with each; `attempts` counts requests.
 
-    `tool_id` is null where the model asked for a tool the agent does not have.
+    `tool_id` is null if the model named a tool that the agent does not have.
     """
 
     __tablename__ = "tool_calls"

@@ -1,8 +1,8 @@
-"""Connections: one pool of them per role and process, and the two ways to use one.
+"""Connections to Postgres: one pool per role and process, used in two ways.
 
-`Database.transaction(workspace)` opens a SQLAlchemy transaction for the colder questions and changes; `Database.call(sql, …)` sends one
-of the statements that every turn runs (see `store/sql`) as one round trip on its own transaction.
-Both act as the role the `Database` was made for, never as the login: row-level security applies.
+`Database.transaction(workspace)` opens a SQLAlchemy transaction, for statements that are not run by every turn. `Database.call(sql, …)`
+runs one statement, such as a function of `store/sql`, as one round trip in its own transaction.
+Both act as the role of the `Database`, never as the login, so that row-level security applies.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ UNAVAILABLE: tuple[type[Exception], ...] = (
 
 
 def dumps(value: object) -> str:
-    """JSON as it is stored: strict (no NaN or Infinity), compact."""
+    """Return `value` as JSON in the form that is stored: strict (without NaN and Infinity) and compact."""
     return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -52,13 +52,13 @@ set_json_dumps(dumps)
 
 
 def _options(role: str) -> str:
-    """Connection options: act as `role`; no statement, lock wait or idle transaction holds a connection for long."""
+    """Return connection options: act as `role`, and limit statements, lock waits and idle transactions."""
     return (
         f"-c role={role} -c timezone=UTC -c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=15s -c jit=off"
     )
 
 
-# A server or network that has gone silent is noticed within about 20 s.
+# A server or network that stops responding is detected within about 20 s.
 _NETWORK: Mapping[str, Any] = {
     "connect_timeout": 5,
     "keepalives": 1,
@@ -70,10 +70,10 @@ _NETWORK: Mapping[str, Any] = {
 
 
 def connect_arguments(role: str, application_name: str) -> dict[str, Any]:
-    """Arguments for psycopg's connect: acting as `role`, with short waits.
+    """Return arguments for psycopg's connect: act as `role`, with short waits.
 
-    Where a pooler in transaction mode is between (TURNLINE_DB_POOLER), it passes no options on: the login's own defaults stand for
-    them (docs/scaling.md). And it may give each transaction another connection, on which nothing has been prepared.
+    A pooler in transaction mode (TURNLINE_DB_POOLER) does not pass options on, so the login's own defaults must set them
+    (docs/scaling.md). It may also give each transaction another connection, so statements are not prepared.
     """
     if get_settings().db_pooler:
         return {**_NETWORK, "application_name": application_name, "prepare_threshold": None}
@@ -81,12 +81,12 @@ def connect_arguments(role: str, application_name: str) -> dict[str, Any]:
 
 
 class Database:
-    """One role's connections to Postgres, for one event loop. `await open()` first, `await close()` last."""
+    """One role's connections to Postgres, for one event loop. Call `await open()` first and `await close()` last."""
 
     def __init__(
         self, url: str, *, role: str = APP_ROLE, pool_size: int = 20, application_name: str = "turnline", wait_s: float = 10
     ) -> None:
-        """`wait_s`: how long a caller waits for a free connection before it gets psycopg's PoolTimeout or SQLAlchemy's TimeoutError."""
+        """Make the pools. After `wait_s` without a free connection a caller gets psycopg's PoolTimeout or SQLAlchemy's TimeoutError."""
         arguments = connect_arguments(role, application_name)
         self._pool: AsyncConnectionPool[PsycopgConnection[dict[str, Any]]] = AsyncConnectionPool(
             url,
@@ -110,27 +110,27 @@ class Database:
         )
 
     async def open(self) -> None:
-        """Start the pool. Does not wait for the server: a worker may start before its database."""
+        """Start the pool without waiting for the server: a worker may start before its database."""
         await self._pool.open(wait=False)
 
     async def close(self) -> None:
-        """Give every connection back to the server."""
+        """Close all connections."""
         await self._pool.close(timeout=5)
         await self._engine.dispose()
 
     @asynccontextmanager
     async def transaction(self, workspace_id: UUID | None = None) -> AsyncIterator[AsyncConnection]:
-        """A transaction that sees the rows of `workspace_id`, or of no tenant where it is None; commits on leaving, rolls back on error."""
+        """Open a transaction that sees the rows of `workspace_id`, or of no workspace if it is None. It rolls back on an error."""
         async with self._engine.begin() as db:
             if workspace_id is not None:
                 await db.execute(text("SELECT set_config('app.workspace_id', :id, true)"), {"id": str(workspace_id)})
             yield db
 
     async def call(self, statement: str, *parameters: object, share: UUID | None = None) -> dict[str, Any]:
-        """The one row that `statement` returns ($1, $2 … in it are `parameters`), in a transaction of its own, in one round trip.
+        """Run `statement` with `parameters` ($1, $2 …) in its own transaction, in one round trip, and return its one row.
 
-        `share`: the workspace that it is for, where that is known: one that has few statements under way does not wait behind another's
-        many (`store.fair_semaphore`). Raises psycopg.Error; where the connection broke, nobody knows whether it was committed.
+        `share` is the workspace that the statement is for, if known: a workspace with few running statements does not wait behind one
+        with many (`store.fair_semaphore`). Raises psycopg.Error; if the connection broke, the statement may have been committed.
         """
         async with self._connection(statement, share) as connection:
             row = await (await connection.execute(statement, parameters)).fetchone()
@@ -139,20 +139,20 @@ class Database:
         return row
 
     async def rows(self, statement: str, *parameters: object) -> list[dict[str, Any]]:
-        """All rows that `statement` returns; otherwise as `call`."""
+        """Run `statement` as `call` does, and return all its rows."""
         async with self._connection(statement) as connection:
             return await (await connection.execute(statement, parameters)).fetchall()
 
     @asynccontextmanager
     async def _connection(self, statement: str, share: UUID | None = None) -> AsyncIterator[PsycopgConnection[dict[str, Any]]]:
-        async with AsyncExitStack() as held:
+        async with AsyncExitStack() as stack:
             try:
-                place = self._shares.taken(share or statement, wait_s=self._pool.timeout, counts=share is not None)
-                await held.enter_async_context(place)
+                slot = self._shares.taken(share or statement, wait_s=self._pool.timeout, counts=share is not None)
+                await stack.enter_async_context(slot)
             except TimeoutError:
                 raise PoolTimeout(f"no connection was free within {self._pool.timeout:g} s") from None
-            yield await held.enter_async_context(self._pool.connection())
+            yield await stack.enter_async_context(self._pool.connection())
 
     async def ping(self) -> None:
-        """Raises psycopg.Error or PoolTimeout where the database does not answer."""
+        """Raise psycopg.Error or PoolTimeout unless the database answers."""
         await self.rows("SELECT 1 AS one")

@@ -1,4 +1,4 @@
-"""Secrets at rest: sealed when they are saved, opened only in the worker that sends them."""
+"""Encryption of secrets at rest. They are encrypted when they are saved and decrypted only in the worker that sends them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ NONCE_BYTES = 12
 
 
 class SecretBox:
-    """Seals and opens secrets with AES-256-GCM, under a key of the workspace's own derived (HKDF) from a master key.
+    """Encrypts and decrypts secrets with AES-256-GCM, under a key for each workspace that is derived (HKDF) from a master key.
 
-    A sealed text is bound to its workspace, row and name: moved to another, it does not open.
+    A ciphertext is bound to its workspace, row and name: moved to another, it cannot be decrypted.
     """
 
     def __init__(self, keys: str) -> None:
-        """`keys`: master keys, 32 bytes base64 each, comma-separated; the first seals, all open. Raises ValueError for another form."""
+        """Read `keys`: 32 bytes in base64 each, separated by commas. The first encrypts, all decrypt. Raises ValueError."""
         self._masters: dict[str, bytes] = {}
         for text in filter(None, (part.strip() for part in keys.split(","))):
             try:
@@ -40,7 +40,7 @@ class SecretBox:
             self._masters[sha256(key).hexdigest()[:8]] = key
 
     def seal(self, workspace_id: UUID, row_id: UUID, name: str, plain: str) -> str:
-        """The sealed form of `plain`, as text. Raises Rejected where no key is configured."""
+        """Return `plain` encrypted, as text. Raises Rejected if no key is configured."""
         if not self._masters:
             raise Rejected("Secrets cannot be stored: the operator has not set TURNLINE_SECRET_KEYS.")
         key_id, master = next(iter(self._masters.items()))
@@ -49,14 +49,14 @@ class SecretBox:
         return ".".join((VERSION, key_id, base64.b64encode(nonce + sealed).decode()))
 
     def is_current(self, sealed: str) -> bool:
-        """Whether `sealed` was sealed with the key that seals today."""
+        """Return whether `sealed` was encrypted with the first key."""
         return sealed.split(".")[1:2] == [next(iter(self._masters), None)]
 
     def open(self, workspace_id: UUID, row_id: UUID, name: str, sealed: str) -> str:
-        """The plain form of what `seal` made for the same workspace, row and name.
+        """Decrypt a text that `seal` returned for the same workspace, row and name.
 
         Raises:
-            Rejected: its key is not configured any more, or it was sealed for something else; it is damaged.
+            Rejected: its key is not configured any more, it was encrypted for another row or name, or it is damaged.
         """
         version, _, rest = sealed.partition(".")
         key_id, _, body = rest.partition(".")

@@ -1,4 +1,4 @@
-"""Fair waiting: where there is too little of something, whoever uses the least of it is next."""
+"""A fair semaphore: the holder of the fewest slots goes next."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 
-PART = 4  # nobody uses more than the fourth part while others are about
-ABOUT_S = 10.0
+SHARE = 4  # while others are active, each may hold a quarter of the slots
+ACTIVE_S = 10.0
 
 
 class FairSemaphore:
-    """`places` that are taken for a while, each for somebody; a crowd of one somebody's waits behind one of another's.
+    """`slots` that are taken for a while, each for a tenant, so that one tenant's many requests do not delay another's few.
 
-    Whoever uses the fewest is next; among equals, who was served longest ago; each one's own in the order they came. What a crowd has
-    taken holds others up too, by what it asks of the machine behind: so it may take all places only while nobody else has come for
-    `about_s`, and the fourth part otherwise. For one event loop.
+    The tenant that holds the fewest slots goes next; among equals, the one served longest ago; a tenant's own requests in the order in
+    which they came. Slots that are taken also load the server behind them. So a tenant may take all slots only if no other tenant has
+    come for `active_s`, and a quarter of them otherwise. For one event loop.
     """
 
-    def __init__(self, places: int, *, about_s: float = ABOUT_S, clock: Callable[[], float] = time.monotonic) -> None:
-        self._free = places
-        self._part = max(1, places // PART)
+    def __init__(self, slots: int, *, active_s: float = ACTIVE_S, clock: Callable[[], float] = time.monotonic) -> None:
+        self._free = slots
+        self._part = max(1, slots // SHARE)
         self._used: Counter[Hashable] = Counter()
         self._waiting: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()
-        self._about_s, self._clock = about_s, clock
+        self._active_s, self._clock = active_s, clock
         self._latest: Hashable = None
         self._mixed_until = 0.0
 
     @asynccontextmanager
     async def taken(self, who: Hashable, *, wait_s: float, counts: bool = True) -> AsyncIterator[None]:
-        """A place, for the block. Without `counts`, `who` has a share like others, and is not somebody whom the others make room for.
+        """Hold a slot for the block. Without `counts`, `who` waits its turn like a tenant, but does not limit the others to a quarter.
 
         Raises:
-            TimeoutError: none was free within `wait_s`.
+            TimeoutError: no slot was free within `wait_s`.
         """
         if counts:
             self._notice(who)
@@ -54,7 +54,7 @@ class FairSemaphore:
             async with asyncio.timeout(wait_s):
                 await place
         except BaseException:
-            if place.done() and not place.cancelled():  # given in the very moment in which its taker gave up
+            if place.done() and not place.cancelled():  # given at the moment in which its taker gave up
                 self._take_back(who)
             else:
                 self._forget(who, place)
@@ -63,7 +63,7 @@ class FairSemaphore:
     def _notice(self, who: Hashable) -> None:
         if who != self._latest:
             if self._latest is not None:
-                self._mixed_until = self._clock() + self._about_s
+                self._mixed_until = self._clock() + self._active_s
             self._latest = who
 
     def _may(self, who: Hashable) -> bool:
@@ -85,7 +85,7 @@ class FairSemaphore:
             places = self._waiting.pop(following)
             place = places.popleft()
             if places:
-                self._waiting[following] = places  # behind the others, for it was served
+                self._waiting[following] = places  # behind the others, because it was served
             if not place.cancelled():
                 self._give(following)
                 place.set_result(None)

@@ -1,4 +1,4 @@
-"""Bringing a database's schema up to date."""
+"""Upgrading a database's schema."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def upgrade(url: str, revision: str = "head") -> None:
 
 
 def head() -> str:
-    """The newest revision there is."""
+    """Return the newest revision."""
     return ScriptDirectory.from_config(_config("")).get_current_head() or ""
 
 
 def current(url: str, **connect_args: Any) -> str | None:
-    """The revision the database at `url` is at, or None where it was never migrated. Raises OperationalError if unreachable."""
+    """Return the revision of the database at `url`, or None if it was never migrated. Raises OperationalError if it is unreachable."""
     engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), connect_args={"connect_timeout": 5} | connect_args)
     try:
         with engine.connect() as connection:

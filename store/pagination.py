@@ -1,4 +1,4 @@
-"""Pages of a list, the newest first, that neither skip nor repeat a row while others are added."""
+"""Keyset pagination, the newest first. Pages neither skip nor repeat a row while rows are added."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine.errors import Rejected
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_PLACE = struct.Struct(">q16s")  # microseconds since 1970, id
+_POSITION = struct.Struct(">q16s")  # microseconds since 1970, id
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some rows of a list. `next_cursor` is None on the last page; `total_count` is None unless it was asked for."""
+    """A page of a list. `next_cursor` is None on the last page; `total_count` is None unless it was requested."""
 
     items: list[dict[str, Any]]
     next_cursor: str | None
@@ -31,18 +31,18 @@ class Page:
 async def read(
     db: AsyncConnection, query: Any, row: Any, *, limit: int, after: str | None = None, total: bool = False, at: str = "created_at"
 ) -> Page:
-    """One page of the select `query`, which has the time `at` and the `id` of the table `row` among its columns.
+    """Return one page of the select `query`, whose columns include the time `at` and the `id` of the table `row`.
 
-    `after` is a page's `next_cursor`. `total` counts the whole list, which is the slow part.
+    `after` is the `next_cursor` of the page before. `total` counts the whole list, which is slow.
 
     Raises:
-        Rejected: `after` is no cursor of ours.
+        Rejected: `after` is not a cursor of this list.
     """
     time = getattr(row, at)
-    place = tuple_(time, row.id)
+    position = tuple_(time, row.id)
     total_count = await db.scalar(select(func.count()).select_from(query.order_by(None).subquery())) if total else None
     if after is not None:
-        query = query.where(place < tuple_(*_place_of(after)))
+        query = query.where(position < tuple_(*_position_of(after)))
     found = (await db.execute(query.order_by(time.desc(), row.id.desc()).limit(limit + 1))).mappings().all()
     items = [dict(item) for item in found[:limit]]
     return Page(items, _cursor(items[-1][at], items[-1]["id"]) if len(found) > limit else None, total_count)
@@ -50,12 +50,12 @@ async def read(
 
 def _cursor(time: datetime, row_id: UUID) -> str:
     micros = (time - _EPOCH) // timedelta(microseconds=1)
-    return base64.urlsafe_b64encode(_PLACE.pack(micros, row_id.bytes)).decode()
+    return base64.urlsafe_b64encode(_POSITION.pack(micros, row_id.bytes)).decode()
 
 
-def _place_of(cursor: str) -> tuple[datetime, UUID]:
+def _position_of(cursor: str) -> tuple[datetime, UUID]:
     try:
-        micros, raw = _PLACE.unpack(base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True))
+        micros, raw = _POSITION.unpack(base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True))
         return _EPOCH + timedelta(microseconds=micros), UUID(bytes=raw)
     except (ValueError, binascii.Error, struct.error, OverflowError):
         raise Rejected("What was sent as `after` is not a cursor of this list; send the next_cursor of a page as it was.") from None

@@ -1,1 +1,1 @@
-"""Rollups and the queries on them."""
+"""Rollups and queries on them."""

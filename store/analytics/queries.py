@@ -1,4 +1,4 @@
-"""What agents came to: from the rollups, and from what has not been added to them yet, in one snapshot. So it equals a recount."""
+"""Analytics of agents: rollups and the facts that are not rolled up yet, read in one snapshot, so that the sums equal a recount."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Step = Literal["day", "hour"]
 
 @dataclass(frozen=True, slots=True)
 class Days:
-    """From one day to another, both among them.
+    """A range of days, both ends included.
 
     Raises:
         Rejected: they are in the wrong order, or too many.
@@ -59,7 +59,7 @@ class Days:
 
 @asynccontextmanager
 async def snapshot(database: Database, workspace_id: UUID) -> AsyncIterator[AsyncConnection]:
-    """A transaction in which every question is answered as of one moment. It reads only."""
+    """Open a read-only transaction in which all queries see one moment."""
     async with database.transaction() as db:
         await db.execute(text(_SNAPSHOT))
         await db.execute(text("SELECT set_config('app.workspace_id', :id, true)"), {"id": str(workspace_id)})
@@ -67,7 +67,7 @@ async def snapshot(database: Database, workspace_id: UUID) -> AsyncIterator[Asyn
 
 
 async def days(db: AsyncConnection, workspace_id: UUID, first: date | None, last: date | None) -> Days:
-    """The days asked for: up to today in the workspace's time zone unless said otherwise, and thirty of them.
+    """Return the days from `first` to `last`: by default, the thirty days up to today in the workspace's time zone.
 
     Raises:
         Rejected: they are in the wrong order, or too many.
@@ -80,9 +80,9 @@ async def days(db: AsyncConnection, workspace_id: UUID, first: date | None, last
 
 
 async def in_all(db: AsyncConnection, workspace_id: UUID, agent_id: UUID | None, days: Days | None = None) -> dict[str, Any]:
-    """What the agent came to, or without one all agents of the workspace, in all or between two days.
+    """Return the sums of the agent, or of all agents of the workspace if it is None, in total or of a range of days.
 
-    `agent`, `models`, `tools` are sums; `timezone` is that of the days. What agents came to that are deleted now is among them.
+    `agent`, `models`, `tools` are sums; `timezone` is that of the days. Deleted agents are included.
     """
     zone, grains = await _grains(db, workspace_id, agent_id, Grain.DAY if days else Grain.TOTAL)
     asked = (workspace_id, zone, days, grains)
@@ -100,10 +100,10 @@ async def in_all(db: AsyncConnection, workspace_id: UUID, agent_id: UUID | None,
 async def step_by_step(
     db: AsyncConnection, workspace_id: UUID, agent_id: UUID | None, days: Days, by: Step = "day"
 ) -> tuple[str, list[tuple[Row, Row]]]:
-    """Day by day, or hour by hour, what the agent and all its model calls came to, each with `place`; and the workspace's time zone.
+    """Return the workspace's time zone, and by day or hour the sums of the agent and of all its model calls, each with `place`.
 
-    Without an agent it is what all agents of the workspace came to.
-    `place` is the day, or the moment at which the hour begins. Those in which nothing happened are left out.
+    Without an agent they are the sums of all agents of the workspace. `place` is the day, or the time at which the hour begins. Days and
+    hours without activity are left out.
 
     Raises:
         Rejected: hours of too many days.
@@ -123,7 +123,7 @@ async def step_by_step(
 
 
 async def stats(db: AsyncConnection, workspace_id: UUID, agent_ids: Sequence[UUID]) -> dict[UUID, Row]:
-    """What each of these agents came to in all, with `tool_count`, by agent."""
+    """Return the total sums of each of these agents, with `tool_count`, by agent."""
     rows = await _sums(db, AGENT, workspace_id, "UTC", None, {Grain.TOTAL: list(agent_ids)}, place="agent_id")
     told = {row["place"]: row for row in rows}
     counts = {row.agent_id: row.tools for row in await db.execute(text(_TOOL_COUNTS), {"agents": list(agent_ids)})}
@@ -131,7 +131,7 @@ async def stats(db: AsyncConnection, workspace_id: UUID, agent_ids: Sequence[UUI
 
 
 def uses(row: Mapping[str, Any]) -> int:
-    """How often a tool was used: calls that came to an end, or whose end nobody heard; not those that a person denied."""
+    """Return how often a tool was used: calls that ended or whose result was lost, without those that a person denied."""
     return int(row["calls"] - row["denied_calls"])
 
 
@@ -139,7 +139,7 @@ _PLACES: dict[Step, str] = {"day": local_date('f."when"', ":zone"), "hour": "dat
 
 
 async def _grains(db: AsyncConnection, workspace_id: UUID, agent_id: UUID | None, grain: Grain) -> tuple[str, dict[str, list[UUID]]]:
-    """The workspace's time zone, and which rollups answer for which agents: a day's do not until they are all cut in it."""
+    """Return the workspace's time zone, and the agents by the rollups to read: daily ones only when all days are of that zone."""
     asked: list[UUID] = [agent_id] if agent_id else await db.scalar(text(_AGENTS), {"workspace": workspace_id}) or []
     row = (await db.execute(text(_ZONE), {"workspace": workspace_id, "agents": asked})).one_or_none()
     if row is None:
@@ -156,7 +156,7 @@ def _all(grains: Mapping[str, list[UUID]]) -> list[UUID]:
 async def _sums(
     db: AsyncConnection, sums: Sums, workspace_id: UUID, zone: str, days: Days | None, grains: Mapping[str, list[UUID]], *, place: str
 ) -> list[Row]:
-    """What facts and rollups come to together, by `place` (SQL over `f`) and what the rollup is by."""
+    """Return the sums of facts and rollups together, by `place` (SQL over `f`) and by the rollup's own columns."""
     by = "".join(f", f.{column}" for column in sums.by)
     between = within('f."when"', ":zone") if days else "true"
     rollups = " UNION ALL ".join(
@@ -176,7 +176,7 @@ async def _sums(
     FROM (SELECT src.*, twice."when", twice.cohort FROM usage_facts src {BOTH_TIMES}
           AND src.workspace_id = :workspace AND src.agent_id = ANY (:agents)) f
     WHERE {sums.kinds} AND {between} GROUP BY {place}{by}"""
-    if place == "0":  # the whole of it, which has no place to group by
+    if place == "0":  # the total, which is not grouped
         statement = statement.replace("GROUP BY 0, ", "GROUP BY ").replace("GROUP BY 0", "HAVING count(*) > 0")
     told: dict[tuple[Any, ...], Row] = {}
     for row in (await db.execute(text(statement), parameters)).mappings().all():
@@ -197,7 +197,7 @@ def _added(sums: Sums, one: Mapping[str, Any], other: Mapping[str, Any]) -> Row:
 
 
 def _number(value: Any) -> int | Decimal:
-    """Sums of whole numbers come as `numeric` as well; dollars alone have places behind the point."""
+    """Return a whole number as int: Postgres returns sums of integers as `numeric`, too. Only dollars have decimals."""
     if value is None:
         return 0
     return int(value) if not isinstance(value, Decimal) or value.as_tuple().exponent == 0 else value

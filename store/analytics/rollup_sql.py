@@ -1,7 +1,7 @@
-"""What rollups sum, said once: adding facts to them and answering from facts that are not in them yet come to the same.
+"""The sums of the rollups, defined once, so that rolling facts up and querying facts that are not rolled up give the same.
 
-Each sum is an SQL expression over facts `f`. `f.cohort` is true where a session's change is looked at for the time its session started,
-and false for the time at which it happened.
+Each sum is an SQL expression over facts `f`. `f.cohort` is true for a change that counts at the time its session started, and false for
+the time at which it happened.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """One rollup table: which facts it counts, by what beyond the agent, and what it sums of them."""
+    """A rollup table: the facts that it counts, the columns beside the agent, and its sums."""
 
     table: str
     kinds: str
@@ -23,24 +23,24 @@ class Sums:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Every sum's name."""
+        """Return the names of all sums."""
         return (*self.numbers, *self.histograms, *self.latest)
 
     @property
     def selected(self) -> str:
-        """Every sum, over facts."""
+        """Return all sums over facts, as SQL."""
         return ", ".join(f"{sql} AS {name}" for name, sql in (self.numbers | self.histograms | self.latest).items())
 
     @property
     def summed(self) -> str:
-        """Every sum, over rows of the table."""
+        """Return all sums over rows of the table, as SQL."""
         sums = {name: f"sum({name})" for name in self.numbers}
         sums |= {name: f"histogram_sum({name})" for name in self.histograms} | {name: f"max({name})" for name in self.latest}
         return ", ".join(f"{sql} AS {name}" for name, sql in sums.items())
 
     @property
     def added(self) -> str:
-        """What becomes of a row that is there."""
+        """Return the assignments that add to an existing row, as SQL."""
         sets = [f"{name} = r.{name} + excluded.{name}" for name in self.numbers]
         sets += [f"{name} = histogram_merge(r.{name}, excluded.{name})" for name in self.histograms]
         sets += [f"{name} = greatest(r.{name}, excluded.{name})" for name in self.latest]
@@ -128,22 +128,22 @@ BOTH_TIMES = """CROSS JOIN LATERAL (VALUES (src."at", false), (src.started_at, t
 
 
 def local_date(when: str, zone: str) -> str:
-    """The day that a time is in, in a time zone: what calendars there show. All of it is SQL."""
+    """Return SQL for the date of a time in a time zone."""
     return f"({when} AT TIME ZONE {zone})::date"
 
 
 def day_start(when: str, zone: str) -> str:
-    """The `start` of that day's row: the one moment that Postgres takes its midnight for, be there two of them or none. All of it is SQL.
+    """Return SQL for the `start` of that day's row: the moment that Postgres takes for midnight, also if there are two or none.
 
-    Not every moment of the day comes after it: where midnight comes twice, it is the second.
+    If midnight occurs twice, it is the second, so some moments of the day come before it.
     """
     return f"{local_date(when, zone)}::timestamp AT TIME ZONE {zone}"
 
 
 def within(when: str, zone: str) -> str:
-    """Whether a time is in a day from `:first` to `:last`, in a time zone. All of it is SQL.
+    """Return SQL for whether a time is on a day from `:first` to `:last`, in a time zone.
 
-    By date, since a day need not be all that is between two midnights; and by time, roughly, for the index.
+    It compares dates, because a day need not lie between two midnights, and roughly also times, for the index.
     """
     return f"""{local_date(when, zone)} BETWEEN CAST(:first AS date) AND CAST(:last AS date)
     AND {when} >= CAST(:first AS timestamp) AT TIME ZONE 'UTC' - interval '2 days'

@@ -1,9 +1,9 @@
-"""Adding facts to the rollups. All of it as turnline_maintenance.
+"""Rolling facts up, as turnline_maintenance.
 
-A change that analytics count leaves a fact in `usage_facts` in the transaction that makes it (a trigger, so that no path is without one).
-A batch of facts is taken away and added to the sums in one statement: a fact is in the queue or in the sums, and never in both or in
-neither, whoever is killed when. Nothing is found by comparing clocks, so a transaction that commits late is not passed over: its facts
-are there once it is. Nothing is made anew from rows that retention may have taken by then: what is deleted stays counted.
+A trigger inserts a fact into `usage_facts` in the transaction that makes a change which analytics count. One statement deletes a batch of
+facts and adds them to the sums, so that a fact is in exactly one of the two, even if a process is killed. Facts are not found by comparing
+clocks, so a transaction that commits late is not missed. Sums are never recomputed from rows that retention may have deleted, so deleted
+sessions stay counted.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from store.analytics.rollup_sql import ALL, BOTH_TIMES, Sums, day_start, local_d
 from store.database import Database
 
 BATCH = 4000
-SESSIONS = 200  # whose rows are held at a time
-DAYS = 31  # cut at a time
-# One at a time adds up, cuts or folds; a second one waits for the batch, not for the run, and longer than statements otherwise may.
+SESSIONS = 200  # rows locked at a time
+DAYS = 31  # days recomputed at a time
+# Only one transaction at a time rolls up, recomputes days or copies totals. Another waits for the batch, not for the whole run, and may
+# wait longer than other statements.
 _ALONE = (
     "SELECT set_config('lock_timeout', '60s', true), set_config('statement_timeout', '60s', true)",
     "SELECT pg_advisory_xact_lock(7_460_001)",
@@ -33,7 +34,7 @@ _ALONE = (
 _QUEUED = f"SELECT ARRAY(SELECT ctid FROM usage_facts LIMIT {BATCH})::text[] AS places"
 _ANSWERED = """SELECT coalesce(array_agg(DISTINCT session_id), '{}') AS ids
 FROM usage_facts WHERE ctid = ANY (CAST(:places AS tid[])) AND kind = 'turn'"""
-# A session that somebody holds is left out, and told.
+# A session whose row is locked is left out and returned.
 _AVERAGES = """
 WITH held AS (SELECT id, average_response_time FROM sessions WHERE id = ANY (:ids) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED),
 written AS (
@@ -103,21 +104,21 @@ def _cutting(sums: Sums) -> tuple[str, str]:
 
 
 async def alone(db: AsyncConnection) -> None:
-    """Wait until no other transaction adds up, cuts or folds, for up to a minute; none does until this one ends."""
+    """Lock out other transactions that roll up, recompute days or copy totals, until this one ends. Waits up to a minute."""
     for statement in _ALONE:
         await db.execute(text(statement))
 
 
 async def note_older_sessions(maintenance: Database, limit: int = SESSIONS) -> int:
-    """Note what sessions came to that are older than the noting of facts; how many were left to be noted and now are, `limit` at most."""
+    """Record facts of sessions from before facts were recorded, at most `limit`, and return how many."""
     return int((await maintenance.call(_OLDER, limit))["sessions"])
 
 
 async def add(maintenance: Database, *, facts_so_far: Callable[[int], None] = lambda facts: None) -> tuple[int, int]:
-    """Add every fact that is queued to the rollups, batch by batch; how many facts, and how often a sum was written.
+    """Add all queued facts to the rollups, in batches. Return the number of facts and of writes to sums.
 
-    Returns once what was queued as it began is added, by it or by another; turns of a session that somebody holds just then are left to
-    the next run. `facts_so_far` is told after each batch.
+    It returns once the facts that were queued when it began are added, by it or by another run. Turns of a session whose row is locked
+    are left to the next run. `facts_so_far` is called after each batch.
     """
     facts, sums = 0, 0
     left = int((await maintenance.call(_PENDING))["facts"])
@@ -127,7 +128,7 @@ async def add(maintenance: Database, *, facts_so_far: Callable[[int], None] = la
             places = await db.scalar(text(_QUEUED))
             if not places:
                 return facts, sums
-            # Before its facts are gone: a run that is killed in between does this once more.
+            # Before its facts are deleted: if the run is killed in between, the next one repeats this.
             busy = await _average_responses(maintenance, db, places)
             added = (await db.execute(text(_ADD), {"places": places, "busy": busy})).one()
         facts, sums, left = facts + added.facts, sums + added.sums, left - len(places)
@@ -136,7 +137,7 @@ async def add(maintenance: Database, *, facts_so_far: Callable[[int], None] = la
 
 
 async def _average_responses(maintenance: Database, db: AsyncConnection, places: list[str]) -> list[UUID]:
-    """Bring up to date what sessions say of their turns; those that somebody holds, which were left as they are."""
+    """Update the averages of sessions whose turns ended, and return the sessions that were skipped because they are locked."""
     busy: list[UUID] = []
     ids: list[UUID] = await db.scalar(text(_ANSWERED), {"places": places}) or []
     for first in range(0, len(ids), SESSIONS):
@@ -146,7 +147,7 @@ async def _average_responses(maintenance: Database, db: AsyncConnection, places:
 
 
 async def cut_days_anew(maintenance: Database) -> int:
-    """Cut the days of agents whose workspace has got another time zone, from quarters of an hour; how many agents."""
+    """Recompute the days of agents whose workspace has a new time zone, from quarters of an hour. Return how many agents."""
     agents = 0
     for agent in await maintenance.rows(_TO_CUT):
         while (settled := await cut_some_days(maintenance, agent["workspace"], agent["agent"])) is False:
@@ -156,9 +157,9 @@ async def cut_days_anew(maintenance: Database) -> int:
 
 
 async def cut_some_days(maintenance: Database, workspace_id: UUID, agent_id: UUID) -> bool | None:
-    """Cut the next `DAYS` days of an agent anew; whether those were the last of them, or None where there was nothing to do.
+    """Recompute the next `DAYS` days of an agent. Return whether they were the last, or None if there was nothing to do.
 
-    What is added meanwhile goes to days of the new zone, and those that are not cut yet are made of their quarters once they are.
+    Facts that are added meanwhile go to days of the new zone; a day that is not recomputed yet is replaced when its turn comes.
     """
     agent: dict[str, Any] = {"workspace": workspace_id, "agent": agent_id}
     async with maintenance.transaction() as db:
@@ -181,5 +182,5 @@ async def cut_some_days(maintenance: Database, workspace_id: UUID, agent_id: UUI
 
 
 async def to_come(maintenance: Database) -> dict[str, int]:
-    """What is queued: facts, and sessions that are not noted yet."""
+    """Return the number of queued facts, and of sessions that are not counted yet."""
     return dict(await maintenance.call(_PENDING))

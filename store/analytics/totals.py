@@ -1,7 +1,7 @@
-"""Folding what agents and tools came to in all into their own rows. All of it as turnline_maintenance.
+"""Copying the totals of agents and tools into their own rows, as turnline_maintenance.
 
-No turn writes these rows: they would be one hot row each. Whatever is added to a total of the rollups marks it as due; folding writes the
-rows whose value has changed, and no others.
+Turns do not write these rows, because all turns of an agent would contend for its row. A change of a total in the rollups marks it as due;
+only rows whose value has changed are written.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ done AS (
     WHERE r.workspace_id = due.workspace_id AND r.agent_id = due.agent_id AND r.grain = 'total' RETURNING 1)
 SELECT (SELECT count(*) FROM done) AS due, (SELECT count(*) FROM written) AS written"""
 
-# A use is a call that came to an end, well or not, or whose end nobody heard; one that a person denied is none.
+# A use is a call that succeeded, failed or lost its result; a call that a person denied is not one.
 _USES = "succeeded_calls + failed_calls + unknown_calls"
 _TOOLS = f"""
 WITH due AS (
@@ -69,7 +69,7 @@ _DUE = """SELECT (SELECT count(*) FROM agent_rollups WHERE grain = 'total' AND N
 
 
 async def fold(maintenance: Database) -> dict[str, int]:
-    """Fold every total that is due; how many rows of agents and of tools were written, by name."""
+    """Copy every total that is due, and return how many rows of agents and of tools were written, by name."""
     written = {"agents": 0, "tools": 0}
     for name, statement in (("agents", _AGENTS), ("tools", _TOOLS)):
         while True:
@@ -83,5 +83,5 @@ async def fold(maintenance: Database) -> dict[str, int]:
 
 
 async def to_come(maintenance: Database) -> int:
-    """How many totals are due."""
+    """Return how many totals are due."""
     return int((await maintenance.call(_DUE))["totals"])

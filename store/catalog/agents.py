@@ -1,4 +1,4 @@
-"""Agents, and the tools each may use. Rows come back as they go on the wire, without the workspace."""
+"""Agents and the tools that each may use, as the API shows them."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ LIVE = AgentRow.deleted_at.is_(None)
 
 
 class Stale(Conflict):
-    """The caller's change was meant for an older version."""
+    """The change was meant for an older version of the agent."""
 
 
 async def create(
     db: AsyncConnection, workspace_id: UUID, values: Mapping[str, Any], *, tool_ids: Sequence[UUID] = (), created_by: UUID | None = None
 ) -> dict[str, Any]:
-    """Create an agent that may use the tools `tool_ids`, and return it. Raises Rejected where a tool is not the workspace's."""
+    """Create an agent that may use the tools `tool_ids`, and return it. Raises Rejected if a tool is not in the workspace."""
     row = insert(AgentRow).values(workspace_id=workspace_id, created_by=created_by, **values).returning(*WIRE)
     agent = dict((await db.execute(row)).mappings().one())
     if tool_ids:
@@ -62,7 +62,7 @@ async def create(
 
 
 async def get(db: AsyncConnection, agent_id: UUID) -> dict[str, Any]:
-    """The agent. Raises NotFound, also where it was deleted."""
+    """Return the agent. Raises NotFound, also if it was deleted."""
     row = (await db.execute(select(*WIRE).where(AgentRow.id == agent_id, LIVE))).mappings().one_or_none()
     if row is None:
         raise NotFound("no such agent")
@@ -78,7 +78,7 @@ async def page(
     after: str | None = None,
     total: bool = False,
 ) -> pagination.Page:
-    """The workspace's agents, the newest first. `search`: part of the name or description, in any case."""
+    """Return a page of the workspace's agents, the newest first. `search` is part of the name or description, case-insensitive."""
     query = select(*WIRE).where(LIVE)
     if status is not None:
         query = query.where(AgentRow.status == status)
@@ -90,11 +90,11 @@ async def page(
 async def change(
     db: AsyncConnection, agent_id: UUID, values: Mapping[str, Any], *, versions: Collection[int] | None = None
 ) -> dict[str, Any]:
-    """Change some of the agent's fields, count its version up, and return it. Changing nothing changes no version.
+    """Change some of the agent's fields, increment its version, and return it. Without values the version stays.
 
     Raises:
-        NotFound: no such agent.
-        Stale: its version is none of `versions`.
+        NotFound: the workspace has no such agent.
+        Stale: its version is not one of `versions`.
     """
     agent = await _locked(db, agent_id, versions)
     if not values:
@@ -104,11 +104,11 @@ async def change(
 
 
 async def delete(db: AsyncConnection, agent_id: UUID, *, versions: Collection[int] | None = None) -> None:
-    """Archive the agent: it is not found any more, and its sessions take no more messages. Deleting it again changes nothing.
+    """Archive the agent: it is hidden, and its sessions take no more messages. Deleting it again changes nothing.
 
     Raises:
         NotFound: there never was such an agent.
-        Stale: its version is none of `versions`.
+        Stale: its version is not one of `versions`.
     """
     try:
         await _locked(db, agent_id, versions)
@@ -122,7 +122,7 @@ async def delete(db: AsyncConnection, agent_id: UUID, *, versions: Collection[in
 
 
 async def tools_of(db: AsyncConnection, agent_id: UUID) -> list[dict[str, Any]]:
-    """The tools the agent may use, by name. Raises NotFound."""
+    """Return the tools that the agent may use, ordered by name. Raises NotFound."""
     await get(db, agent_id)
     query = (
         select(*tools.WIRE, AgentToolRow.configuration, AgentToolRow.enabled.label("assignment_enabled"))
@@ -142,14 +142,14 @@ async def assign_tools(
     *,
     versions: Collection[int] | None = None,
 ) -> dict[str, Any]:
-    """Let the agent use these tools and no others, and return it, its version counted up.
+    """Let the agent use these tools and no others, increment its version, and return it.
 
-    `configuration` is kept with each of them; without it, tools that were assigned before keep theirs. Ids named twice count once.
+    `configuration` is stored with each assignment; without it, tools that were assigned before keep theirs. Repeated ids count once.
 
     Raises:
-        NotFound: no such agent.
-        Stale: its version is none of `versions`.
-        Rejected: a tool is not the workspace's.
+        NotFound: the workspace has no such agent.
+        Stale: its version is not one of `versions`.
+        Rejected: a tool is not in the workspace.
     """
     await _locked(db, agent_id, versions)
     await db.execute(delete_from(AgentToolRow).where(AgentToolRow.agent_id == agent_id, AgentToolRow.tool_id.not_in(tool_ids)))
@@ -182,7 +182,7 @@ async def _put_tools(
 
 
 async def _locked(db: AsyncConnection, agent_id: UUID, versions: Collection[int] | None) -> dict[str, Any]:
-    """The agent, its row held until commit."""
+    """Lock the agent's row until commit and return the agent."""
     query = select(*WIRE).where(AgentRow.id == agent_id, LIVE).with_for_update(key_share=True)
     row = (await db.execute(query)).mappings().one_or_none()
     if row is None:

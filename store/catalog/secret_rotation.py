@@ -1,4 +1,4 @@
-"""Sealing stored secrets with the key that seals today, after a rotation."""
+"""Encrypting stored secrets again with the first key, after a key rotation."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _HOW_MANY = "SELECT count(*) AS n FROM tool_integrations"
 
 
 async def integrations(maintenance: Database, after: UUID, limit: int) -> list[tuple[UUID, UUID]]:
-    """A page of integrations as (id, workspace), those after `after`, by id."""
+    """Return a page of integrations after the id `after`, as (id, workspace), ordered by id."""
     return [(row["id"], row["workspace_id"]) for row in await maintenance.rows(_PAGE, after, limit)]
 
 
 async def how_many(maintenance: Database) -> int:
-    """How many integrations there are."""
+    """Return the number of integrations."""
     return int((await maintenance.call(_HOW_MANY))["n"])
 
 
 async def reseal(
     database: Database, workspace_id: UUID, integration_ids: Iterable[UUID], box: SecretBox, *, dry_run: bool = False
 ) -> tuple[int, int]:
-    """Seal the secrets of some integrations of a workspace anew where another key than the first sealed them.
+    """Encrypt again those secrets of a workspace's integrations that were encrypted with another key than the first.
 
-    Returns how many were sealed anew (with `dry_run`: would be), and how many cannot be opened with any key that `box` has; those stay
-    as they are. Where an integration is changed at the same moment, the change wins.
+    Return how many were encrypted again (with `dry_run`: would be), and how many no key of `box` can decrypt; those are left unchanged.
+    If an integration is changed at the same time, that change wins.
     """
     sealed, lost = 0, 0
     row = ToolIntegrationRow

@@ -1,7 +1,7 @@
-"""Which integrations are to be asked whether they are there, and what is known of each.
+"""Health of tool integrations: which are due for a probe, and the recorded state of each.
 
-The rows decide who asks whom when: an integration is taken for asking by moving its `next_health_check` on, so that any number of
-schedulers and workers ask it once; one that was taken by a process that died is due again a minute later.
+A process takes an integration for a probe by moving its `next_health_check` on, so that any number of schedulers and workers probe it
+once. If the process dies, the integration is due again a minute later.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine.enums import HealthStatus
 from engine.errors import NotFound
 from engine.tools.health import Health, Thresholds
-from engine.turn.context import IntegrationSpec
+from engine.tools.spec import IntegrationSpec
 from models.tool import ToolHealthChangeRow, ToolRow
 from store.database import Database
 
 TAKEN_FOR_S = 60.0
-SOONER = 10  # what is not healthy is asked again in a tenth of the interval, and so found to be back soon
+SOONER = 10  # an unhealthy integration is probed after a tenth of the interval, so that its recovery is noticed soon
 KEPT_DAYS = 90
 
 _TAKE = f"""
@@ -45,7 +45,7 @@ _SPEC = "SELECT id, integration_type, configuration, secrets FROM tool_integrati
 _HELD = """SELECT tool_id, health_status, error_count, answers_in_row,
     error_count = 0 AND last_health_check > now() - make_interval(secs => :asked_for_s) AS answered_meanwhile
 FROM tool_integrations WHERE id = :id FOR NO KEY UPDATE"""
-# Sooner than the interval, for the schedule may come late; and what was made in one moment is not asked in one moment for ever.
+# Sooner than the interval, because the schedule may be late, and at random, so that integrations made together are not probed together.
 _RECORD = """UPDATE tool_integrations SET health_status = :status, error_count = :failures, answers_in_row = :answers,
     last_error = coalesce(:error, CASE WHEN :status = 'healthy' THEN NULL ELSE last_error END), last_health_check = now(),
     next_health_check = now() + make_interval(secs => :every_s * (0.7 + random() / 5))
@@ -56,9 +56,9 @@ VALUES (:workspace_id, :tool_id, :id, :from_status, :to_status, :error)"""
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What was heard of an integration: an answer (`error` is None), or why there was none, in a sentence without secrets.
+    """The result of a call or probe of an integration: an answer (`error` is None), or why there was none, as a sentence without secrets.
 
-    `asked_for_s`: how long a probe took to find out; it does not count as failed where a call was answered meanwhile. None: it was a call.
+    `asked_for_s`: how long the probe took; its failure does not count if a call was answered meanwhile. None: it was a call.
     """
 
     workspace_id: UUID
@@ -68,13 +68,13 @@ class Observation:
 
     @property
     def by_call(self) -> bool:
-        """A call was answered, or not; nobody asked for the sake of asking."""
+        """Return whether it was a call of the tool and not a probe."""
         return self.asked_for_s is None
 
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A status that is another than before."""
+    """A change of status."""
 
     tool_id: UUID
     before: HealthStatus
@@ -82,41 +82,41 @@ class Changed:
 
 
 async def take(maintenance: Database, limit: int, *, failed: bool, due_at: datetime | None = None) -> list[tuple[UUID, UUID]]:
-    """Integrations to be asked now, at most `limit`, as (workspace, integration); they are this caller's for a minute.
+    """Take integrations that are due for a probe, at most `limit`, as (workspace, integration). They are this caller's for a minute.
 
-    `failed`: those that failed when they were heard of last; else the others. `due_at`: only those that were due by then.
+    `failed`: those whose last call or probe failed, else the others. `due_at`: only those that were due by then.
     """
     return [(row["workspace_id"], row["id"]) for row in await maintenance.rows(_TAKE, limit, failed, due_at)]
 
 
 async def how_many_are_due(maintenance: Database) -> tuple[int, datetime]:
-    """How many integrations are to be asked now, and the database's now."""
+    """Return how many integrations are due for a probe, and the database's time."""
     row = await maintenance.call(_DUE)
     return int(row["n"]), row["at"]
 
 
 async def forget(maintenance: Database) -> int:
-    """Forget changes of long ago; how many."""
+    """Delete old changes and return how many."""
     return len(await maintenance.rows(_FORGET))
 
 
 async def by_status(maintenance: Database) -> dict[str, int]:
-    """How many enabled integrations there are of each health status."""
+    """Return the number of enabled integrations by health status."""
     return {row["health_status"]: row["n"] for row in await maintenance.rows(_BY_STATUS)}
 
 
 async def ill(maintenance: Database, limit: int) -> list[dict[str, Any]]:
-    """Integrations that are not healthy, the worst first."""
+    """Return degraded and unhealthy integrations, the worst first."""
     return await maintenance.rows(_ILL, limit)
 
 
 async def changes(maintenance: Database, limit: int) -> list[dict[str, Any]]:
-    """The latest changes of health, the newest first."""
+    """Return the latest changes of health, the newest first."""
     return await maintenance.rows(_CHANGES, limit)
 
 
 async def changes_of_tool(db: AsyncConnection, tool_id: UUID, limit: int) -> list[dict[str, Any]]:
-    """The latest changes of health of a tool's integrations, the newest first. Raises NotFound where there is no such tool."""
+    """Return the latest changes of health of a tool's integrations, the newest first. Raises NotFound if there is no such tool."""
     if await db.scalar(select(ToolRow.id).where(ToolRow.id == tool_id)) is None:
         raise NotFound("no such tool")
     row = ToolHealthChangeRow
@@ -126,16 +126,16 @@ async def changes_of_tool(db: AsyncConnection, tool_id: UUID, limit: int) -> lis
 
 
 async def spec(database: Database, workspace_id: UUID, integration_id: UUID) -> tuple[IntegrationSpec, dict[str, str]] | None:
-    """What there is to ask, and its sealed secrets; None where it is gone or was switched off."""
+    """Return an integration to probe with its encrypted secrets, or None if it was deleted or disabled."""
     async with database.transaction(workspace_id) as db:
         row = (await db.execute(text(_SPEC), {"id": integration_id})).mappings().one_or_none()
     return None if row is None else (IntegrationSpec(row["id"], row["integration_type"], row["configuration"]), row["secrets"])
 
 
 async def record(database: Database, heard: Observation, thresholds: Thresholds, *, every_s: float) -> Changed | None:
-    """Note what was heard of an integration, and the change where its status is another now; None where it is as before, or gone.
+    """Record the result of a call or probe. Return the change of status, or None if the status is as before or the integration is gone.
 
-    A change stands in `tool_health_changes`, written in the same commit. `every_s`: how often a healthy one is asked.
+    A change is written to `tool_health_changes` in the same commit. `every_s`: how often a healthy integration is probed.
     """
     async with database.transaction(heard.workspace_id) as db:
         asked = {"id": heard.integration_id, "asked_for_s": heard.asked_for_s or 0.0}
@@ -145,7 +145,7 @@ async def record(database: Database, heard: Observation, thresholds: Thresholds,
         before = Health(HealthStatus(row["health_status"]), row["error_count"], row["answers_in_row"])
         now = before.after(heard.error is None, thresholds)
         values: dict[str, Any] = {"id": heard.integration_id, "status": now.status, "failures": now.failures, "answers": now.answers}
-        # What is used and answers is known to be there, whatever probes have said; what is unhealthy is not used.
+        # An integration that answers calls works, whatever probes found. An unhealthy one is not called.
         in_use = heard.by_call and heard.error is None and now.status is not HealthStatus.UNHEALTHY
         waits = every_s if in_use or now == Health(HealthStatus.HEALTHY) else every_s / SOONER
         await db.execute(text(_RECORD), values | {"error": heard.error, "every_s": waits})

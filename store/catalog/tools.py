@@ -1,4 +1,4 @@
-"""Tools, and the integrations that map them to something real. Rows come back as they go on the wire, secrets by name only."""
+"""Tools and their integrations, as the API shows them. Of secrets only the names are returned."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ MAX_SECRETS = 20
 
 
 async def create(db: AsyncConnection, workspace_id: UUID, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Create a tool and return it. Raises Conflict where its name is taken."""
+    """Create a tool and return it. Raises Conflict if its name is taken."""
     row = insert(ToolRow).values(workspace_id=workspace_id, **values).on_conflict_do_nothing().returning(*WIRE)
     tool = (await db.execute(row)).mappings().one_or_none()
     if tool is None:
@@ -69,7 +69,7 @@ async def create(db: AsyncConnection, workspace_id: UUID, values: Mapping[str, A
 
 
 async def get(db: AsyncConnection, tool_id: UUID) -> dict[str, Any]:
-    """The tool. Raises NotFound."""
+    """Return the tool. Raises NotFound."""
     row = (await db.execute(select(*WIRE).where(ToolRow.id == tool_id))).mappings().one_or_none()
     if row is None:
         raise NotFound("no such tool")
@@ -77,7 +77,7 @@ async def get(db: AsyncConnection, tool_id: UUID) -> dict[str, Any]:
 
 
 async def page(db: AsyncConnection, *, limit: int = 20, after: str | None = None, total: bool = False) -> pagination.Page:
-    """The workspace's tools, the newest first."""
+    """Return a page of the workspace's tools, the newest first."""
     return await pagination.read(db, select(*WIRE), ToolRow, limit=limit, after=after, total=total)
 
 
@@ -85,7 +85,7 @@ async def change(db: AsyncConnection, tool_id: UUID, values: Mapping[str, Any]) 
     """Change some of the tool's fields and return it.
 
     Raises:
-        NotFound: no such tool.
+        NotFound: the workspace has no such tool.
         Conflict: the new name is taken.
         Rejected: it becomes queryable, and an enabled integration does not say how to ask.
     """
@@ -99,7 +99,7 @@ async def change(db: AsyncConnection, tool_id: UUID, values: Mapping[str, Any]) 
     if row is None:
         raise NotFound("no such tool")
     if "effect" in values:
-        # The row is held by now, and whoever adds or changes an integration waits for it.
+        # The row is locked by now; a transaction that adds or changes an integration waits for it.
         mapped = select(ToolIntegrationRow.configuration).where(ToolIntegrationRow.tool_id == tool_id, ToolIntegrationRow.enabled)
         for configuration in await db.scalars(mapped):
             check_effect(values["effect"], configuration)
@@ -107,7 +107,7 @@ async def change(db: AsyncConnection, tool_id: UUID, values: Mapping[str, Any]) 
 
 
 async def integrations_of(db: AsyncConnection, tool_id: UUID) -> list[dict[str, Any]]:
-    """The tool's integrations in the order they are tried. Raises NotFound."""
+    """Return the tool's integrations in the order in which they are tried. Raises NotFound."""
     await get(db, tool_id)
     query = (
         select(*INTEGRATION)
@@ -120,15 +120,15 @@ async def integrations_of(db: AsyncConnection, tool_id: UUID) -> list[dict[str, 
 async def integrate(
     db: AsyncConnection, workspace_id: UUID, tool_id: UUID, values: Mapping[str, Any], secrets: Mapping[str, str], box: SecretBox
 ) -> dict[str, Any]:
-    """Map the tool to something real, `secrets` sealed, and return the integration.
+    """Add an integration to the tool, with `secrets` encrypted, and return it.
 
     Raises:
-        NotFound: no such tool.
+        NotFound: the workspace has no such tool.
         Conflict: it is mapped to the same target already.
         Rejected: the configuration is not one, or names a secret that is not given, or lacks what the tool's effect needs; no key is
             configured to seal secrets with.
     """
-    # The tool's row is held, so that the number of its integrations is bounded whoever else adds one.
+    # The tool's row is locked, so that the limit of integrations holds when two are added at once.
     effect = await _held(db, tool_id)
     if effect is None:
         raise NotFound("no such tool")
@@ -169,7 +169,7 @@ async def change_integration(
     """Change some of an integration's fields and return it. `secrets` replaces those it names; a null removes one.
 
     Raises:
-        NotFound: no such integration of this tool.
+        NotFound: the tool has no such integration.
         Conflict: the tool is mapped to the new target already.
         Rejected: as for `integrate`.
     """
@@ -199,13 +199,13 @@ async def change_integration(
 
 
 async def _held(db: AsyncConnection, tool_id: UUID) -> str | None:
-    """The tool's effect, its row held until commit; None where there is no such tool."""
+    """Lock the tool's row until commit and return the tool's effect, or None if there is no such tool."""
     effect: str | None = await db.scalar(select(ToolRow.effect).where(ToolRow.id == tool_id).with_for_update(key_share=True))
     return effect
 
 
 async def remove_integration(db: AsyncConnection, tool_id: UUID, integration_id: UUID) -> None:
-    """Remove an integration, its secrets with it. Raises NotFound."""
+    """Delete an integration with its secrets. Raises NotFound."""
     gone = await db.execute(
         delete_from(ToolIntegrationRow).where(ToolIntegrationRow.id == integration_id, ToolIntegrationRow.tool_id == tool_id)
     )

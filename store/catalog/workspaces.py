@@ -1,4 +1,4 @@
-"""Tenants, and the API keys that let their programs in."""
+"""Workspaces and their API keys."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from store.database import Database
 from store.tenancy import workspace_of_api_key
 
 ROLES = tuple(AccessRole)
-"""The role that allows the most first."""
+"""From the role that allows most to the one that allows least."""
 KEY_MAX_LENGTH = 200
 TOUCH_EVERY_S = 60
-WINTER_ONLY = {"CET", "EET", "MET", "WET"}  # to Postgres these are abbreviations: winter's time, all year
+WINTER_ONLY = {"CET", "EET", "MET", "WET"}  # Postgres reads these as abbreviations: winter time all year
 
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """A new workspace. `api_key` is readable here and never again."""
+    """A new workspace. `api_key` is shown only here."""
 
     workspace_id: UUID
     api_key: str
@@ -38,7 +38,7 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class CreatedKey:
-    """A new API key. `text` is readable here and never again."""
+    """A new API key. `text` is shown only here."""
 
     id: UUID
     text: str
@@ -46,7 +46,7 @@ class CreatedKey:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who a key belongs to, and what it may do. `role` is None where the key's user has no permission in the workspace (any more)."""
+    """The owner of an API key and its rights. `role` is None if the key's user has no permission in the workspace (any more)."""
 
     workspace_id: UUID
     key_id: UUID
@@ -56,17 +56,17 @@ class Caller:
 
     @property
     def may_read(self) -> bool:
-        """Whether the key may look."""
+        """Return whether the key may read."""
         return self.role is not None
 
     @property
     def may_write(self) -> bool:
-        """Whether the key may change things."""
+        """Return whether the key may change anything."""
         return self.role in (AccessRole.ADMIN, AccessRole.WRITE)
 
 
 async def create(database: Database, name: str, *, owner_email: str | None = None) -> Created:
-    """Create a workspace with its first API key, an admin's; and its owner, where an address is given.
+    """Create a workspace with a first API key of role admin, and with its owner if an address is given.
 
     Raises:
         Rejected: the name is blank or longer than 100 characters.
@@ -95,12 +95,12 @@ async def create(database: Database, name: str, *, owner_email: str | None = Non
     return Created(workspace_id, first.text)
 
 
-def _no_place(zone: str) -> Rejected:
-    return Rejected(f"{zone!r} names no place: a workspace's time zone is one like America/New_York, or UTC.")
+def _unknown_zone(zone: str) -> Rejected:
+    return Rejected(f"{zone!r} is not the time zone of a place: use one like America/New_York, or UTC.")
 
 
 async def timezone(database: Database, workspace_id: UUID, zone: str | None = None) -> str:
-    """The workspace's time zone, set to `zone` where one is given. Its days are cut anew by the next roll-up.
+    """Set the workspace's time zone to `zone`, if given, and return it. The next roll-up recomputes its days.
 
     Raises:
         Rejected: there is no such workspace, or no such zone in the IANA database, or one that the table does not take, like EST5EDT.
@@ -110,19 +110,19 @@ async def timezone(database: Database, workspace_id: UUID, zone: str | None = No
     async with database.transaction(workspace_id) as db:
         if zone is not None:
             if zone in WINTER_ONLY:
-                raise _no_place(zone)
+                raise _unknown_zone(zone)
             try:
                 await db.execute(update(WorkspaceRow).where(WorkspaceRow.id == workspace_id).values(timezone=zone))
             except (IntegrityError, DataError):  # the table takes no abbreviations, Postgres no "localtime", nor zones newer than it is
-                raise _no_place(zone) from None
-        told = await db.scalar(select(WorkspaceRow.timezone).where(WorkspaceRow.id == workspace_id))
-    if told is None:
+                raise _unknown_zone(zone) from None
+        stored = await db.scalar(select(WorkspaceRow.timezone).where(WorkspaceRow.id == workspace_id))
+    if stored is None:
         raise Rejected(f"There is no workspace {workspace_id}.")
-    return told
+    return stored
 
 
 async def retention_days(db: AsyncConnection, workspace_id: UUID) -> int | None:
-    """For how many days the workspace keeps sessions that have ended; None: as long as their agents do. Raises NotFound."""
+    """Return for how many days the workspace keeps ended sessions; None: as long as their agents do. Raises NotFound."""
     row = (await db.execute(select(WorkspaceRow.data_retention_days).where(WorkspaceRow.id == workspace_id))).one_or_none()
     if row is None:
         raise NotFound("no such workspace")
@@ -131,14 +131,14 @@ async def retention_days(db: AsyncConnection, workspace_id: UUID) -> int | None:
 
 
 async def set_retention_days(db: AsyncConnection, workspace_id: UUID, days: int | None) -> None:
-    """Keep sessions that have ended for `days` (1 to 365) at most, or (None) as long as their agents do."""
+    """Keep ended sessions for `days` (1 to 365) at most, or (None) as long as their agents do."""
     await db.execute(text("UPDATE workspaces SET data_retention_days = :days WHERE id = :id"), {"days": days, "id": workspace_id})
 
 
 async def create_api_key(
     database: Database, workspace_id: UUID, *, role: AccessRole = AccessRole.ADMIN, name: str = "", user_id: UUID | None = None
 ) -> CreatedKey:
-    """Create an API key. With `user_id` it can do no more than that user's permission allows, at any time."""
+    """Create an API key. With `user_id` it never allows more than that user's permission."""
     made = _new_key(workspace_id, role, name, user_id)
     async with database.transaction(workspace_id) as db:
         await db.execute(insert(ApiKeyRow).values(made.row))
@@ -146,7 +146,7 @@ async def create_api_key(
 
 
 async def revoke_api_key(database: Database, workspace_id: UUID, key_id: UUID) -> bool:
-    """Revoke a key for good; False where it was not there or was revoked before. API processes notice within seconds."""
+    """Revoke a key for good. Return False if there is none or it was revoked before. API processes notice within seconds."""
     async with database.transaction(workspace_id) as db:
         done = await db.execute(
             update(ApiKeyRow).where(ApiKeyRow.id == key_id, ApiKeyRow.revoked_at.is_(None)).values(revoked_at=func.now())
@@ -155,9 +155,9 @@ async def revoke_api_key(database: Database, workspace_id: UUID, key_id: UUID) -
 
 
 async def caller_of(database: Database, key_text: str) -> Caller | None:
-    """Who the key belongs to, or None where there is no such key or it was revoked.
+    """Return the caller of a key, or None if there is no such key or it was revoked.
 
-    The key is looked up by its SHA-256, so how long that takes says nothing about the keys there are.
+    The key is looked up by its SHA-256, so the time that takes reveals nothing about existing keys.
     """
     if not key_text.startswith("tl_") or len(key_text) > KEY_MAX_LENGTH:
         return None
@@ -185,21 +185,21 @@ async def caller_of(database: Database, key_text: str) -> Caller | None:
 
 
 async def signature(db: AsyncConnection, caller: Caller) -> str:
-    """The caller as a session's log names them: the key's name and prefix, and the user it belongs to, if any."""
+    """Return the caller's name for a session's log: the key's name and prefix, and its user, if any."""
     key = (await db.execute(select(ApiKeyRow.name, ApiKeyRow.prefix).where(ApiKeyRow.id == caller.key_id))).one()
     named = f"{key.name} ({key.prefix})" if key.name else str(key.prefix)
     return named if caller.user_id is None else f"user {caller.user_id}, {named}"
 
 
 async def touch(database: Database, workspace_id: UUID, key_id: UUID) -> None:
-    """Note that the key was used; at most once a minute."""
+    """Record that the key was used, at most once a minute."""
     long_ago = or_(ApiKeyRow.last_used_at.is_(None), ApiKeyRow.last_used_at < func.now() - text(f"interval '{TOUCH_EVERY_S} seconds'"))
     async with database.transaction(workspace_id) as db:
         await db.execute(update(ApiKeyRow).where(ApiKeyRow.id == key_id, long_ago).values(last_used_at=func.now()))
 
 
 def digest_of(key_text: str) -> bytes:
-    """What is kept of a key. It has 256 random bits, so a plain hash cannot be searched."""
+    """Return the digest under which a key is stored. A key has 256 random bits, so a plain hash cannot be searched."""
     return sha256(key_text.encode("utf-8", "surrogatepass")).digest()
 
 

@@ -1,4 +1,4 @@
-"""What happened in the last minutes, over all workspaces: for an operator who watches. As turnline_maintenance."""
+"""Activity of the last minutes over all workspaces, for operators. Read as turnline_maintenance."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import psycopg
 
-# By turns' ids, which are in the order of their opening: of what is opened in a quarter of an hour, 20,000 turns and 50,000 calls at most.
+# Read by turn id, which is ordered by opening time: of the last quarter of an hour, at most 20,000 turns and 50,000 calls.
 _ENDED = """
 WITH latest AS (
     SELECT status, opened_at, settled_at FROM turns WHERE id > (SELECT uuidv7(interval '-15 minutes')) ORDER BY id DESC LIMIT 20000),
@@ -24,7 +24,7 @@ SELECT coalesce(sum(cost_usd), 0) FROM (
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """Turns that ended in the last minute, by outcome; how long half and 95 % of them took at most; what ten minutes cost, as an hour's."""
+    """Turns that ended in the last minute, by status, the median and 95th percentile of their duration, and cost per hour."""
 
     ended: dict[str, int]
     p50_s: float | None
@@ -33,7 +33,7 @@ class Activity:
 
 
 def read(db: psycopg.Connection) -> Activity:
-    """Look, on a connection that acts as turnline_maintenance. Raises psycopg.Error."""
+    """Read the activity on a connection that acts as turnline_maintenance. Raises psycopg.Error."""
     ended = db.execute(_ENDED).fetchone()
     spent = db.execute(_SPENT).fetchone()
     assert ended is not None  # noqa: S101 - aggregates return a row

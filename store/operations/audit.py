@@ -1,8 +1,8 @@
-"""Asking a live database whether its books are right, in bounded time, and keeping the answer.
+"""Auditing a live database for violated invariants, in bounded time, and storing the result.
 
-Sessions are looked at in batches, each in one snapshot and a transaction of its own, so that no long transaction stands in the way of
-vacuum. First those that were active since the audit before, the newest first, and those that it had no time for; then, with what is left
-of the time, a slice of the older ones, from where the audit before left off.
+Sessions are checked in batches, each in one snapshot and its own transaction, so that no long transaction blocks vacuum. First come the
+sessions that were active since the previous audit, the newest first, and those that it had no time for. The remaining time goes to a slice
+of the older sessions, from where the previous audit stopped.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from store.operations.audit_checks import QUESTIONS, Question
 
 MAX_S = 60.0
 UNCARRIED_S = 900.0  # longer than a full queue may keep a turn waiting
-OVERLAP = timedelta(minutes=5)  # sessions whose last commit came in while the audit before was looking
+OVERLAP = timedelta(minutes=5)  # for sessions that committed while the previous audit was reading
 PAGE = 5000
 BATCH_EVENTS = 20_000
 BATCH_SESSIONS = 500
 OLDER_SESSIONS = 20_000
 OLDER_SHARE = 0.2
-QUESTION_S = 9.0  # under the connection's own limit
+QUESTION_S = 9.0  # below the connection's statement_timeout
 KEPT_IDS = 20
 KEPT_FOR = timedelta(days=400)
 
@@ -39,7 +39,7 @@ _BEGIN = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 _ACTIVE = f"""(s.last_activity_at >= :since OR s.lease_owner IS NOT NULL
     OR EXISTS (SELECT 1 FROM turns t WHERE t.session_id = s.id AND t.{OPEN}))"""
 _TO_COME = f"SELECT count(*) FROM sessions s WHERE id < :before AND {_ACTIVE}"
-# A page of all sessions, and which of them were active: what is left out is only walked over.
+# A page of all sessions, with which of them were active; the others are skipped.
 _RECENT = f"""
 WITH page AS (SELECT s.* FROM (SELECT id, event_count, last_activity_at, lease_owner FROM sessions
     WHERE id < :before ORDER BY id DESC LIMIT :page) s)
@@ -47,7 +47,7 @@ SELECT s.id, s.event_count, {_ACTIVE} AS active FROM page s ORDER BY s.id DESC""
 _OLDER = "SELECT id, event_count, true AS active FROM sessions WHERE id > :after ORDER BY id LIMIT :page"
 _QUARANTINE = """SELECT EXISTS (SELECT 1 FROM information_schema.columns
     WHERE table_schema = current_schema AND table_name = 'sessions' AND column_name = 'quarantined_at') AS seen"""
-# In the snapshot that is asked: of sessions that are being deleted, something is missing already.
+# Read in the snapshot that is checked: sessions that are being deleted are incomplete.
 _PRESENT = "SELECT id FROM sessions WHERE id = ANY (:sessions) AND deleting_at IS NULL"
 _COUNTS = """SELECT (SELECT count(*) FROM turns WHERE session_id = ANY (:sessions)) AS turns,
     (SELECT count(*) FROM events WHERE session_id = ANY (:sessions)) AS events,
@@ -69,7 +69,7 @@ BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(slots=True)
 class Finding:
-    """How often one question was answered, and by what; `ids` are the first few, as (session, id or None)."""
+    """The violations of one question: how many, and the first few `ids` as (session, id or None)."""
 
     question: Question
     count: int = 0
@@ -78,7 +78,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """The sessions active since `since` whose ids are below `before`, to be looked at from the newest to the oldest."""
+    """The sessions active since `since` with ids below `before`, to be checked from the newest to the oldest."""
 
     since: datetime
     before: UUID = LAST
@@ -86,9 +86,9 @@ class Walk:
 
 @dataclass(slots=True)
 class Report:
-    """What an audit came to. `complete`: it got through all it set out to look at, else `left` is what it had no time for.
+    """The result of an audit. `complete`: it checked everything that it had to; otherwise `left` is what it had no time for.
 
-    `unasked`: sessions too large to ask about.
+    `unasked`: sessions that are too large to check.
     """
 
     id: UUID
@@ -106,11 +106,11 @@ class Report:
 
     @property
     def violations(self) -> int:
-        """How many there are in all."""
+        """Return the number of all violations."""
         return sum(finding.count for finding in self.findings.values())
 
     def stored(self) -> dict[str, Any]:
-        """The violations as they are kept: name -> count, of (what the ids are), meaning and ids."""
+        """Return the violations as they are stored: by name, the count, what the ids are of, the meaning and the ids."""
         return {
             name: {
                 "count": found.count,
@@ -131,12 +131,12 @@ async def run(
     uncarried_s: float = UNCARRIED_S,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
-    """Audit what was active since `since` (None: since the last audit that got through, and a slice of what is older).
+    """Audit the sessions active since `since`; None: since the last complete run, and a slice of the older sessions.
 
-    Ends after about `max_s` seconds, come how far it may have: a batch that has begun is finished. `on_progress` hears how many of how
-    many sessions are done. The row in `audits` is written before and after; one that was killed in between has no `finished_at`.
+    It ends after about `max_s` seconds, once the current batch is finished. `on_progress` is called with the sessions checked and the
+    sessions in all. The row in `audits` is written before and after; an audit that was killed has no `finished_at`.
 
-    Raises psycopg.Error or DBAPIError where the database cannot be asked; the row then says so, if it can still be written.
+    Raises psycopg.Error or DBAPIError if the database cannot be read; the row then says so, if it can still be written.
     """
     before = await last_sound(maintenance)
     walks = [Walk(since or (before["started_at"] - OVERLAP if before else BEGINNING))]
@@ -161,23 +161,23 @@ async def run(
 
 
 async def latest(maintenance: Database, limit: int = 1) -> list[dict[str, Any]]:
-    """The rows of the last `limit` audits, the newest first. `finished_at` is null for one that is running, or was killed."""
+    """Return the rows of the last `limit` audits, the newest first. `finished_at` is null if one is running or was killed."""
     return await maintenance.rows(_LAST, limit)
 
 
 async def last_sound(maintenance: Database) -> dict[str, Any] | None:
-    """The row of the last scheduled or plain audit that came to its end, or None."""
+    """Return the row of the last audit without `since` that finished, or None."""
     rows = await maintenance.rows(_BEFORE)
     return rows[0] if rows else None
 
 
 async def row(maintenance: Database, audit_id: UUID) -> dict[str, Any]:
-    """One audit's row. Raises LookupError where there is none."""
+    """Return one audit's row. Raises LookupError if there is none."""
     return await maintenance.call("SELECT * FROM audits WHERE id = $1", audit_id)
 
 
 async def to_come(maintenance: Database) -> int:
-    """How many sessions the next audit looks at before any older ones."""
+    """Return how many sessions the next audit checks before the older ones."""
     before = await last_sound(maintenance)
     async with maintenance.transaction() as db:
         values = {"since": before["started_at"] - OVERLAP if before else BEGINNING, "before": LAST}
@@ -195,7 +195,7 @@ async def _close(maintenance: Database, report: Report, scope: str, error: str |
 
 
 class _Audit:
-    """One audit under way."""
+    """A running audit."""
 
     def __init__(
         self, maintenance: Database, report: Report, max_s: float, uncarried_s: float, on_progress: Callable[[int, int], None]

@@ -1,8 +1,8 @@
-"""What must hold of every session, as questions whose every answer is a violation (DESIGN section 8, 1 to 7).
+"""The invariants of every session (DESIGN section 8, 1 to 7), as statements whose every row is a violation.
 
-They hold in every committed state, also of a database at work: what one commit writes together is asked of one snapshot, and what is
-still open is asked only whether it can still come right. They read ids, states and counts, never what was said, so that
-turnline_maintenance may ask them.
+They hold in every committed state, also while the database is in use: rows that one commit writes are read in one snapshot, and open work
+violates an invariant only if it cannot come right any more. They read ids, states and counts and no messages, so turnline_maintenance may
+run them.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Question:
     sql: str
 
     def text(self, *, sessions: str | None, uncarried_s: float, quarantine: bool = False) -> str:
-        """The statement, for the sessions of the SQL array `sessions`, or for all but those that are being deleted.
+        """Return the statement for the sessions of the SQL array `sessions`, or for all sessions that are not being deleted.
 
-        `quarantine`: whether sessions.quarantined_at can be seen.
+        `quarantine`: the column sessions.quarantined_at exists.
         """
         column = {"e": "e.session_id", "u": "u.session_id", "t": "t.session_id", "m": "m.session_id", "c": "c.session_id", "s": "s.id"}
         of = f"= ANY ({sessions})" if sessions else "NOT IN (SELECT id FROM sessions WHERE deleting_at IS NOT NULL)"

@@ -1,4 +1,4 @@
-"""What scheduled jobs did, run by run. All of it as turnline_maintenance."""
+"""Runs of scheduled jobs, as turnline_maintenance."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from sqlalchemy import text
 
 from store.database import Database, dumps
 
-KEPT = 500  # runs of each job; failed ones for `KEPT_DAYS` more
+KEPT = 500  # runs of each job; older failed runs are kept for `KEPT_DAYS`
 KEPT_DAYS = 30
-CUT_OFF_S = 120  # a run that was not seen for so long and has not finished is taken for killed
-AT_WORK_S = 20  # one that was seen within so long is at work
+CUT_OFF_S = 120  # an unfinished run that was not seen for so long counts as killed
+AT_WORK_S = 20  # an unfinished run that was seen within so long counts as running
 
 _ONE_BEGINS = "SELECT pg_advisory_xact_lock(7_460_002, hashtext(:job))"
 _BEGIN = f"""INSERT INTO job_runs (job, asked_by, dry_run) SELECT :job, :asked_by, :dry_run
@@ -39,7 +39,7 @@ _LAST_OF_EACH = f"""SELECT r.* FROM unnest($1::text[]) AS wanted (job), LATERAL 
 
 
 async def begin(maintenance: Database, job: str, *, asked_by: str, dry_run: bool, alone: bool = False) -> UUID | None:
-    """Note that a run of `job` begins, and forget runs of long ago; the run's id. With `alone`: None where another run is at work."""
+    """Record that a run of `job` begins, delete old runs, and return the run's id. With `alone`, return None if another run is running."""
     await maintenance.call(_FORGET, job)
     async with maintenance.transaction() as db:
         await db.execute(text(_ONE_BEGINS), {"job": job})
@@ -49,20 +49,20 @@ async def begin(maintenance: Database, job: str, *, asked_by: str, dry_run: bool
 
 
 async def seen(maintenance: Database, run_id: UUID, counts: Mapping[str, int]) -> None:
-    """Note that the run is still at work, and what it has done so far."""
+    """Record that the run is still running, with its counts so far."""
     await maintenance.rows(_SEEN, run_id, dumps(dict(counts)))
 
 
 async def finish(maintenance: Database, run_id: UUID, counts: Mapping[str, int], error: str | None) -> None:
-    """Note how the run ended."""
+    """Record the end of the run."""
     await maintenance.rows(_FINISH, run_id, dumps(dict(counts)), error)
 
 
 async def latest(maintenance: Database, job: str | None = None, *, only_bad: bool = False, limit: int = 30) -> list[dict[str, Any]]:
-    """The latest runs, the newest first, with `state` (running, done, failed, cut off) and `seconds`; `only_bad`: failed or cut off."""
+    """Return the latest runs, the newest first, with `state` (running, done, failed, cut off) and `seconds`; `only_bad`: the last two."""
     return await maintenance.rows(_LATEST, job, only_bad, limit)
 
 
 async def last_of_each(maintenance: Database, jobs: list[str]) -> dict[str, dict[str, Any]]:
-    """The last run of each of `jobs` that has one, dry runs aside, by job; as `latest` gives them."""
+    """Return the last run of each of `jobs` by job, without dry runs, in the form of `latest`."""
     return {row["job"]: row for row in await maintenance.rows(_LAST_OF_EACH, jobs)}

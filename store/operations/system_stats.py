@@ -1,4 +1,4 @@
-"""How the work of all workspaces stands: what operators' gauges show. Counts and times, of no tenant."""
+"""System-wide counts and ages for operators' metrics, without any workspace's data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import psycopg
 from engine.enums import OPEN_TURNS, HealthStatus
 from store.database import APP_ROLE, connect_arguments
 
-PATIENCE_MS = 3000
+TIMEOUT_MS = 3000
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class JobStats:
-    """A job's last good end, how long that run took, and its last bad end. Times in seconds of the epoch; None: never."""
+    """A job's last success, the duration of that run, and its last failure. Times in seconds since 1970; None: never."""
 
     succeeded_at: float | None = None
     seconds: float | None = None
@@ -33,10 +33,10 @@ class JobStats:
 
 @dataclass(frozen=True, slots=True)
 class SystemStats:
-    """One look. `behind_s`: how long the oldest turn that could be carried at once has waited for a worker.
+    """One reading. `behind_s`: how long the oldest turn that could run at once has waited for a worker.
 
-    `leases`: of running turns, `live` and `run_out`. `integrations`: enabled ones by health. `violations`: of the last audit, None
-    before the first. `workers`: seen within a minute; `stalled`: ended by their watchdog within a day.
+    `leases`: those of running turns, `live` and `run_out`. `integrations`: enabled ones by health. `violations`: of the last audit,
+    None before the first. `workers`: seen within a minute; `stalled`: ended by their watchdog within a day.
     """
 
     turns: Mapping[str, Open] = field(default_factory=dict)
@@ -51,27 +51,27 @@ class SystemStats:
 
 
 def read(url: str, *, role: str = APP_ROLE) -> SystemStats:
-    """Look, on a connection of its own. Raises psycopg.Error."""
+    """Read the stats on a new connection. Raises psycopg.Error."""
     with connected(url, role=role) as db:
         return look(db)
 
 
 def connected(url: str, *, role: str = APP_ROLE) -> psycopg.Connection:
-    """A connection for looks. Raises psycopg.Error."""
+    """Open a connection for `look`. Raises psycopg.Error."""
     return psycopg.connect(url, autocommit=True, **connect_arguments(role, "turnline-metrics"))
 
 
 def look(db: psycopg.Connection) -> SystemStats:
-    """Look on a connection at hand, for `PATIENCE_MS` at most. Raises psycopg.Error."""
-    with db.transaction():  # SET LOCAL: a pooler may give the next transaction to somebody else
-        db.execute(f"SET LOCAL statement_timeout = {PATIENCE_MS}")
+    """Read the stats on this connection, for `TIMEOUT_MS` at most. Raises psycopg.Error."""
+    with db.transaction():  # SET LOCAL: a pooler may give the next transaction another client
+        db.execute(f"SET LOCAL statement_timeout = {TIMEOUT_MS}")
         row = db.execute("SELECT system_stats()").fetchone()
     assert row is not None  # noqa: S101 - a function of SQL returns a row
     return of(row[0])
 
 
 def of(found: Mapping[str, Any]) -> SystemStats:
-    """The value of what `system_stats()` returned; where there was nothing to count, it says null."""
+    """Return the stats from the JSON of `system_stats()`, in which null means that there was nothing to count."""
     turns, audit = found["turns"] or {}, found["audit"] or {}
     return SystemStats(
         turns={status: Open(**turns.get(status, {})) for status in OPEN_TURNS},

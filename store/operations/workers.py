@@ -1,4 +1,4 @@
-"""When each worker process last got on with its work: written by its watchdog, read by operators."""
+"""Progress of worker processes: written by each worker's watchdog, read by operators."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ ALL = "SELECT name, pid, started_at, seen_at, progress_at, running, stalls, stal
 
 
 async def seen(maintenance: Database, name: str, pid: int, *, age_s: float, idle_s: float, running: int) -> None:
-    """Note that the worker `name` runs, since `age_s` seconds, and made progress `idle_s` seconds ago."""
+    """Record that the worker `name` has run for `age_s` seconds and made progress `idle_s` seconds ago."""
     await maintenance.rows(_SEEN, name, pid, age_s, idle_s, running)
 
 
 async def stalled(maintenance: Database, name: str) -> None:
-    """Note that the worker `name` is ended because it made no progress; forget workers that nobody has seen for a week."""
+    """Record that the worker `name` is ended because it made no progress, and delete workers that were not seen for a week."""
     await maintenance.rows(_STALLED, name)
     await maintenance.rows(_FORGET, FORGOTTEN_AFTER_DAYS)
 
 
 async def everyone(maintenance: Database) -> list[dict[str, Any]]:
-    """The rows of all workers seen in the last week, by name."""
+    """Return the rows of all workers seen in the last week, ordered by name."""
     return await maintenance.rows(ALL)

@@ -1,6 +1,6 @@
-"""Deleting sessions with everything of theirs: those whose time is over, and those of a customer who is erased.
+"""Deleting sessions with all their rows: those whose retention is over, and those of an erased customer.
 
-All of it as turnline_maintenance, which sees ids and counts. See `store/sql`: mark_expired, delete_marked.
+It runs as turnline_maintenance, which sees ids and counts. See `store/sql`: mark_expired, delete_marked.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from uuid import UUID
 from models.turn import OPEN
 from store.database import Database
 
-ROWS = 100  # events of one batch: few enough that a turn that meets one waits for some milliseconds
+ROWS = 100  # events of one batch: few enough that a turn waits only some milliseconds for one
 MARKED = 100  # sessions marked at a time
-REST = 4.0  # times as long as a batch took, so that turns have the database to themselves for most of the time
-KEPT_DAYS = 400  # of the record of what was deleted
+REST = 4.0  # pause after a batch, as a multiple of its duration, so that turns have most of the database's time
+KEPT_DAYS = 400  # of the rows in `deletions`
 
 KINDS = ("sessions", "turns", "events", "model_calls", "tool_calls", "approvals")
 
@@ -42,14 +42,14 @@ SELECT count(*) AS n FROM gone"""
 
 @dataclass(slots=True)
 class Deleted:
-    """How many rows of each kind are gone, by name (`KINDS`). `complete`: nothing was left for want of time."""
+    """The number of rows deleted, by kind (`KINDS`). `complete`: nothing was left because time ran out."""
 
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     complete: bool = True
 
 
 async def due(maintenance: Database, *, at_most: int = 100_000) -> tuple[int, int]:
-    """How many sessions a clean-up would delete now, and how many events they have; counts no more than `at_most` sessions."""
+    """Return how many sessions a clean-up would delete now, and their events. It counts at most `at_most` sessions."""
     row = await maintenance.call(_DUE, at_most)
     return row["sessions"], int(row["events"])
 
@@ -62,10 +62,10 @@ async def clean_up(
     rest: float = REST,
     on_batch: Callable[[dict[str, int]], None] = lambda counts: None,
 ) -> Deleted:
-    """Delete every session whose retention is over, and what earlier runs left behind; `on_batch` hears what each batch deleted.
+    """Delete every session whose retention is over, and what earlier runs left. `on_batch` is called with the counts of each batch.
 
-    Ends after about `max_s` seconds; the next run goes on from there. After each batch it rests for `rest` times as long as that took. Runs
-    that overlap delete different sessions.
+    It ends after about `max_s` seconds, and the next run continues. After each batch it pauses for `rest` times the batch's duration.
+    Runs that overlap delete different sessions.
     """
     began = time.monotonic()
     done = Deleted()
@@ -83,14 +83,14 @@ async def clean_up(
 
 
 async def delete_marked(maintenance: Database, sessions: Collection[UUID], *, rest: float = REST) -> Deleted:
-    """Delete all of these sessions that are marked for it. Others may be at some of them, and not be done yet; see `left`."""
+    """Delete those of these sessions that are marked. Another run may still be deleting some of them; see `left`."""
     done = Deleted()
     await _delete(maintenance, done, list(sessions), ROWS, rest, lambda counts: None, lambda: True)
     return done
 
 
 async def left(maintenance: Database, sessions: Collection[UUID]) -> int:
-    """How many of these sessions still have a row."""
+    """Return how many of these sessions still have a row."""
     return int((await maintenance.call("SELECT count(*) AS n FROM sessions WHERE id = ANY ($1)", list(sessions)))["n"])
 
 
@@ -103,7 +103,7 @@ async def _delete(
     on_batch: Callable[[dict[str, int]], None],
     in_time: Callable[[], bool],
 ) -> bool:
-    """Delete marked sessions, batch by batch, until there is none at hand (true) or the time is over."""
+    """Delete marked sessions in batches. Return true when none is left to take, false when the time is over."""
     while in_time():
         began = time.monotonic()
         row = await maintenance.call(_DELETE, rows, only)

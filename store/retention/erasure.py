@@ -1,6 +1,6 @@
-"""Erasing a customer: what is kept of them, the order of its going, and the receipt. All of it as turnline_maintenance.
+"""Erasing a customer: finding their sessions, marking them for deletion, and the receipt. It runs as turnline_maintenance.
 
-A receipt names the customer by a digest only: it proves that they were erased to whoever knows their id.
+A receipt names the customer by a digest only. It proves the erasure to anybody who knows the customer's id.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FROM erasures e LEFT JOIN deletions d ON d.erasure_id = e.id WHERE e.id = $1 GRO
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A session of the customer's. `going`: it is being deleted already. `counted`: analytics have what they need of it."""
+    """A session of the customer. `going`: it is being deleted already. `counted`: analytics have counted it."""
 
     id: UUID
     workspace_id: UUID
@@ -46,12 +46,12 @@ class Kept:
 
 
 def digest(customer_id: str) -> bytes:
-    """What a receipt has in place of the customer's id."""
+    """Return the digest that a receipt has in place of the customer's id."""
     return hashlib.sha256(customer_id.encode("utf-8", "surrogatepass")).digest()
 
 
 async def find(maintenance: Database, customer_id: str, workspace_id: UUID | None) -> list[Kept]:
-    """The sessions of a customer, in one workspace or (None) in all."""
+    """Return the sessions of a customer, in one workspace or (None) in all."""
     workspaces = [row["id"] for row in await maintenance.rows(_WORKSPACES, workspace_id)]
     return [
         Kept(row["id"], row["workspace_id"], row["event_count"], row["held_at"], row["deleting_at"] is not None, row["counted"])
@@ -60,28 +60,28 @@ async def find(maintenance: Database, customer_id: str, workspace_id: UUID | Non
 
 
 async def unfinished(maintenance: Database, customer_id: str, workspace_id: UUID | None) -> list[UUID]:
-    """The workspaces in which the erasure of this customer was begun and not finished."""
+    """Return the workspaces in which the erasure of this customer was begun and not finished."""
     return [row["workspace_id"] for row in await maintenance.rows(_UNFINISHED, digest(customer_id), workspace_id)]
 
 
 async def begin(maintenance: Database, workspace_id: UUID, customer_id: str, *, by: str) -> UUID:
-    """Begin the erasure of a customer, or go on with the one that was not finished; its id."""
+    """Begin the erasure of a customer, or continue an unfinished one, and return its id."""
     erasure_id: UUID = (await maintenance.call(_BEGIN, workspace_id, digest(customer_id), by))["id"]
     return erasure_id
 
 
 async def mark(maintenance: Database, sessions: Collection[UUID], erasure_id: UUID) -> None:
-    """Mark those of the sessions for deletion that have ended and have no open turn; what was marked before becomes this erasure's."""
+    """Mark for deletion those of the sessions that have ended and have no open turn. Sessions marked before become part of this erasure."""
     await maintenance.call("SELECT mark_erased($1, $2) AS n", list(sessions), erasure_id)
     await maintenance.call(_ADOPT, list(sessions), erasure_id)
 
 
 async def sessions_of(maintenance: Database, erasure_id: UUID) -> list[UUID]:
-    """The sessions that went, or are going, with this erasure."""
+    """Return the sessions that this erasure deletes or has deleted."""
     return [row["session_id"] for row in await maintenance.rows("SELECT session_id FROM deletions WHERE erasure_id = $1", erasure_id)]
 
 
 async def finish(maintenance: Database, erasure_id: UUID, broker: Mapping[str, int]) -> dict[str, Any]:
-    """Note that everything is gone, with how many messages were taken out of which queue; the receipt."""
+    """Record that everything is deleted, with the number of messages removed from each queue, and return the receipt."""
     await maintenance.call(_FINISH, erasure_id, dumps(dict(broker)))
     return await maintenance.call(_RECEIPT, erasure_id)

@@ -1,4 +1,4 @@
-"""The current text of every SQL function, one file each, named as the function. Each says what it does, what it locks and who calls it.
+"""The current text of every SQL function, one file each, named after it. Its header says what it does, what it locks and who calls it.
 
 A database gets them by migrations, each of which brings frozen copies (`migrations/sql`): to change a function, change its file here and
 add a migration with a copy of it. `tests/store/test_sql_functions.py` compares these files with a migrated database.
@@ -16,10 +16,10 @@ _AGGREGATE = "\nCREATE OR REPLACE AGGREGATE "
 
 
 def names() -> list[str]:
-    """The functions' names, in an order in which their files can run while `check_function_bodies` is off: aggregates are last."""
+    """Return the functions' names in an order in which their files can run while `check_function_bodies` is off: aggregates come last."""
     return sorted((path.stem for path in _DIRECTORY.glob("*.sql")), key=lambda name: (_AGGREGATE in text(name), name))
 
 
 def text(name: str) -> str:
-    """The file of one function: its header, its definition, and the grants that belong to it."""
+    """Return the text of a function's file: its header, its definition and its grants."""
     return (_DIRECTORY / f"{name}.sql").read_text(encoding="utf-8")

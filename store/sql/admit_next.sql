@@ -1,6 +1,6 @@
--- Chooses the turn to ring after a turn of p_session has ended or rests: the session's first open turn or, where that cannot run, the
--- oldest turn of the workspace that waits for room. Grants it its place and returns it, or null. The caller dispatch_count it after the commit.
--- Locks: the chosen turn's row; a waiting turn of another session is skipped where it is locked; the caller holds the session's row.
+-- Admits the turn to dispatch after a turn of p_session has ended or parked: the session's first open turn or, if that cannot run, the
+-- oldest pending turn of the workspace. Returns it, or null. The caller dispatches it after the commit.
+-- Locks: the admitted turn's row; a pending turn of another session is skipped if it is locked; the caller holds the session's row.
 -- Callers: claim_turn, write_turn, cancel_turns.
 
 CREATE OR REPLACE FUNCTION admit_next(p_workspace uuid, p_session uuid) RETURNS uuid

@@ -1,8 +1,7 @@
 -- Returns how much is open. A null argument leaves its result out. o_open counts the open turns of each of p_workspaces, in their
 -- order, up to p_workspace_most. o_total counts the turns that wait for a worker or run, up to p_total_most. o_behind_s is how long the
--- oldest turn that could run at once has waited for a worker. A turn is left out of o_behind_s while it waits for room in its
--- workspace's window, once p_longest_s have passed since it was granted, or once a turn that was granted 5 seconds after it has been
--- claimed.
+-- oldest turn that could run at once has waited for a worker. A turn is left out of o_behind_s while it is not
+-- admitted, once p_longest_s have passed since it was admitted, or once a turn that was admitted 5 seconds after it has been claimed.
 -- Locks: none.
 -- Callers: store/conversations/backpressure.py; system_stats.
 
@@ -15,25 +14,25 @@ CREATE OR REPLACE FUNCTION backpressure(
     OUT o_open bigint[], OUT o_total bigint, OUT o_behind_s double precision)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
-    v_carried timestamptz;
+    v_claimed timestamptz;
 BEGIN
     IF p_workspace_most IS NOT NULL THEN
         SELECT array_agg((SELECT count(*) FROM (SELECT 1 FROM turns t WHERE t.workspace_id = asked.id
-                              AND t.status IN ('queued', 'running', 'waiting') LIMIT p_workspace_most) few) ORDER BY asked.place)
-        INTO o_open FROM unnest(p_workspaces) WITH ORDINALITY asked (id, place);
+                              AND t.status IN ('queued', 'running', 'waiting') LIMIT p_workspace_most) few) ORDER BY asked.position)
+        INTO o_open FROM unnest(p_workspaces) WITH ORDINALITY asked (id, position);
     END IF;
     IF p_total_most IS NOT NULL THEN
         SELECT count(*) INTO o_total FROM (SELECT 1 FROM turns WHERE status IN ('queued', 'running') LIMIT p_total_most) few;
     END IF;
     IF p_longest_s IS NOT NULL THEN
-        SELECT max(admitted_at) INTO v_carried
+        SELECT max(admitted_at) INTO v_claimed
         FROM (SELECT admitted_at, claimed_at FROM turns ORDER BY id DESC LIMIT 100) latest WHERE claimed_at >= admitted_at;
         SELECT extract(epoch FROM now() - min(t.admitted_at)) INTO o_behind_s
         FROM turns t JOIN sessions s ON s.id = t.session_id
         WHERE t.admission = 'admitted' AND t.status = 'queued' AND (t.not_before IS NULL OR t.not_before <= now())
             AND s.mode = 'auto' AND s.quarantined_at IS NULL AND (s.lease_until IS NULL OR s.lease_until < now())
             AND t.admitted_at > now() - make_interval(secs => p_longest_s)
-            AND (v_carried IS NULL OR t.admitted_at > v_carried - interval '5 seconds');
+            AND (v_claimed IS NULL OR t.admitted_at > v_claimed - interval '5 seconds');
         o_behind_s := coalesce(o_behind_s, 0);
     END IF;
 END $$;

@@ -1,4 +1,4 @@
--- Stops an open turn. Where a worker has it, the turn is flagged, and the worker stops within half a second. Otherwise the turn ends at
+-- Cancels an open turn. If a worker runs it, the turn is flagged, and the worker ends it within half a second. Otherwise it ends at
 -- once. Returns whether it has ended.
 -- Locks: the turn's row, then what close_turn locks; the caller holds the session's row.
 -- Callers: accept_message, cancel_turns, set_mode.

@@ -1,5 +1,5 @@
 -- Cancels one open turn (p_turn), or every open turn of a session (p_turn is null). o_outcome: cancelled (ended now), cancelling (a
--- worker has it and stops within a second), settled (nothing was open), not_found. o_dispatch is the turn to ring after the commit.
+-- worker runs it and ends it within a second), settled (nothing was open), not_found. o_dispatch is the turn to dispatch after the commit.
 -- Locks: the session's row, then its turns in the order of their offsets, then one waiting turn of another session (see admit_next).
 -- Callers: store/conversations/session_control.py.
 

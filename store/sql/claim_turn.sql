@@ -1,5 +1,5 @@
 -- Gives one execution of a turn the session's lease and a new fence, and returns what the worker needs: the agent's snapshot, the
--- tools' integrations, the latest events and the pending tool calls. Reserves the first model call where no tool call is pending.
+-- tools' integrations, the latest events and the pending tool calls. Reserves the first model call if no tool call is pending.
 -- p_owner names the execution: if its reply was lost, the same call finds its own claim again. o_outcome: claimed, no_turn, settled,
 -- busy, early, paused, quarantined, not_next, dead. Unhealthy integrations are included, with their health_status.
 -- Locks: the session's row, then its turns with their model calls, tool calls and approvals; for a turn that ends here, one waiting
@@ -20,7 +20,7 @@ DECLARE
     v_upper integer;
     v_mine boolean;
     v_lost integer := 0;
-    v_ending jsonb;  -- how the previous claim ended, where it ended badly
+    v_ending jsonb;  -- how the previous claim ended, if it ended badly
 BEGIN
     o_workspace := workspace_of_turn(p_turn);
     IF o_workspace IS NULL THEN
@@ -50,7 +50,7 @@ BEGIN
         RETURN;
     ELSIF t.early OR s.mode <> 'auto' OR s.quarantined_at IS NOT NULL THEN
         o_outcome := CASE WHEN t.early THEN 'early' WHEN s.mode <> 'auto' THEN 'paused' ELSE 'quarantined' END;
-        -- The turn gives its place in the workspace's window back and gets one again when it may run.
+        -- The turn does not count against the in-flight limit until it is admitted again.
         UPDATE turns SET admission = 'pending' WHERE id = p_turn AND status = 'queued' AND admission = 'admitted';
         RETURN;
     ELSIF EXISTS (SELECT 1 FROM turns WHERE session_id = o_session AND status IN ('queued', 'running', 'waiting')
@@ -63,7 +63,7 @@ BEGIN
         o_fence := s.lease_fence;
         o_attempts := t.attempts;
     ELSE
-        -- The previous claim sent this model call and saw no answer. It may have been answered, and billed.
+        -- The previous claim sent this model call and got no answer. It may have been answered and billed.
         IF t.attempts > 0 OR t.writes > 0 THEN
             UPDATE model_calls SET state = 'unknown', settled_at = now(), error_class = 'ReplyLost'
             WHERE turn_id = p_turn AND state = 'reserved';
@@ -121,7 +121,7 @@ BEGIN
 
     v_upper := turn_end_offset(o_session, t.opened_at_offset);
     IF v_mine AND o_pending IS NULL THEN
-        -- This claim was made before and its reply was lost: the reserved call reads what it was to read then, and the next call the rest.
+        -- This claim was made before and its reply was lost. The reserved call reads the same messages as then; the next call reads the others.
         v_upper := least(v_upper, t.read_through_offset + 1);
     END IF;
     o_read_through := last_read_offset(o_session, t.opened_at_offset, v_upper);

@@ -1,6 +1,6 @@
 -- Decides a pending approval: approved (with p_edited in place of the model's arguments, and p_hash as their hash) or denied. A waiting
--- turn goes on. o_outcome: decided, not_found, decided_before, expired, over (its turn has ended). o_dispatch is the turn to ring after the
--- commit.
+-- turn goes on. o_outcome: decided, not_found, decided_before, expired, over (its turn has ended). o_dispatch is the turn to dispatch after
+-- the commit.
 -- Locks: the session's row, then the approval, then its turn.
 -- Callers: store/conversations/approvals.py.
 

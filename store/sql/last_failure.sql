@@ -1,5 +1,6 @@
--- Returns how a turn's last claim ended badly: with an error, or without a word after its lease ran out. p_asking says that its model
--- call was not answered. Returns null where it did not end badly, or was not claimed since it was redriven.
+-- Returns how a turn's last claim ended badly: with an error, or because its worker was lost and the lease ran out. p_asking says that
+-- its model call was not answered. Returns null if the claim did not end badly, or if there was none since the last redrive. The detail
+-- is the sentence of the error, or an object with a code (see engine/sentences.py).
 -- Locks: none.
 -- Callers: claim_turn, redrive_turn.
 

@@ -1,6 +1,6 @@
 -- Runs a dead or failed turn again: from its last step, or (p_scratch) from its messages. Lifts the session's quarantine and reopens an
 -- abandoned session. o_outcome: redriven, not_found, not_ended (still open), answered, cancelled, answered_later, unsafe_ran,
--- session_ended, manual. o_dispatch is the turn to ring after the commit.
+-- session_ended, manual. o_dispatch is the turn to dispatch after the commit.
 -- Locks: the session's row, then its turns.
 -- Callers: store/conversations/redrive.py.
 

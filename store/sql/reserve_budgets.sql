@@ -1,6 +1,6 @@
--- Holds the most that a model call may cost against every budget that it counts against, after giving back what the same call held
--- before. Returns null where all of them have room. Otherwise it holds nothing and returns a sentence that names the budget without
--- room. p_usd is null where no price is known.
+-- Reserves the most that a model call may cost of every budget that it counts against, after giving back what the same call had reserved
+-- before. Returns null if all of them have room. Otherwise it reserves nothing and returns an object: the code budget_spent or
+-- budget_without_price, with the fields of the budget that its sentence names. p_usd is null if no price is known.
 -- Locks: the budgets, in the order of their ids; the caller holds the session's row.
 -- Callers: write_turn.
 

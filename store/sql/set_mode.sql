@@ -1,6 +1,6 @@
--- Changes who answers in a session. manual ends every open turn, because a person answers now. auto dispatch_count the first open turn. paused
--- lets no turn begin; a running turn rests at its next commit. o_outcome: switched, unchanged, session_ended, not_found. o_dispatch is the
--- turn to ring after the commit.
+-- Changes who answers in a session. manual ends every open turn, because a person answers now. auto dispatches the first open turn. paused
+-- lets no turn start; a running turn parks at its next commit. o_outcome: switched, unchanged, session_ended, not_found. o_dispatch is the
+-- turn to dispatch after the commit.
 -- Locks: the session's row, then its turns in the order of their offsets.
 -- Callers: store/conversations/session_control.py.
 

@@ -1,10 +1,12 @@
 -- Commits what a worker has learned: events, settled model calls, tool results, and either the next intent (tool calls, a reserved
--- model call) or the turn's rest. o_outcome: written, or repeated where this write was committed before and its reply was lost. o_cancel_reason
--- says why the turn must not go on (Cancelled, Interrupted, RolledBack, TakenOver, Paused); its tool calls then stay requested and no
--- model call is reserved. o_budget_refusal says why no budget allows the model call. Raises TL001 where another claim holds the session or the
--- turn is not running, TL002 where a tool call begins without approval.
+-- model call) or the turn's outcome. o_outcome: written, or repeated if this write was committed before and its reply was lost.
+-- o_cancel_reason says why the turn must not go on (Cancelled, Interrupted, RolledBack, TakenOver, Paused); its tool calls then stay
+-- requested and no model call is reserved. o_budget_refusal says why a budget does not allow the model call, as reserve_budgets returns
+-- it. o_status and o_error_class are those of the turn after an outcome, which may be another than the one asked for: a cancelled or
+-- paused turn is not done. Raises TL001 if another claim holds the session or the turn is not running, TL002 if a tool call starts
+-- without approval.
 -- Locks: the session's row, then the turn's approvals, tool calls and model calls, then budgets in the order of their ids, then the
---   turn; at a rest, one waiting turn of another session (see admit_next).
+--   turn; with an outcome, one pending turn of another session (see admit_next).
 -- Callers: store/conversations/turns.py.
 
 CREATE OR REPLACE FUNCTION write_turn(
@@ -42,7 +44,7 @@ BEGIN
                    WHEN s.mode = 'paused' THEN 'Paused' END;
     IF t.writes > p_write THEN
         o_outcome := 'repeated';  -- this write was committed and its reply was lost: write nothing again
-        IF v_reserve IS NOT NULL THEN  -- tell again what became of the call, whatever was requested since
+        IF v_reserve IS NOT NULL THEN  -- answer as then, whatever was requested since
             IF EXISTS (SELECT 1 FROM model_calls WHERE turn_id = p_turn AND step = (v_reserve->>'step')::integer
                     AND attempt = (v_reserve->>'attempt')::integer AND state = 'reserved'
                     AND reserved_tokens IS NOT DISTINCT FROM (v_reserve->>'reserved_tokens')::bigint) THEN
@@ -146,7 +148,7 @@ BEGIN
             o_budget_refusal := reserve_budgets(p_workspace, s.agent_id, p_session, p_turn, (v_reserve->>'step')::integer,
                 (v_reserve->>'attempt')::integer, (v_reserve->>'reserved_usd')::numeric, (v_reserve->>'reserved_tokens')::bigint);
             IF o_budget_refusal IS NOT NULL THEN
-                NULL;  -- the worker is told, and ends the turn with this reason
+                NULL;  -- the worker ends the turn with this reason
             ELSIF (v_reserve->>'again')::boolean THEN
                 UPDATE model_calls SET reserved_usd = (v_reserve->>'reserved_usd')::numeric,
                     reserved_tokens = (v_reserve->>'reserved_tokens')::bigint
@@ -179,12 +181,12 @@ BEGIN
             -- the model call that this commit reserves reads everything up to now
             t.read_through_offset := greatest(t.read_through_offset, last_read_offset(p_session, t.opened_at_offset, v_upper));
             UPDATE turns SET writes = p_write + 1, read_through_offset = t.read_through_offset WHERE id = p_turn;
-        ELSIF v_status IN ('queued', 'waiting') THEN  -- parked: no worker has it until not_before, or until somebody decides
+        ELSIF v_status IN ('queued', 'waiting') THEN  -- parked until not_before, or until an approval is decided
             IF v_status = 'waiting' THEN
                 SELECT min(expires_at) INTO v_until FROM approvals p JOIN tool_calls tc USING (session_id, tool_call_id)
                 WHERE p.turn_id = p_turn AND tc.state = 'awaiting_approval'
                 HAVING bool_and(p.status = 'pending');
-                IF v_until IS NULL THEN  -- decided while it was running: it goes on at once
+                IF v_until IS NULL THEN  -- decided while it was running, so it goes on at once
                     v_status := 'queued';
                 END IF;
             END IF;
@@ -194,7 +196,7 @@ BEGIN
                 error_class = v_outcome->>'error_class', error_detail = v_outcome->>'error_detail', updated_at = now()
             WHERE id = p_turn;
         ELSIF v_status IS NOT NULL THEN
-            IF v_status = 'done' THEN  -- customer messages that no call has read open the next turn, in this commit
+            IF v_status = 'done' THEN  -- customer messages that no model call has read open the next turn, in this commit
                 SELECT min("offset") INTO v_unread FROM events
                 WHERE session_id = p_session AND kind = 'customer_message'
                     AND "offset" > coalesce(t.read_through_offset, t.opened_at_offset - 1) AND "offset" < v_upper;
@@ -212,7 +214,7 @@ BEGIN
         ELSE
             UPDATE turns SET writes = p_write + 1 WHERE id = p_turn;
         END IF;
-        IF v_status IN ('queued', 'waiting') AND o_cancel_reason <> 'Paused' THEN  -- the turn is to stop, so it does not wait first
+        IF v_status IN ('queued', 'waiting') AND o_cancel_reason <> 'Paused' THEN  -- the turn is cancelled, so it does not wait first
             PERFORM close_turn(p_workspace, p_session, p_turn, p_fence, 'cancelled', o_cancel_reason, NULL,
                 cancelled_content(o_cancel_reason, t.cancelled_by));
             SELECT next_offset - 1 INTO o_last_offset FROM sessions WHERE id = p_session;
@@ -220,7 +222,7 @@ BEGIN
     END IF;
 
     IF v_reserve IS NOT NULL THEN
-        -- The customer messages after those the worker has seen, up to what the reserved call reads; the same again after a lost reply.
+        -- The customer messages after those that the worker has read, up to those that the reserved call reads; the same after a lost reply.
         SELECT max("offset"), json_agg(json_build_object('offset', "offset", 'kind', kind, 'source', source, 'content', content,
             'metadata', metadata, 'turn_id', turn_id) ORDER BY "offset")
         INTO o_read_through, o_new_messages

@@ -85,8 +85,8 @@ def test_invalid_arguments_exit_with_a_sentence(turnline: Turnline, acme: Tenant
         (["analytics", "Nobody"], "There is no agent named 'Nobody'"),
         (["analytics", agent, "--from", "2026-03-02", "--to", "2026-03-01"], "before"),
         (["workspace", "timezone", str(acme.workspace_id), "Europe/Atlantis"], "is not a time zone"),
-        (["workspace", "timezone", str(acme.workspace_id), "EST5EDT"], "'EST5EDT' names no place"),
-        (["workspace", "timezone", str(acme.workspace_id), "GMT0"], "'GMT0' names no place"),
+        (["workspace", "timezone", str(acme.workspace_id), "EST5EDT"], "'EST5EDT' is not the time zone of a place"),
+        (["workspace", "timezone", str(acme.workspace_id), "GMT0"], "'GMT0' is not the time zone of a place"),
         (["workspace", "timezone", str(uuid4())], "There is no workspace"),
     ):
         result = turnline(*arguments)

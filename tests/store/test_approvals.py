@@ -54,7 +54,7 @@ def superuser(url: str, statement: str, *parameters: object) -> None:
         assert db.execute(statement, parameters).rowcount
 
 
-async def test_an_unsafe_call_parks_the_turn_without_a_lease_and_says_what_it_asks_for(database: Database, maintenance: Database):
+async def test_unsafe_call_parks_turn_and_logs_approval_request(database: Database, maintenance: Database):
     made, turn_id, (approval_id,) = await parked(database)
 
     assert await rows(database, made, "SELECT status, attempts, error_class FROM turns") == [("waiting", 0, None)]
@@ -67,7 +67,7 @@ async def test_an_unsafe_call_parks_the_turn_without_a_lease_and_says_what_it_as
     assert isinstance(await claimed(database, turn_id), turns.NotClaimed)
 
 
-async def test_an_approved_call_is_made_once_and_the_turn_is_answered(database: Database):
+async def test_approved_call_runs_once(database: Database):
     made, turn_id, (approval_id,) = await parked(database)
 
     decided = await decide(database, made, approval_id, reason="It is fine.")
@@ -84,7 +84,7 @@ async def test_an_approved_call_is_made_once_and_the_turn_is_answered(database: 
     assert (await rows(database, made, "SELECT used_at IS NOT NULL FROM approvals")) == [(True,)]
 
 
-async def test_of_a_denial_the_model_is_told_the_reason(database: Database):
+async def test_model_reads_reason_of_denial(database: Database):
     made, turn_id, (approval_id,) = await parked(database)
 
     await decide(database, made, approval_id, "denied", reason="The order was never paid.")
@@ -98,7 +98,7 @@ async def test_of_a_denial_the_model_is_told_the_reason(database: Database):
     assert "The order was never paid." in world.requests[0].messages[-1].text
 
 
-async def test_edited_arguments_are_what_is_run_and_the_model_is_told(database: Database):
+async def test_edited_arguments_are_run_and_shown_to_model(database: Database):
     made, turn_id, (approval_id,) = await parked(database)
 
     await decide(database, made, approval_id, edited_arguments={"order": 77})
@@ -112,7 +112,7 @@ async def test_edited_arguments_are_what_is_run_and_the_model_is_told(database: 
 
 
 @pytest.mark.parametrize("edited", [False, True])
-async def test_numbers_that_the_database_writes_otherwise_are_still_what_was_approved(database: Database, edited: bool):
+async def test_approval_survives_number_formatting_of_database(database: Database, edited: bool):
     odd: dict[str, Any] = {"order": 1, "cents": 2.0, "huge": 1e300, "large": 1e16, "zero": -0.0, "small": 1e-7, "nested": [{"a": 5e20}]}
     made, turn_id, (approval_id,) = await parked(database, asked(1, **({} if edited else odd)))
 
@@ -135,7 +135,7 @@ async def test_numbers_that_the_database_writes_otherwise_are_still_what_was_app
         ("denied", {"reason": "half \ud83d"}, "surrogate"),
     ],
 )
-async def test_what_cannot_be_run_or_kept_is_refused_and_decides_nothing(database: Database, verdict: Any, given: Any, says_what: str):
+async def test_invalid_decision_is_refused_and_changes_nothing(database: Database, verdict: Any, given: Any, says_what: str):
     made, _, (approval_id,) = await parked(database)
 
     with pytest.raises(Rejected, match=says_what):
@@ -144,7 +144,7 @@ async def test_what_cannot_be_run_or_kept_is_refused_and_decides_nothing(databas
     assert await rows(database, made, "SELECT status, decided_by FROM approvals") == [("pending", None)]
 
 
-async def test_edits_are_checked_by_the_parameters_the_turn_began_with(database: Database):
+async def test_edits_are_checked_against_parameters_in_turns_snapshot(database: Database):
     made, _, (approval_id,) = await parked(database)
     await rows(database, made, "UPDATE tools SET parameters = '{\"type\": \"object\"}' WHERE name = 'refund' RETURNING 1")
 
@@ -154,7 +154,7 @@ async def test_edits_are_checked_by_the_parameters_the_turn_began_with(database:
     assert any("order" in failure for failure in refused.value.failures)
 
 
-async def test_twenty_people_decide_at_once_and_one_of_them_does(database: Database):
+async def test_only_one_of_twenty_concurrent_decisions_counts(database: Database):
     made, turn_id, (approval_id,) = await parked(database)
 
     async def one(number: int) -> str:
@@ -175,7 +175,7 @@ async def test_twenty_people_decide_at_once_and_one_of_them_does(database: Datab
     assert await run_turn(database, turn_id, Script(says("Well."), tools=PAID)) == Finish("done")
 
 
-async def test_what_nobody_decides_in_time_is_rung_expires_and_is_not_run(database: Database, maintenance: Database):
+async def test_undecided_approval_expires_and_call_is_not_run(database: Database, maintenance: Database):
     made, turn_id, (approval_id,) = await parked(database, approval_s=0.05)
     await asyncio.sleep(0.1)
 
@@ -194,7 +194,7 @@ async def test_what_nobody_decides_in_time_is_rung_expires_and_is_not_run(databa
         await decide(database, made, approval_id)
 
 
-async def test_several_calls_are_decided_in_any_order_and_what_needs_nobody_runs_at_once(database: Database):
+async def test_calls_are_decided_in_any_order_and_others_run_at_once(database: Database):
     made, turn_id, (first, second, third) = await parked(database, asked(1), asked(2), asked(3), asked(4, "lookup"))
     assert [result["tool_call_id"] for result in await results(database, made)] == ["c4"]
     world = Script(says("All seen to."), tools=PAID)
@@ -215,7 +215,7 @@ async def test_several_calls_are_decided_in_any_order_and_what_needs_nobody_runs
     ]
 
 
-async def test_a_decision_while_the_turn_is_carried_is_taken_up_when_it_would_park(database: Database):
+async def test_decision_during_run_prevents_parking(database: Database):
     made, turn_id, (first, second) = await parked(database, asked(1), asked(2))
     await decide(database, made, first)
     claim = await claimed(database, turn_id)
@@ -229,7 +229,7 @@ async def test_a_decision_while_the_turn_is_carried_is_taken_up_when_it_would_pa
     assert await run_turn(database, turn_id, Script(says("Both."), tools=PAID)) == Finish("done")
 
 
-async def test_a_message_that_comes_while_a_turn_waits_is_read_after_the_decision(database: Database):
+async def test_message_to_waiting_turn_is_read_after_decision(database: Database):
     made, turn_id, (approval_id,) = await parked(database)
 
     joined = await intake.accept(database, made.workspace_id, made.session_id, "And hurry.")
@@ -267,7 +267,7 @@ async def test_an_approval_ends_with_its_turn(database: Database, how: str):
         "UPDATE approvals SET used_at = now()",
     ],
 )
-async def test_what_was_changed_after_it_was_approved_is_not_run(database: Database, database_url: str, forged: str):
+async def test_call_changed_after_approval_is_not_run(database: Database, database_url: str, forged: str):
     made, turn_id, (approval_id,) = await parked(database)
     await decide(database, made, approval_id)
 
@@ -279,7 +279,7 @@ async def test_what_was_changed_after_it_was_approved_is_not_run(database: Datab
     assert [result["status"] for result in await results(database, made)] == ["denied"]
 
 
-async def test_what_was_shown_other_than_it_would_be_run_is_not_run(database: Database, database_url: str):
+async def test_call_that_differs_from_shown_approval_is_not_run(database: Database, database_url: str):
     made, turn_id, (approval_id,) = await parked(database)
 
     superuser(database_url, """UPDATE approvals SET arguments = '{"order": 2}' WHERE session_id = %s""", made.session_id)
@@ -291,7 +291,7 @@ async def test_what_was_shown_other_than_it_would_be_run_is_not_run(database: Da
 
 
 @pytest.mark.parametrize("state", ["requested", "running"])
-async def test_a_call_that_was_made_out_to_need_nobody_is_not_run(database: Database, database_url: str, state: str):
+async def test_call_forged_to_need_no_approval_is_not_run(database: Database, database_url: str, state: str):
     made, turn_id, _ = await parked(database, asked(1), asked(2))
 
     superuser(database_url, f"UPDATE tool_calls SET state = '{state}' WHERE session_id = %s", made.session_id)
@@ -302,7 +302,7 @@ async def test_a_call_that_was_made_out_to_need_nobody_is_not_run(database: Data
     assert world.made == []
 
 
-async def test_a_start_that_nobody_approved_is_refused_by_the_database(database: Database):
+async def test_database_refuses_start_without_approval(database: Database):
     made, turn_id, (approval_id,) = await parked(database)
     await rows(database, made, "UPDATE turns SET status = 'queued', not_before = NULL RETURNING 1")
     claim = await claimed(database, turn_id)
@@ -314,7 +314,7 @@ async def test_a_start_that_nobody_approved_is_refused_by_the_database(database:
     assert (await decide(database, made, approval_id)).to_dispatch is None
 
 
-async def test_an_approved_call_that_was_begun_and_lost_is_unknown_and_never_made_again(database: Database):
+async def test_lost_approved_call_is_unknown_and_not_repeated(database: Database):
     made, turn_id, (approval_id,) = await parked(database)
     await decide(database, made, approval_id)
     claim = await claimed(database, turn_id)
@@ -328,7 +328,7 @@ async def test_an_approved_call_that_was_begun_and_lost_is_unknown_and_never_mad
     assert [result["status"] for result in await results(database, made)] == ["unknown"]
 
 
-async def test_lists_show_a_workspace_its_own(database: Database):
+async def test_list_shows_only_own_workspace(database: Database):
     made, _, ids = await parked(database, *(asked(number) for number in range(1, 6)))
     other, *_ = await parked(database)
     await decide(database, made, ids[0], "denied")

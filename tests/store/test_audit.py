@@ -69,7 +69,7 @@ async def test_a_violation_is_found(planter: Planter, maintenance: Database, nam
     assert {name: found["count"] for name, found in kept["violations"].items()} == {name: len(ids) for name, ids in expected.items()}
 
 
-def test_every_question_has_been_answered_once():
+def test_every_question_has_a_violation_case():
     """But for the one that takes a broken index, below."""
     found = {question for _, expected in PLANTED.values() for question in expected}
     assert {question.name for question in QUESTIONS} - found == {"idempotency keys used twice"}

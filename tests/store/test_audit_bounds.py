@@ -38,7 +38,7 @@ async def made(database_url: str) -> Tenant:
     return found
 
 
-async def test_out_of_time_it_stops_and_the_next_goes_on(
+async def test_run_stops_at_time_limit_and_next_continues(
     database_url: str, maintenance: Database, made: Tenant, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(audit, "BATCH_SESSIONS", 2)
@@ -65,7 +65,7 @@ async def test_out_of_time_it_stops_and_the_next_goes_on(
     assert {session for session, _ in second.findings[WRONG].ids} == expected
 
 
-async def test_older_sessions_are_gone_through_slice_by_slice(maintenance: Database, made: Tenant, monkeypatch: pytest.MonkeyPatch):
+async def test_older_sessions_are_checked_in_slices(maintenance: Database, made: Tenant, monkeypatch: pytest.MonkeyPatch):
     await audit.run(maintenance)
     monkeypatch.setattr(audit, "OVERLAP", timedelta(0))
     monkeypatch.setattr(audit, "OLDER_SESSIONS", 4)
@@ -77,7 +77,7 @@ async def test_older_sessions_are_gone_through_slice_by_slice(maintenance: Datab
     assert [WRONG in report.findings for report in slices] == [True, False, False, True]
 
 
-async def test_a_time_given_is_looked_at_and_changes_nothing_for_the_next_plain_one(database_url: str, maintenance: Database, made: Tenant):
+async def test_audit_since_a_time_does_not_affect_next_plain_audit(database_url: str, maintenance: Database, made: Tenant):
     recent = await audit.run(maintenance, since=datetime.now(UTC) - timedelta(hours=1))
     everything = await audit.run(maintenance, since=audit.BEGINNING)
     plain = await audit.run(maintenance)
@@ -85,7 +85,7 @@ async def test_a_time_given_is_looked_at_and_changes_nothing_for_the_next_plain_
     assert [report.checked["sessions"] for report in (recent, everything, plain)] == [0, 11, 11]
 
 
-async def test_sessions_with_open_work_are_looked_at_however_old(database_url: str, maintenance: Database, made: Tenant):
+async def test_old_sessions_with_open_work_are_checked(database_url: str, maintenance: Database, made: Tenant):
     await audit.run(maintenance)
     fetch(
         database_url,
@@ -99,9 +99,7 @@ async def test_sessions_with_open_work_are_looked_at_however_old(database_url: s
     assert [session for session, _ in report.findings["turns that nobody carries"].ids] == [made.session_ids[4]]
 
 
-async def test_a_session_that_takes_too_long_is_left_out_and_named(
-    database_url: str, maintenance: Database, made: Tenant, monkeypatch: pytest.MonkeyPatch
-):
+async def test_slow_session_is_skipped_and_listed(database_url: str, maintenance: Database, made: Tenant, monkeypatch: pytest.MonkeyPatch):
     """It is asked about in halves, so that the sessions beside it are looked at all the same."""
     slow = made.session_ids[6]
     fetch(
@@ -125,7 +123,7 @@ async def test_a_session_that_takes_too_long_is_left_out_and_named(
     assert row["checked"]["unasked"] == [str(slow)]
 
 
-async def test_an_audit_that_cannot_ask_says_so_in_its_row(database_url: str, maintenance: Database, made: Tenant):
+async def test_failed_audit_stores_error_in_its_row(database_url: str, maintenance: Database, made: Tenant):
     fetch(database_url, "REVOKE SELECT (cost_usd) ON model_calls FROM turnline_maintenance")
     with pytest.raises(Exception, match="permission denied"):
         await audit.run(maintenance)
@@ -137,7 +135,7 @@ async def test_an_audit_that_cannot_ask_says_so_in_its_row(database_url: str, ma
     assert (await audit.run(maintenance)).since == audit.BEGINNING, "an audit that failed counts for nothing"
 
 
-async def test_two_at_once_do_no_harm(maintenance: Database, made: Tenant):
+async def test_two_concurrent_audits_succeed(maintenance: Database, made: Tenant):
     reports = await asyncio.gather(audit.run(maintenance), audit.run(maintenance))
 
     assert [report.violations for report in reports] == [1, 1]
@@ -146,7 +144,7 @@ async def test_two_at_once_do_no_harm(maintenance: Database, made: Tenant):
 
 @pytest.mark.parametrize("column", ["events.content", "events.metadata", "model_calls.provider_request_id", "tool_calls.arguments",
                                     "tool_calls.error", "turns.error_detail", "sessions.title", "tools.parameters"])  # fmt: skip
-async def test_what_was_said_is_out_of_reach(maintenance: Database, column: str):
+async def test_maintenance_role_cannot_read_messages(maintenance: Database, column: str):
     table, name = column.split(".")
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         await maintenance.rows(f"SELECT {name} FROM {table}")

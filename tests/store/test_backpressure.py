@@ -1,4 +1,4 @@
-"""What counts as too much open and as being behind, and what does not."""
+"""Counting open turns and the time that turns wait for a worker; whether a message opens a turn."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def nothing_open(database_url: str) -> None:
 
 
 async def due_since(database: Database, database_url: str, seconds: float, made: Tenant | None = None) -> tuple[Tenant, UUID]:
-    """A turn that was granted its place so long ago, and that no worker has claimed."""
+    """Make a turn that was admitted so many seconds ago and that no worker has claimed."""
     made = made or await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "Hello")
     assert accepted.to_dispatch == accepted.turn_id is not None
@@ -58,14 +58,14 @@ async def test_open_turns_are_counted_by_workspace_up_to_the_limit(database: Dat
     assert (await backpressure.read(database, LIMITS, [])).by_workspace == {}
 
 
-async def test_a_turn_that_no_worker_takes_says_that_the_system_is_behind(database: Database, database_url: str, nothing_open: None):
+async def test_unclaimed_turn_counts_as_behind(database: Database, database_url: str, nothing_open: None):
     await due_since(database, database_url, 75)
     await due_since(database, database_url, 20)
     assert 75 <= (await backpressure.read(database, LIMITS, [])).behind_s < 90
 
 
 @pytest.mark.parametrize(
-    "change_of_it",
+    "statement",
     [
         "UPDATE turns SET status = 'running', claimed_at = now() WHERE id = %s",
         "UPDATE turns SET status = 'waiting', admission = 'pending' WHERE id = %s",
@@ -78,28 +78,28 @@ async def test_a_turn_that_no_worker_takes_says_that_the_system_is_behind(databa
         " (SELECT session_id FROM turns WHERE id = %s)",
         "UPDATE turns SET admitted_at = now() - interval '11 minutes' WHERE id = %s",
     ],
-    ids=["carried", "for-a-person", "for-its-workspace", "parked", "paused", "manual", "quarantined", "leased", "stuck-for-long"],
+    ids=["running", "for-a-person", "for-its-workspace", "parked", "paused", "manual", "quarantined", "leased", "stuck-for-long"],
 )
-async def test_a_turn_that_waits_for_something_else_does_not(database: Database, database_url: str, nothing_open: None, change_of_it: str):
+async def test_turn_that_cannot_run_does_not_count_as_behind(database: Database, database_url: str, nothing_open: None, statement: str):
     _, turn_id = await due_since(database, database_url, 75)
-    change(database_url, change_of_it, turn_id)
+    change(database_url, statement, turn_id)
     assert (await backpressure.read(database, LIMITS, [])).behind_s == 0
 
 
-async def test_a_turn_that_cannot_be_carried_does_not_speak_for_those_that_are(database: Database, database_url: str, nothing_open: None):
+async def test_unclaimable_turn_does_not_count_while_later_ones_are_claimed(database: Database, database_url: str, nothing_open: None):
     await due_since(database, database_url, 75)
     _, later = await due_since(database, database_url, 40)
     change(database_url, "UPDATE turns SET status = 'done', claimed_at = admitted_at + interval '1 second' WHERE id = %s", later)
     assert (await backpressure.read(database, LIMITS, [])).behind_s == 0
 
 
-async def test_a_granted_place_is_noted_whoever_grants_it(database: Database, database_url: str, nothing_open: None):
+async def test_every_admission_sets_admitted_at(database: Database, database_url: str, nothing_open: None):
     made = await tenant(database)
     first = await intake.accept(database, made.workspace_id, made.session_id, "one", strategy="enqueue")
     second = await intake.accept(database, made.workspace_id, made.session_id, "two", strategy="enqueue")
     with psycopg.connect(database_url, autocommit=True) as db:
-        places = "SELECT id, admission, admitted_at IS NULL FROM turns WHERE session_id = %s ORDER BY opened_at_offset"
-        assert db.execute(places, (made.session_id,)).fetchall() == [
+        query = "SELECT id, admission, admitted_at IS NULL FROM turns WHERE session_id = %s ORDER BY opened_at_offset"
+        assert db.execute(query, (made.session_id,)).fetchall() == [
             (first.turn_id, "admitted", False),
             (second.turn_id, "blocked", True),
         ]

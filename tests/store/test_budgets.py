@@ -1,4 +1,4 @@
-"""Budgets on a real Postgres: held before a call, settled after, never overspent, whatever happens at the same time."""
+"""Budgets on a real Postgres: reserved before a call, settled after it, never exceeded under concurrency."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ import pytest
 from engine.enums import FinishReason, ModelCallState
 from engine.errors import ReplyLost
 from engine.events import ModelReply, ToolCall, ToolOutcome, Usage
+from engine.model.request import Bound, Cost, ModelRequest
 from engine.turn.commit import Finish, Park, Reserve, Reserved, SettledCall, TurnCommit
-from engine.turn.context import Bound, Cost, ModelRequest, TurnContext
+from engine.turn.context import TurnContext
 from engine.turn.runner import TurnRunner
 from store.conversations import budgets, intake
 from store.database import Database
@@ -64,7 +65,7 @@ async def budget(database: Database, made: Tenant, cap: Amount, **fields: Any) -
 
 
 async def shown(database: Database, made: Tenant, budget_id: UUID) -> tuple[Amount, Amount]:
-    """What is spent and held of a budget."""
+    """Return what is spent and reserved of a budget."""
     async with database.transaction(made.workspace_id) as db:
         row = await budgets.get(db, budget_id)
     return row["spent"], row["reserved"]
@@ -109,8 +110,8 @@ async def watched(database_url: str) -> AsyncIterator[None]:
 
 
 @pytest.mark.usefixtures("watched")
-async def test_as_many_turns_at_once_call_the_model_as_there_is_room_for(database: Database):
-    """All holds stand at the same time: nobody is let in on the strength of what another call may give back."""
+async def test_concurrent_calls_never_exceed_budget(database: Database):
+    """All reservations count at the same time, including those that a running call may give back later."""
     turns_at_once, room = 1000, 300
     made = await tenant(database, sessions=turns_at_once)
     budget_id = await budget(database, made, MOST_USD * room)
@@ -127,12 +128,12 @@ async def test_as_many_turns_at_once_call_the_model_as_there_is_room_for(databas
         assert isinstance(rest, Finish)
         return rest.status
 
-    carrying = [asyncio.create_task(one(turn_id)) for turn_id in turn_ids]
-    while sum(task.done() for task in carrying) + world.called < turns_at_once:
+    running = [asyncio.create_task(one(turn_id)) for turn_id in turn_ids]
+    while sum(task.done() for task in running) + world.called < turns_at_once:
         await asyncio.sleep(0.05)
     assert await shown(database, made, budget_id) == (0, MOST_USD * room)
     go.set()
-    statuses = await asyncio.gather(*carrying)
+    statuses = await asyncio.gather(*running)
 
     assert (statuses.count("done"), statuses.count("failed"), world.called) == (room, turns_at_once - room, room)
     assert await shown(database, made, budget_id) == (COST * room, 0)
@@ -141,7 +142,7 @@ async def test_as_many_turns_at_once_call_the_model_as_there_is_room_for(databas
 
 
 @pytest.mark.usefixtures("watched")
-async def test_budgets_of_all_kinds_hold_together_while_replies_are_lost_and_turns_come_and_go(database: Database):
+async def test_all_budget_kinds_hold_under_lost_replies_and_concurrency(database: Database):
     sessions, dice = 120, random.Random(8)
     made = await tenant(database, sessions=sessions)
     one_session = {"scope": "session", "scope_id": made.session_id}
@@ -170,7 +171,7 @@ async def test_budgets_of_all_kinds_hold_together_while_replies_are_lost_and_tur
     )
     assert settled >= 20
     assert unknown >= 5, "nothing was lost, so nothing is proved"
-    assert failed >= 10, "nobody was refused, so nothing is proved"
+    assert failed >= 10, "no call was refused, so the test proves nothing"
     tokens = USED.input_tokens + USED.output_tokens
     for name in ("workspace, dollars", "workspace, dollars a day"):
         assert await shown(database, made, of[name]) == (COST * settled, MOST_USD * unknown), name
@@ -181,7 +182,7 @@ async def test_budgets_of_all_kinds_hold_together_while_replies_are_lost_and_tur
     assert (await shown(database, made, of["session, dollars"]))[0] == COST * settled_here
 
 
-async def test_what_a_call_did_not_use_has_room_for_the_next(database: Database):
+async def test_unused_reservation_is_returned(database: Database):
     """Room for one call at its most: the second fits because the first is settled before the second is held."""
     made = await tenant(database)
     budget_id = await budget(database, made, MOST_USD + COST)
@@ -201,7 +202,7 @@ async def test_what_a_call_did_not_use_has_room_for_the_next(database: Database)
     )
 
 
-async def test_within_one_commit_a_call_is_settled_before_the_next_is_held(database: Database):
+async def test_commit_settles_call_before_reserving_next(database: Database):
     made = await tenant(database)
     budget_id = await budget(database, made, MOST_USD + COST)
     claim = await claimed(database, await opened(database, made))
@@ -230,7 +231,7 @@ async def twice(claim: Any, change: TurnCommit) -> Any:
     return await claim.write(change)
 
 
-async def test_a_write_that_is_sent_twice_holds_and_spends_once(database: Database):
+async def test_repeated_write_reserves_and_spends_once(database: Database):
     made = await tenant(database)
     budget_id = await budget(database, made, MOST_USD * 3)
     claim = await claimed(database, await opened(database, made))
@@ -243,7 +244,7 @@ async def test_a_write_that_is_sent_twice_holds_and_spends_once(database: Databa
     assert await shown(database, made, budget_id) == (2 * COST, 0)
 
 
-async def test_a_refusal_that_is_sent_twice_is_a_refusal_twice(database: Database):
+async def test_repeated_write_returns_refusal_again(database: Database):
     made = await tenant(database)
     budget_id = await budget(database, made, COST)
     claim = await claimed(database, await opened(database, made))
@@ -253,7 +254,7 @@ async def test_a_refusal_that_is_sent_twice_is_a_refusal_twice(database: Databas
     assert await shown(database, made, budget_id) == (0, 0)
 
 
-async def test_a_write_that_is_sent_again_after_a_stop_was_asked_for_tells_what_was_begun(database: Database):
+async def test_repeated_write_after_cancel_request_returns_first_result(database: Database):
     made = await tenant(database)
     budget_id = await budget(database, made, MOST_USD * 3)
     turn_id = await opened(database, made)
@@ -272,7 +273,7 @@ async def test_a_write_that_is_sent_again_after_a_stop_was_asked_for_tells_what_
     assert await shown(database, made, budget_id) == (COST, MOST_USD)
 
 
-async def test_a_call_that_nobody_heard_of_keeps_its_hold(database: Database):
+async def test_call_of_unknown_outcome_keeps_its_reservation(database: Database):
     made = await tenant(database)
     budget_id = await budget(database, made, MOST_USD * 2)
     turn_id = await opened(database, made)
@@ -286,7 +287,7 @@ async def test_a_call_that_nobody_heard_of_keeps_its_hold(database: Database):
     assert await shown(database, made, budget_id) == (COST, MOST_USD)
 
 
-async def test_a_new_day_begins_with_nothing_spent_and_what_yesterday_held_is_yesterdays(database: Database, database_url: str):
+async def test_daily_budget_resets_at_midnight(database: Database, database_url: str):
     made = await tenant(database, sessions=3)
     by_day = await budget(database, made, MOST_USD, period="day")
     in_all = await budget(database, made, MOST_USD * 2)
@@ -305,7 +306,7 @@ async def test_a_new_day_begins_with_nothing_spent_and_what_yesterday_held_is_ye
     assert await rows(database, made, "SELECT count(*) FROM budget_holds") == [(0,)]
 
 
-async def test_a_model_without_a_price_fails_under_a_budget_in_dollars_and_not_under_one_in_tokens(database: Database):
+async def test_model_without_price_fails_only_under_dollar_budget(database: Database):
     made = await tenant(database)
     budget_id = await budget(database, made, 10_000, unit="tokens")
     unpriced = Market(bound_is=Bound(MOST.tokens, None))
@@ -324,7 +325,7 @@ async def test_a_model_without_a_price_fails_under_a_budget_in_dollars_and_not_u
     assert await shown(database, made, budget_id) == (610, 0)
 
 
-async def test_a_budget_that_goes_while_calls_are_under_way_takes_its_holds_along(database: Database):
+async def test_deleting_budget_deletes_reservations_of_running_calls(database: Database):
     made = await tenant(database, sessions=20)
     gone, kept = await budget(database, made, MOST_USD * 99), await budget(database, made, MOST_USD * 99, period="day")
     turn_ids = [await opened(database, made, session_id) for session_id in made.session_ids]
@@ -343,7 +344,7 @@ async def test_a_budget_that_goes_while_calls_are_under_way_takes_its_holds_alon
     assert await rows(database, made, "SELECT count(*) FROM budget_holds") == [(0,)]
 
 
-async def test_a_raised_cap_lets_the_next_message_be_answered(database: Database):
+async def test_raised_cap_allows_next_call(database: Database):
     made = await tenant(database)
     budget_id = await budget(database, made, 0)
     assert await run_turn(database, await opened(database, made), Market()) != Finish("done")
@@ -357,7 +358,7 @@ async def test_a_raised_cap_lets_the_next_message_be_answered(database: Database
     ]
 
 
-async def test_a_call_whose_usage_was_not_told_spends_all_that_was_held(database: Database):
+async def test_call_without_usage_spends_whole_reservation(database: Database):
     made = await tenant(database)
     dollars, tokens = await budget(database, made, 1), await budget(database, made, 9000, unit="tokens")
     claim = await claimed(database, await opened(database, made))

@@ -17,7 +17,7 @@ def _key():
 
 
 @pytest.mark.parametrize("plain", ["hunter2", "", "Grüße 🦩", "x" * 4000])
-def test_what_was_sealed_opens_again(plain):
+def test_decrypts_what_it_encrypted(plain):
     box, workspace_id, row_id = SecretBox(_key()), uuid4(), uuid4()
 
     sealed = box.seal(workspace_id, row_id, "token", plain)
@@ -26,13 +26,13 @@ def test_what_was_sealed_opens_again(plain):
     assert not plain or plain not in sealed
 
 
-def test_the_same_secret_looks_different_each_time():
+def test_ciphertexts_of_same_secret_differ():
     box, ids = SecretBox(_key()), (uuid4(), uuid4())
 
     assert len({box.seal(*ids, "token", "hunter2") for _ in range(50)}) == 50
 
 
-def test_a_sealed_text_opens_nowhere_else():
+def test_ciphertext_is_bound_to_workspace_row_and_name():
     box, workspace_id, row_id = SecretBox(_key()), uuid4(), uuid4()
     sealed = box.seal(workspace_id, row_id, "token", "hunter2")
 
@@ -41,7 +41,7 @@ def test_a_sealed_text_opens_nowhere_else():
             box.open(*place, sealed)
 
 
-def test_a_sealed_text_that_was_changed_does_not_open():
+def test_changed_ciphertext_is_rejected():
     box, ids = SecretBox(_key()), (uuid4(), uuid4())
     version, key_id, body = box.seal(*ids, "token", "hunter2").split(".")
     raw = base64.b64decode(body)
@@ -56,7 +56,7 @@ def test_a_sealed_text_that_was_changed_does_not_open():
 @pytest.mark.parametrize(
     "text", ["", ".", "v1", "v1.00000000", "v1.00000000.", "v2.00000000.AAAA", "hunter2", "v1.KEY.", "v1.KEY.AAAA", "v1.KEY.!!!!"]
 )
-def test_what_is_no_sealed_text_is_refused(text):
+def test_invalid_ciphertext_is_rejected(text):
     box, ids = SecretBox(_key()), (uuid4(), uuid4())
     key_id = box.seal(*ids, "token", "x").split(".")[1]
 
@@ -64,7 +64,7 @@ def test_what_is_no_sealed_text_is_refused(text):
         box.open(*ids, "token", text.replace("KEY", key_id))
 
 
-def test_after_a_rotation_old_texts_open_and_new_ones_take_the_new_key():
+def test_key_rotation_decrypts_old_and_encrypts_with_new_key():
     old, new, ids = _key(), _key(), (uuid4(), uuid4())
     before, after = SecretBox(old), SecretBox(f" {new} , {old} ")
     kept = before.seal(*ids, "token", "hunter2")
@@ -75,13 +75,13 @@ def test_after_a_rotation_old_texts_open_and_new_ones_take_the_new_key():
         SecretBox(new).open(*ids, "token", kept)
 
 
-def test_without_a_key_nothing_is_sealed():
+def test_encrypting_without_key_is_rejected():
     with pytest.raises(Rejected, match="the operator has not set TURNLINE_SECRET_KEYS"):
         SecretBox("").seal(uuid4(), uuid4(), "token", "hunter2")
 
 
 @pytest.mark.parametrize("keys", ["hunter2", base64.b64encode(b"short").decode(), f"{'A' * 43}=,hunter2", "!" * 44])
-def test_a_key_that_is_none_is_refused_and_not_repeated(keys):
+def test_invalid_key_is_rejected_without_quoting_it(keys):
     with pytest.raises(ValueError, match="32 bytes in base64") as refused:
         SecretBox(keys)
     assert keys not in str(refused.value)

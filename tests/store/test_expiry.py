@@ -41,7 +41,7 @@ async def quiet(database: Database, database_url: str) -> Tenant:
     return made
 
 
-async def test_an_idle_session_is_given_up_and_its_log_says_so(database: Database, maintenance: Database, quiet: Tenant):
+async def test_idle_session_is_abandoned_and_logged(database: Database, maintenance: Database, quiet: Tenant):
     assert await run(maintenance) >= 1
     assert await run(maintenance) == 0
 
@@ -66,7 +66,7 @@ async def test_an_idle_session_is_given_up_and_its_log_says_so(database: Databas
     ],
     ids=["young", "quarantined", "being deleted", "leased", "open turn"],
 )
-async def test_a_session_that_is_not_merely_idle_is_left_alone(maintenance: Database, quiet: Tenant, database_url: str, why: str):
+async def test_session_with_open_work_is_not_abandoned(maintenance: Database, quiet: Tenant, database_url: str, why: str):
     ids = {"w": quiet.workspace_id, "s": quiet.session_id}
     with psycopg.connect(database_url) as db:
         db.execute(why, ids)
@@ -79,7 +79,7 @@ async def test_a_session_that_is_not_merely_idle_is_left_alone(maintenance: Data
         db.execute("DELETE FROM turns WHERE status = 'queued'")
 
 
-async def test_who_comes_back_goes_on_where_they_were(database: Database, maintenance: Database, quiet: Tenant):
+async def test_message_reopens_abandoned_session(database: Database, maintenance: Database, quiet: Tenant):
     await run(maintenance)
 
     accepted = await intake.accept(database, quiet.workspace_id, quiet.session_id, "Are you there?", message_key="k")
@@ -96,9 +96,7 @@ async def test_who_comes_back_goes_on_where_they_were(database: Database, mainte
 
 
 @pytest.mark.parametrize("who", ["a person", "an operator"])
-async def test_people_of_the_workspace_take_it_up_too(
-    database: Database, maintenance: Database, quiet: Tenant, database_url: str, who: str
-):
+async def test_person_can_reply_in_abandoned_session(database: Database, maintenance: Database, quiet: Tenant, database_url: str, who: str):
     if who == "an operator":
         with psycopg.connect(database_url) as db:
             db.execute("UPDATE turns SET status = 'dead' WHERE opened_at_offset = 4 AND session_id = %s", [quiet.session_id])
@@ -114,7 +112,7 @@ async def test_people_of_the_workspace_take_it_up_too(
     await session_control.cancel_session(database, quiet.workspace_id, quiet.session_id, by="ops")
 
 
-async def test_a_completed_session_stays_so(database: Database, maintenance: Database, quiet: Tenant):
+async def test_completed_session_is_not_abandoned(database: Database, maintenance: Database, quiet: Tenant):
     await run(maintenance)
     async with database.transaction(quiet.workspace_id) as db:
         await sessions.end(db, quiet.session_id)
@@ -139,7 +137,7 @@ async def waiting(database: Database) -> AsyncIterator[tuple[Tenant, UUID]]:
 
 
 @pytest.mark.parametrize("state", ["auto", "paused", "quarantined", "leased"])
-async def test_an_approval_expires_whoever_looks(
+async def test_overdue_approval_expires(
     database: Database, maintenance: Database, database_url: str, waiting: tuple[Tenant, UUID], state: str
 ):
     made, turn_id = waiting

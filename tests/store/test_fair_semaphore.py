@@ -1,4 +1,4 @@
-"""Who is next: the crowd of one does not keep another waiting, and nobody is forgotten."""
+"""The order of waiting: one tenant's many requests do not delay another's, and no waiter is forgotten."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ class Bench:
             await self._leave[name].wait()
 
 
-async def test_one_who_is_alone_takes_all_places():
+async def test_single_tenant_may_hold_all_slots():
     bench = Bench(FairSemaphore(8))
     await bench.come(*(f"a{n}" for n in range(10)))
     assert bench.began == [f"a{n}" for n in range(8)]
     assert await bench.leave("a3") == ["a8"]
 
 
-async def test_while_others_are_about_nobody_takes_more_than_a_part():
+async def test_tenant_is_limited_while_others_are_active():
     clock = Clock()
     bench = Bench(FairSemaphore(8, clock=clock))
     await bench.come("b0", *(f"a{n}" for n in range(5)))
@@ -81,10 +81,10 @@ async def test_while_others_are_about_nobody_takes_more_than_a_part():
     assert bench.began[3:] == ["c0", "b1", "b2"], "there is room for others"
 
     clock.now += 11
-    assert await bench.leave("b1") == ["b3", "a2", "a3", "a4"], "nobody else has come for a while: all places may be taken"
+    assert await bench.leave("b1") == ["b3", "a2", "a3", "a4"], "no other tenant was active for a while, so all slots may be taken"
 
 
-async def test_who_uses_the_fewest_is_next_and_each_ones_own_come_in_order():
+async def test_holder_of_fewest_slots_goes_next_in_order():
     bench = Bench(FairSemaphore(4))
     await bench.come("a0", "a1", "a2", "a3", "a4", "a5", "b0", "b1")
     assert bench.began == ["a0", "a1", "a2", "a3"]
@@ -93,7 +93,7 @@ async def test_who_uses_the_fewest_is_next_and_each_ones_own_come_in_order():
     assert await bench.leave("a4", "b0") == ["a5", "b1"]
 
 
-async def test_who_gives_up_waiting_holds_nothing():
+async def test_cancelled_waiter_holds_no_slot():
     bench = Bench(FairSemaphore(1))
     await bench.come("a0", "b0", "b1", "c0")
     await bench.cancel("b0")
@@ -110,7 +110,7 @@ async def test_who_gives_up_waiting_holds_nothing():
     assert bench.began[-1] == "e0"
 
 
-async def test_a_wait_that_is_too_long_ends():
+async def test_wait_times_out():
     shares = FairSemaphore(1)
     async with shares.taken("a", wait_s=1):
         with pytest.raises(TimeoutError):
@@ -122,7 +122,7 @@ async def test_a_wait_that_is_too_long_ends():
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_whatever_happens_no_place_is_given_twice_or_lost(seed: int):
+async def test_no_slot_is_given_twice_or_lost(seed: int):
     chance = random.Random(seed)
     shares, taken, finished = FairSemaphore(4), 0, 0
 
@@ -148,7 +148,7 @@ async def test_whatever_happens_no_place_is_given_twice_or_lost(seed: int):
     assert (shares._free, dict(shares._used), dict(shares._waiting)) == (4, {}, {})
 
 
-async def test_a_workspace_with_many_statements_does_not_keep_anothers_waiting(database_url: str):
+async def test_busy_workspace_does_not_delay_another(database_url: str):
     database = Database(database_url, pool_size=4, wait_s=30)
     await database.open()
     ended: list[str] = []

@@ -1,4 +1,4 @@
-"""Migrations stay as they are, and a new one is written down."""
+"""Migrations are frozen, and a new one is added to the manifest."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_no_migration_is_edited_deleted_or_not_written_down():
+def test_migrations_match_manifest():
     wrong = freeze.differences().sentences()
     assert not wrong, " ".join([*wrong, freeze.ADVICE])
 
 
-def test_a_new_file_is_added_behind_the_lines_there_are(copy):
+def test_freeze_appends_new_file(copy):
     before = (copy / freeze.MANIFEST).read_text()
     (copy / "versions/0018_new.py").write_text("revision = '0018'\n")
     assert freeze.differences(copy).sentences() == ["versions/0018_new.py is not in frozen.sha256."]
@@ -42,7 +42,7 @@ def test_a_new_file_is_added_behind_the_lines_there_are(copy):
 
 
 @pytest.mark.parametrize(("change", "said"), [("edit", f"{SQL} was edited."), ("delete", f"{SQL} was deleted.")])
-def test_a_changed_file_is_named_and_stays_refused(copy, change, said):
+def test_changed_file_is_named_and_refused(copy, change, said):
     before = (copy / freeze.MANIFEST).read_text()
     (copy / "versions/0018_new.py").write_text("revision = '0018'\n")
     if change == "edit":

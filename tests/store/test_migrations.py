@@ -1,4 +1,4 @@
-"""The migrations go up on an empty and on a full database, leave what the models say, and refuse what they cannot do in a sentence."""
+"""Migrations upgrade an empty and a full database to the schema of the models, and refuse unknown revisions and downgrades."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from store.database import Database
 from tests.support.factories import tenant
 
 
-def test_an_empty_database_goes_up_and_once_more(empty_database_url: str):
+def test_upgrade_of_empty_database_is_repeatable(empty_database_url: str):
     assert migrate.current(empty_database_url) is None
     migrate.upgrade(empty_database_url)
     migrate.upgrade(empty_database_url)
     assert migrate.current(empty_database_url) == migrate.head()
 
 
-def test_the_migrated_schema_is_the_models(database_url: str):
+def test_migrated_schema_equals_models(database_url: str):
     engine = create_engine(database_url.replace("postgresql://", "postgresql+psycopg://"))
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
@@ -36,7 +36,7 @@ def test_the_migrated_schema_is_the_models(database_url: str):
     engine.dispose()
 
 
-async def test_a_full_database_goes_up(empty_database_url: str):
+async def test_upgrade_of_full_database(empty_database_url: str):
     """From the first revision there is, with rows in the tables."""
     migrate.upgrade(empty_database_url, "0016")
     database = Database(empty_database_url, pool_size=1)
@@ -129,11 +129,11 @@ async def test_renaming_continues_after_it_was_stopped_between_its_parts(empty_d
     assert_renamed(empty_database_url)
 
 
-def test_a_migration_does_not_queue_behind_whoever_holds_a_lock(empty_database_url: str):
-    """It gives up after its lock_timeout instead of making every turn wait behind it, and leaves nothing half done."""
+def test_migration_gives_up_at_lock_timeout(empty_database_url: str):
+    """It fails after its lock_timeout instead of making every turn wait behind it, and changes nothing."""
     migrate.upgrade(empty_database_url, "base")
     with psycopg.connect(empty_database_url) as other:
-        other.execute("CREATE TABLE turns ()")  # not committed: whoever makes a table of this name waits for it
+        other.execute("CREATE TABLE turns ()")  # not committed, so that creating a table of this name waits
         with pytest.raises(OperationalError, match="lock timeout"):
             migrate.upgrade(empty_database_url)
         other.rollback()
@@ -151,7 +151,7 @@ def test_a_migration_does_not_queue_behind_whoever_holds_a_lock(empty_database_u
         ("9999", "This database is at revision 9999, which this version of Turnline does not know: run the version that made it."),
     ],
 )
-def test_a_revision_that_no_migration_leads_on_from_is_refused_in_a_sentence(empty_database_url: str, revision: str, said: str):
+def test_unknown_revision_is_refused(empty_database_url: str, revision: str, said: str):
     migrate.upgrade(empty_database_url)
     with psycopg.connect(empty_database_url) as db:
         db.execute("UPDATE alembic_version SET version_num = %s", (revision,))
@@ -162,7 +162,7 @@ def test_a_revision_that_no_migration_leads_on_from_is_refused_in_a_sentence(emp
 
 
 @pytest.mark.parametrize("to", ["base", "-1"])
-def test_a_downgrade_is_refused_in_a_sentence_and_changes_nothing(database_url: str, to: str):
+def test_downgrade_is_refused_and_changes_nothing(database_url: str, to: str):
     asked = subprocess.run(
         [sys.executable, "-m", "alembic", "downgrade", to],
         cwd=migrate.ROOT,
@@ -176,7 +176,7 @@ def test_a_downgrade_is_refused_in_a_sentence_and_changes_nothing(database_url: 
     assert migrate.current(database_url) == migrate.head()
 
 
-def test_every_migration_refuses_to_be_taken_back():
+def test_every_migration_refuses_downgrade():
     for script in ScriptDirectory(str(migrate.ROOT / "migrations")).walk_revisions():
         with pytest.raises(CommandError, match="does not support downgrades"):
             script.module.downgrade()

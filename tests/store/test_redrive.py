@@ -44,7 +44,7 @@ async def dead(database: Database, made: Tenant, text: str = "one") -> UUID:
     return turn_id
 
 
-async def test_a_turn_that_died_asking_its_first_question_is_claimed_again(database: Database):
+async def test_turn_that_died_in_first_model_call_is_redriven(database: Database):
     """Its ledger has attempts at step 0 and no commit of its own: the next attempt must not take the number of one of them."""
     made = await tenant(database)
     turn_id = await dead(database, made)
@@ -62,7 +62,7 @@ async def test_a_turn_that_died_asking_its_first_question_is_claimed_again(datab
     assert await rows(database, made, "SELECT status, attempts, redrives FROM turns") == [("running", 1, 1)]
 
 
-async def test_of_two_who_redrive_at_once_one_wins(database: Database):
+async def test_only_one_of_two_concurrent_redrives_counts(database: Database):
     made = await tenant(database)
     turn_id = await dead(database, made)
 
@@ -73,7 +73,7 @@ async def test_of_two_who_redrive_at_once_one_wins(database: Database):
     assert await rows(database, made, "SELECT count(*) FROM events WHERE content->>'status' = 'redriven'") == [(1,)]
 
 
-async def test_an_earlier_turn_is_redriven_before_those_that_wait_behind_it(database: Database):
+async def test_redriven_turn_runs_before_later_queued_turns(database: Database):
     made = await tenant(database)
     first = await dead(database, made, "one")
     second = await asked(database, made, "two")
@@ -90,7 +90,7 @@ async def test_an_earlier_turn_is_redriven_before_those_that_wait_behind_it(data
 
 
 @pytest.mark.parametrize("status", ["running", "done"])
-async def test_once_a_later_turn_is_carried_or_answered_an_earlier_one_stays_dead(database: Database, status: str):
+async def test_turn_is_not_redriven_after_later_turn_ran(database: Database, status: str):
     made = await tenant(database)
     first = await dead(database, made, "one")
     claimed = await claim(database, await asked(database, made, "two"), "later")
@@ -102,7 +102,7 @@ async def test_once_a_later_turn_is_carried_or_answered_an_earlier_one_stays_dea
         await redrive(database, made, first)
 
 
-async def test_a_reply_ends_the_row_of_dead_turns(database: Database):
+async def test_reply_resets_count_of_dead_turns(database: Database):
     made = await tenant(database)
     await dead(database, made, "one")
     await dead(database, made, "two")

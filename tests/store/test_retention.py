@@ -24,7 +24,7 @@ def database_url(fresh_database_url: str) -> str:
     return fresh_database_url
 
 
-async def test_what_has_outlived_its_retention_goes_and_the_rest_stays(database: Database, maintenance: Database, database_url: str):
+async def test_only_sessions_past_retention_are_deleted(database: Database, maintenance: Database, database_url: str):
     made = await tenant(database, sessions=5)
     other = await tenant(database, sessions=2, data_retention_days=365)
     old, young, held, at_work, active = made.session_ids
@@ -51,7 +51,7 @@ async def test_what_has_outlived_its_retention_goes_and_the_rest_stays(database:
 @pytest.mark.parametrize(
     ("agent", "workspace", "kept"), [(30, None, True), (10, None, False), (30, 10, False), (10, 365, False), (30, 20, True)]
 )
-async def test_the_shorter_of_two_retentions_counts(
+async def test_shorter_retention_counts(
     database: Database, maintenance: Database, database_url: str, agent: int, workspace: int | None, kept: bool
 ):
     made = await tenant(database, data_retention_days=agent)
@@ -63,7 +63,7 @@ async def test_the_shorter_of_two_retentions_counts(
     assert bool(left(database_url, made.session_ids)) is kept
 
 
-async def test_retention_counts_from_the_last_thing_that_happened(database: Database, maintenance: Database, database_url: str):
+async def test_retention_counts_from_last_activity(database: Database, maintenance: Database, database_url: str):
     made = await tenant(database)
     filled(database_url, made, days_ago=60)
     fetch(database_url, "UPDATE sessions SET last_activity_at = now() - interval '29 days'")
@@ -71,7 +71,7 @@ async def test_retention_counts_from_the_last_thing_that_happened(database: Data
     assert not any((await cleanup.clean_up(maintenance, rest=0)).counts.values())
 
 
-async def test_what_calls_of_unknown_outcome_held_of_a_budget_counts_as_spent(database: Database, maintenance: Database, database_url: str):
+async def test_reservation_of_deleted_unknown_call_counts_as_spent(database: Database, maintenance: Database, database_url: str):
     made = await tenant(database, sessions=3)
     filled(database_url, made)
 
@@ -81,7 +81,7 @@ async def test_what_calls_of_unknown_outcome_held_of_a_budget_counts_as_spent(da
     assert violations(database_url) == {}
 
 
-async def test_what_analytics_count_is_not_lost(database: Database, maintenance: Database, database_url: str):
+async def test_deleting_keeps_analytics(database: Database, maintenance: Database, database_url: str):
     made = await tenant(database)
     filled(database_url, made)
     facts = "SELECT kind, count(*), sum(input_tokens), sum(messages) FROM usage_facts GROUP BY 1 ORDER BY 1"
@@ -96,9 +96,7 @@ async def test_what_analytics_count_is_not_lost(database: Database, maintenance:
     assert fetch(database_url, facts) == before != []
 
 
-async def test_in_the_middle_the_session_is_gone_for_everybody_and_the_books_are_right(
-    database: Database, maintenance: Database, database_url: str
-):
+async def test_partly_deleted_session_is_hidden_and_consistent(database: Database, maintenance: Database, database_url: str):
     """Stopped after every single batch of a long session and of short ones."""
     made = await tenant(database, sessions=4)
     filled(database_url, made, made.session_ids[:1], turns=30, status="abandoned")
@@ -122,7 +120,7 @@ async def test_in_the_middle_the_session_is_gone_for_everybody_and_the_books_are
     assert left(database_url, made.session_ids) == {}
 
 
-async def test_two_at_once_share_the_work_and_count_it_once(database: Database, maintenance: Database, database_url: str):
+async def test_two_concurrent_cleanups_share_the_work(database: Database, maintenance: Database, database_url: str):
     made = await tenant(database, sessions=60)
     filled(database_url, made)
 
@@ -134,7 +132,7 @@ async def test_two_at_once_share_the_work_and_count_it_once(database: Database, 
     assert left(database_url, made.session_ids) == {}
 
 
-async def test_out_of_time_it_stops_and_the_next_goes_on(database: Database, maintenance: Database, database_url: str):
+async def test_run_stops_at_time_limit_and_next_continues(database: Database, maintenance: Database, database_url: str):
     made = await tenant(database)
     filled(database_url, made, turns=100)
 
@@ -146,7 +144,7 @@ async def test_out_of_time_it_stops_and_the_next_goes_on(database: Database, mai
     assert left(database_url, made.session_ids) == {}
 
 
-async def test_a_record_of_long_ago_is_forgotten(database: Database, maintenance: Database, database_url: str):
+async def test_old_deletion_records_are_deleted(database: Database, maintenance: Database, database_url: str):
     made = await tenant(database, sessions=2)
     filled(database_url, made)
     await cleanup.clean_up(maintenance, rest=0)
@@ -158,7 +156,7 @@ async def test_a_record_of_long_ago_is_forgotten(database: Database, maintenance
 
 
 @pytest.mark.parametrize("table", ["sessions", "turns", "events", "model_calls", "tool_calls", "approvals", "budget_holds", "budgets"])
-async def test_the_maintenance_role_deletes_nothing_that_is_not_marked_and_reads_no_words(
+async def test_maintenance_role_deletes_only_marked_sessions_and_reads_no_text(
     database: Database, maintenance: Database, database_url: str, table: str
 ):
     made: Tenant = await tenant(database)

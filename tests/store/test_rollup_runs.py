@@ -45,7 +45,7 @@ def all_of(database_url: str) -> tuple[tuple[Counted, ...], ...]:
     return tuple(rolled_up(database_url, grain, "start::text") for grain in ("quarter", "day", "total"))
 
 
-async def test_a_transaction_that_commits_late_is_counted_once_it_does(database_url: str, maintenance: Database, activity: Activity):
+async def test_late_commit_is_counted(database_url: str, maintenance: Database, activity: Activity):
     while not activity.db.execute("SELECT 1 FROM turns WHERE status = 'done'").fetchone():
         activity.step()
     ((held,),) = activity.db.execute("SELECT session_id FROM turns WHERE status = 'done' LIMIT 1").fetchall()
@@ -79,9 +79,7 @@ async def test_running_again_changes_nothing(database_url: str, maintenance: Dat
     assert (all_of(database_url), _versions(database_url)) == (before, rows)
 
 
-async def test_sessions_from_before_are_counted_whatever_happens_to_them_meanwhile(
-    database_url: str, maintenance: Database, activity: Activity
-):
+async def test_older_sessions_are_counted_while_they_change(database_url: str, maintenance: Database, activity: Activity):
     activity.db.execute("SET session_replication_role = replica")  # no trigger notes what happens
     steps(activity, 120)
     activity.db.execute("UPDATE sessions SET counted = false")
@@ -97,7 +95,7 @@ async def test_sessions_from_before_are_counted_whatever_happens_to_them_meanwhi
     assert_rollups_equal_recount(database_url, "UTC")
 
 
-async def test_what_is_deleted_stays_counted_and_late_changes_are_added_to_it(database_url: str, maintenance: Database, activity: Activity):
+async def test_deleted_session_stays_counted_with_late_changes(database_url: str, maintenance: Database, activity: Activity):
     steps(activity, 150)
     await rollups.add(maintenance)
     before = all_of(database_url)
@@ -119,7 +117,7 @@ async def test_what_is_deleted_stays_counted_and_late_changes_are_added_to_it(da
     assert _total(all_of(database_url)[1], "sessions_started") == _total(before[1], "sessions_started")
 
 
-async def test_an_active_session_that_is_erased_is_active_no_more(database_url: str, maintenance: Database, activity: Activity):
+async def test_erased_active_session_is_not_counted_as_active(database_url: str, maintenance: Database, activity: Activity):
     activity.opens()
     await rollups.add(maintenance)
     with psycopg.connect(database_url) as db:
@@ -130,7 +128,7 @@ async def test_an_active_session_that_is_erased_is_active_no_more(database_url: 
     assert _total(all_of(database_url)[2], "active_sessions") == 0
 
 
-async def test_another_time_zone_cuts_days_that_equal_a_recount(database_url: str, maintenance: Database, activity: Activity):
+async def test_days_of_new_time_zone_equal_a_recount(database_url: str, maintenance: Database, activity: Activity):
     steps(activity, 100)
     await rollups.add(maintenance)
     for zone in ("Australia/Lord_Howe", "America/St_Johns", "UTC"):
@@ -144,7 +142,7 @@ async def test_another_time_zone_cuts_days_that_equal_a_recount(database_url: st
         assert_rollups_equal_recount(database_url, zone)
 
 
-async def test_while_days_are_cut_piece_by_piece_everything_is_counted_once(
+async def test_everything_is_counted_once_while_days_are_recomputed(
     database_url: str, maintenance: Database, activity: Activity, monkeypatch: pytest.MonkeyPatch
 ):
     """Also where a run ends in the middle, the time zone is changed once more, or two runs do it at once."""
@@ -172,7 +170,7 @@ async def test_while_days_are_cut_piece_by_piece_everything_is_counted_once(
     assert_rollups_equal_recount(database_url, "UTC")
 
 
-async def test_a_run_waits_for_another_longer_than_for_other_locks(database_url: str, activity: Activity, monkeypatch: pytest.MonkeyPatch):
+async def test_rollup_waits_for_another_run(database_url: str, activity: Activity, monkeypatch: pytest.MonkeyPatch):
     options = database._options(MAINTENANCE_ROLE).replace("statement_timeout=10s", "statement_timeout=400ms").replace("=5s", "=200ms")
     monkeypatch.setattr(database, "_options", lambda role: options)
     steps(activity, 5)
@@ -190,7 +188,7 @@ async def test_a_run_waits_for_another_longer_than_for_other_locks(database_url:
 
 
 @pytest.mark.parametrize("zone", ["Europe/Atlantis", "Foo+3", "", "UTC'; SELECT"])
-async def test_a_time_zone_that_there_is_not_is_refused(database_url: str, activity: Activity, zone: str):
+async def test_unknown_time_zone_is_refused(database_url: str, activity: Activity, zone: str):
     with psycopg.connect(database_url) as db, pytest.raises(psycopg.DatabaseError):
         db.execute("UPDATE workspaces SET timezone = %s", [zone])
 
@@ -209,7 +207,7 @@ async def test_totals_equal_a_recount_and_only_rows_that_changed_are_written(dat
     assert changed == {("agents", activity.sessions[0][0].agent_id)}
 
 
-async def test_two_copies_at_once_count_everything_once(
+async def test_two_concurrent_rollups_count_everything_once(
     database_url: str, maintenance: Database, activity: Activity, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(rollups, "_QUEUED", rollups._QUEUED.replace(str(rollups.BATCH), "7"))  # many small batches, to and fro

@@ -78,7 +78,7 @@ TURNS = {
 
 
 @pytest.mark.parametrize("zone", list(TURNS))
-async def test_what_is_near_a_midnight_at_which_clocks_change_is_of_the_day_that_they_show(database_url: str, zone: str):
+async def test_clock_change_at_midnight_counts_on_local_day(database_url: str, zone: str):
     made, turn = (await make_tenants(database_url, zone))[0], TURNS[zone]
     times = [turn + timedelta(minutes=minutes) for minutes in (-90, -45, -30, -1, 0, 29, 45, 90)]
     by_day = Counter(map(day(zone), times))
@@ -103,6 +103,6 @@ async def test_what_is_near_a_midnight_at_which_clocks_change_is_of_the_day_that
     assert_rollups_equal_recount(database_url, zone)
 
 
-def test_the_bounds_in_the_database_are_the_engines(database_url: str):
+def test_histogram_bounds_equal_engines(database_url: str):
     with psycopg.connect(database_url) as db:
         assert db.execute("SELECT histogram_bounds()").fetchone() == (list(BOUNDS),)

@@ -8,9 +8,9 @@ import pytest
 
 from engine.enums import EventKind, ModelCallState, Source
 from engine.events import Event
+from engine.model.request import Cost
 from engine.sentences import with_sentences
 from engine.turn.commit import Park, SettledCall, ToolIntent, TurnCommit
-from engine.turn.context import Cost
 from store.conversations import intake, session_control, turns
 from store.database import Database
 from tests.support.claims import ANSWERED, FIRST, REPLY, claimed
@@ -31,7 +31,7 @@ FOR_A_WHILE = TurnCommit(
 AT_ONCE = TurnCommit(model_call=SettledCall(FIRST, ModelCallState.UNKNOWN, error_class="ReplyLost"), outcome=Park(0.0, refund=True))
 
 
-async def carried(database: Database) -> tuple[Tenant, turns.Claim]:
+async def claimed_turn(database: Database) -> tuple[Tenant, turns.Claim]:
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     return made, await claimed(database, accepted.turn_id)
@@ -44,9 +44,9 @@ async def last(database: Database, made: Tenant) -> Any:
 
 @pytest.mark.parametrize("change", [FOR_APPROVAL, FOR_A_WHILE, AT_ONCE], ids=["approval", "wait", "given back"])
 @pytest.mark.parametrize("lever", ["cancel", "manual", "interrupt"])
-async def test_a_turn_that_would_wait_ends_where_it_was_to_stop(database: Database, change: TurnCommit, lever: str):
-    """The worker had not heard yet when it parked the turn: nobody waits for the end of the wait, or for an approval of what is over."""
-    made, held = await carried(database)
+async def test_cancelled_turn_ends_instead_of_parking(database: Database, change: TurnCommit, lever: str):
+    """The worker parked the turn before it noticed the cancellation: the turn ends at once, and its approvals are cancelled."""
+    made, held = await claimed_turn(database)
     following = None
     if lever == "cancel":
         assert (await session_control.cancel_turn(database, made.workspace_id, held.turn_id, by="ops")).status == "cancelling"
@@ -69,8 +69,8 @@ async def test_a_turn_that_would_wait_ends_where_it_was_to_stop(database: Databa
     assert [row[0] for row in await rows(database, made, "SELECT status FROM approvals")] == (["cancelled"] if change.tool_calls else [])
 
 
-async def test_a_reply_that_was_cancelled_before_it_was_written_is_kept_as_cut_off(database: Database):
-    made, held = await carried(database)
+async def test_reply_cancelled_before_commit_is_kept_as_partial_text(database: Database):
+    made, held = await claimed_turn(database)
     await session_control.cancel_session(database, made.workspace_id, made.session_id, by="ops")
 
     await held.write(ANSWERED)
@@ -86,8 +86,8 @@ async def test_a_reply_that_was_cancelled_before_it_was_written_is_kept_as_cut_o
     assert event.metadata == {"read_through": 0}
 
 
-async def test_a_takeover_drops_the_reply_and_a_pause_puts_it_off(database: Database):
-    made, held = await carried(database)
+async def test_takeover_drops_reply_and_pause_parks_turn(database: Database):
+    made, held = await claimed_turn(database)
     await session_control.set_mode(database, made.workspace_id, made.session_id, "paused", by="ops")
 
     await held.write(ANSWERED)
@@ -110,7 +110,7 @@ async def test_a_takeover_drops_the_reply_and_a_pause_puts_it_off(database: Data
 
 
 @pytest.mark.parametrize("lever", ["cancel", "manual"])
-async def test_what_is_ended_behind_the_turn_under_way_takes_nothing_from_its_worker(database: Database, lever: str):
+async def test_cancelling_queued_turn_keeps_running_turns_lease(database: Database, lever: str):
     """A queued turn of the session ends at once; the lease is that of the turn before it."""
     made = await tenant(database, strategy="enqueue")
     first, second = [await intake.accept(database, made.workspace_id, made.session_id, text) for text in ("one", "two")]

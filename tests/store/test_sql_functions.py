@@ -1,4 +1,4 @@
-"""`store/sql` holds the functions of a migrated database: each of them, as it is, and no other."""
+"""`store/sql` holds exactly the functions of a migrated database, with the same definitions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from psycopg.rows import dict_row
 
 from store import sql
 
-# What there is to a function besides its text: aggregates have no pg_get_functiondef, so theirs is put together here.
+# A function with its settings, owner and grants. Aggregates have no pg_get_functiondef, so their definition is assembled here.
 FUNCTIONS = """
     SELECT p.proname AS name, p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')' AS signature,
         CASE WHEN p.prokind <> 'a' THEN pg_get_functiondef(p.oid)
@@ -68,7 +68,7 @@ def test_every_function_has_a_file_and_every_file_a_function(migrated):
     assert not in_files - in_database, f"files in store/sql whose function no migration makes: {sorted(in_files - in_database)}"
 
 
-def test_every_file_makes_the_function_it_is_named_after_and_no_other(without_functions):
+def test_file_makes_only_the_function_of_its_name(without_functions):
     before: set[str] = set()
     for name in sql.names():
         run(without_functions, name)
@@ -77,7 +77,7 @@ def test_every_file_makes_the_function_it_is_named_after_and_no_other(without_fu
         before = made
 
 
-def test_the_files_are_what_the_migrations_made(migrated, without_functions):
+def test_files_equal_migrated_functions(migrated, without_functions):
     for name in sql.names():
         run(without_functions, name)
     found = functions(without_functions)
@@ -87,7 +87,7 @@ def test_the_files_are_what_the_migrations_made(migrated, without_functions):
         )
 
 
-def test_a_file_replaces_the_function_that_is_there_and_its_body_compiles(migrated, database_url):
+def test_file_replaces_existing_function(migrated, database_url):
     with psycopg.connect(database_url) as db:
         db.execute("SET LOCAL ROLE turnline_owner")
         for name in sql.names():
@@ -97,7 +97,7 @@ def test_a_file_replaces_the_function_that_is_there_and_its_body_compiles(migrat
 
 
 @pytest.mark.parametrize("name", sql.names())
-def test_a_file_begins_with_what_it_does_what_it_locks_and_who_calls_it(name):
+def test_file_header_states_purpose_locks_and_callers(name):
     header = sql.text(name).split("\n\n", 1)[0].splitlines()
     assert all(line.startswith("-- ") for line in header)
     labels = [line.split(":")[0] for line in header if line.startswith(("-- Locks: ", "-- Callers: "))]

@@ -9,7 +9,7 @@ from tests.support.takeover_schedules import play
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_no_reply_of_the_agent_follows_a_takeover(database: Database, database_url: str, seed: int):
+async def test_no_agent_reply_follows_a_takeover(database: Database, database_url: str, seed: int):
     """Hundreds of sessions in which a customer, an operator and workers come between each other's commits, at moments thrown by dice.
 
     The invariants at the end say that every message was answered or accounted for, once.

@@ -92,7 +92,7 @@ def test_every_table_of_a_tenant_forces_row_level_security(database_url: str):
     assert views == (0,), "a view runs with its owner's rights unless it says security_invoker"
 
 
-def test_the_roles_have_no_way_around_it(database_url: str):
+def test_roles_cannot_bypass_row_level_security(database_url: str):
     with psycopg.connect(database_url) as db:
         roles = db.execute("SELECT rolname, rolsuper, rolbypassrls, rolcanlogin FROM pg_roles WHERE rolname LIKE 'turnline%'").fetchall()
         owned = db.execute(
@@ -105,7 +105,7 @@ def test_the_roles_have_no_way_around_it(database_url: str):
 
 
 @pytest.mark.parametrize("table", [*TENANT_TABLES, "workspaces", "users"])
-async def test_another_workspace_sees_and_changes_nothing(database: Database, filled: Tenant, table: str):
+async def test_other_workspace_sees_and_changes_nothing(database: Database, filled: Tenant, table: str):
     stranger = (await tenant(database)).workspace_id
     column = {"workspaces": "id", "users": "id"}.get(table, "workspace_id")
 
@@ -132,7 +132,7 @@ async def test_another_workspace_sees_and_changes_nothing(database: Database, fi
 
 
 @pytest.mark.parametrize("verb", ["UPDATE events SET kind = 'x'", "DELETE FROM events"])
-async def test_nobody_edits_the_log(database: Database, filled: Tenant, verb: str):
+async def test_log_cannot_be_edited(database: Database, filled: Tenant, verb: str):
     with pytest.raises(DBAPIError, match="permission denied"):
         async with database.transaction(filled.workspace_id) as db:
             await db.execute(sql(verb))
@@ -161,7 +161,7 @@ async def test_a_pooled_connection_forgets_the_workspace(database: Database, fil
         assert await database.rows("SELECT 1 FROM sessions") == []
 
 
-async def test_the_turn_functions_stay_in_their_workspace(database: Database, filled: Tenant):
+async def test_turn_functions_stay_in_their_workspace(database: Database, filled: Tenant):
     stranger = (await tenant(database)).workspace_id
     row = await database.call("SELECT * FROM accept_message($1, $2, '{}', '{}', NULL, NULL)", stranger, filled.session_id)
     assert row["o_outcome"] == "no_session"
@@ -172,7 +172,7 @@ async def test_the_turn_functions_stay_in_their_workspace(database: Database, fi
     assert lost.value.sqlstate == "TL001"
 
 
-async def test_a_workspace_is_made_with_a_key_that_leads_to_it(database: Database):
+async def test_new_workspace_is_found_by_its_key(database: Database):
     made = await workspaces.create(database, "Acme")
 
     assert made.api_key.startswith("tl_")

@@ -40,7 +40,7 @@ def nothing_due(database_url: str) -> None:
     fetch(database_url, "UPDATE tool_integrations SET next_health_check = now() + interval '1 day'")
 
 
-async def test_many_askers_take_each_integration_once(database: Database, maintenance: Database):
+async def test_concurrent_takers_get_each_integration_once(database: Database, maintenance: Database):
     _, ids = await made_with(database, 20)
 
     taken = await asyncio.gather(*(tool_health.take(maintenance, 7, failed=False) for _ in range(6)))
@@ -48,7 +48,7 @@ async def test_many_askers_take_each_integration_once(database: Database, mainte
     assert sorted(integration_id for some in taken for _, integration_id in some) == sorted(ids)
 
 
-async def test_what_was_taken_by_somebody_who_died_is_due_again(database: Database, maintenance: Database, database_url: str):
+async def test_integration_taken_by_dead_process_is_due_again(database: Database, maintenance: Database, database_url: str):
     _, ids = await made_with(database, 2)
     await tool_health.take(maintenance, 10, failed=False)
     assert (await tool_health.how_many_are_due(maintenance))[0] == 0
@@ -60,16 +60,14 @@ async def test_what_was_taken_by_somebody_who_died_is_due_again(database: Databa
     assert sorted(one for _, one in await tool_health.take(maintenance, 10, failed=False)) == sorted(ids)
 
 
-async def test_one_that_is_switched_off_is_not_asked(database: Database, maintenance: Database, database_url: str):
+async def test_disabled_integration_is_not_probed(database: Database, maintenance: Database, database_url: str):
     _, ids = await made_with(database, 2)
     fetch(database_url, "UPDATE tool_integrations SET enabled = false WHERE id = %s", ids[0])
 
     assert [one for _, one in await tool_health.take(maintenance, 10, failed=False)] == [ids[1]]
 
 
-async def test_what_failed_last_is_taken_apart_and_what_was_not_due_then_is_left(
-    database: Database, maintenance: Database, database_url: str
-):
+async def test_failed_integrations_are_taken_separately(database: Database, maintenance: Database, database_url: str):
     made, (well, ill) = await made_with(database, 2)
     await hear(database, made, well, None)
     await hear(database, made, ill, "away")
@@ -82,7 +80,7 @@ async def test_what_failed_last_is_taken_apart_and_what_was_not_due_then_is_left
     assert [one for _, one in await tool_health.take(maintenance, 10, failed=False)] == [well]
 
 
-async def test_changes_are_kept_with_their_reason_and_in_order(database: Database, maintenance: Database, database_url: str):
+async def test_health_changes_are_kept_in_order(database: Database, maintenance: Database, database_url: str):
     made, (integration_id,) = await made_with(database, 1)
 
     changes = await hear(database, made, integration_id, None, "away", "still away", None, None)
@@ -109,7 +107,7 @@ async def test_changes_are_kept_with_their_reason_and_in_order(database: Databas
     assert row == [("healthy", 0, None, False)]
 
 
-async def test_what_fails_is_asked_sooner(database: Database, database_url: str):
+async def test_failing_integration_is_probed_sooner(database: Database, database_url: str):
     made, (well, ill) = await made_with(database, 2)
     await hear(database, made, well, None)
     await hear(database, made, ill, "away")
@@ -125,9 +123,7 @@ async def test_what_fails_is_asked_sooner(database: Database, database_url: str)
     [(1, None, False), (1, 0.1, True), (2, None, True)],
     ids=["a call of what is degraded", "a probe of it", "a call of what is unhealthy"],
 )
-async def test_an_answered_call_puts_the_probe_off(
-    database: Database, database_url: str, failures: int, asked_for_s: float | None, soon: bool
-):
+async def test_answered_call_postpones_probe(database: Database, database_url: str, failures: int, asked_for_s: float | None, soon: bool):
     made, (integration_id,) = await made_with(database, 1)
     await hear(database, made, integration_id, *["away"] * failures)
     await tool_health.record(database, tool_health.Observation(made.workspace_id, integration_id, None, asked_for_s), FEW, every_s=300)
@@ -136,7 +132,7 @@ async def test_an_answered_call_puts_the_probe_off(
     assert fetch(database_url, query, integration_id) == [(soon,)]
 
 
-async def test_a_failure_of_asking_does_not_count_where_an_answer_was_heard_meanwhile(database: Database, database_url: str):
+async def test_failed_probe_does_not_count_after_answered_call(database: Database, database_url: str):
     made, (integration_id,) = await made_with(database, 1)
     await hear(database, made, integration_id, None)
 
@@ -151,7 +147,7 @@ async def test_a_failure_of_asking_does_not_count_where_an_answer_was_heard_mean
     assert await fails(asked_for_s=60.0) == 2  # what was heard meanwhile was no answer
 
 
-async def test_a_turn_knows_which_of_its_integrations_are_degraded(database: Database, database_url: str):
+async def test_claim_marks_degraded_integrations(database: Database, database_url: str):
     made, ids = await made_with(database, 2)
     fetch(database_url, "UPDATE tool_integrations SET health_status = 'degraded' WHERE id = %s", ids[0])
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "Hello")
@@ -161,7 +157,7 @@ async def test_a_turn_knows_which_of_its_integrations_are_degraded(database: Dat
     assert {one.id: one.degraded for tool in context.tools for one in tool.integrations} == {ids[0]: True, ids[1]: False}
 
 
-async def test_many_who_heard_the_same_at_once_count_each(database: Database, database_url: str):
+async def test_concurrent_observations_are_all_counted(database: Database, database_url: str):
     made, (integration_id,) = await made_with(database, 1)
 
     await asyncio.gather(*(hear(database, made, integration_id, "away") for _ in range(8)))
@@ -172,7 +168,7 @@ async def test_many_who_heard_the_same_at_once_count_each(database: Database, da
     assert len(fetch(database_url, "SELECT 1 FROM tool_health_changes WHERE integration_id = %s", integration_id)) == 2
 
 
-async def test_a_tool_is_offered_as_long_as_one_of_its_integrations_is_not_unhealthy(database: Database, database_url: str):
+async def test_tool_is_offered_unless_all_integrations_are_unhealthy(database: Database, database_url: str):
     made, ids = await made_with(database, 2)
     fetch(
         database_url,

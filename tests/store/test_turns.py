@@ -12,8 +12,9 @@ import pytest
 from engine.enums import EventKind, FinishReason, ModelCallState, Source, ToolCallState, ToolStatus
 from engine.errors import Conflict, LeaseLost, NotFound, Rejected
 from engine.events import Event, ModelReply, ToolOutcome, Usage
+from engine.model.request import Cost
 from engine.turn.commit import Finish, Outcome, Park, Reserve, Reserved, SettledCall, ToolIntent, ToolSettled, TurnCommit
-from engine.turn.context import Cost, Limits
+from engine.turn.context import Limits
 from engine.turn.pending_calls import Pending
 from store.conversations import intake, session_control, sweep, turns
 from store.database import Database
@@ -42,7 +43,7 @@ async def turn_rows(
     return [tuple(row) for row in await rows(database, made, f"SELECT {columns} FROM turns ORDER BY session_id, opened_at_offset")]
 
 
-async def test_a_message_opens_a_turn_and_the_next_joins_it(database: Database):
+async def test_message_opens_turn_and_next_joins_it(database: Database):
     made = await tenant(database)
 
     first = await intake.accept(database, made.workspace_id, made.session_id, "one")
@@ -52,7 +53,7 @@ async def test_a_message_opens_a_turn_and_the_next_joins_it(database: Database):
     assert (second.offset, second.turn_id, second.to_dispatch) == (1, first.turn_id, None)
 
 
-async def test_enqueue_opens_a_turn_for_each_message_and_rings_the_first(database: Database):
+async def test_enqueue_opens_turn_per_message_and_dispatches_first(database: Database):
     made = await tenant(database, strategy="enqueue")
 
     accepted = [await intake.accept(database, made.workspace_id, made.session_id, text) for text in ("one", "two")]
@@ -61,7 +62,7 @@ async def test_enqueue_opens_a_turn_for_each_message_and_rings_the_first(databas
     assert [one.to_dispatch for one in accepted] == [accepted[0].turn_id, None]
 
 
-async def test_a_key_is_good_for_one_text(database: Database):
+async def test_message_key_belongs_to_one_text(database: Database):
     made = await tenant(database)
     first = await intake.accept(database, made.workspace_id, made.session_id, "one", message_key="k")
 
@@ -100,7 +101,7 @@ async def test_fifty_senders_of_one_session_leave_dense_offsets_and_one_event_pe
         ({"text": "a", "strategy": "whenever"}, "coalesce, enqueue"),
     ],
 )
-async def test_a_message_that_cannot_be_kept_is_refused_with_the_reason(database: Database, given: dict[str, Any], says: str):
+async def test_invalid_message_is_rejected_with_reason(database: Database, given: dict[str, Any], says: str):
     made = await tenant(database)
 
     with pytest.raises(Rejected, match=says):
@@ -109,7 +110,7 @@ async def test_a_message_that_cannot_be_kept_is_refused_with_the_reason(database
     assert await rows(database, made, "SELECT 1 FROM events") == []
 
 
-async def test_a_session_of_nobody_an_ended_one_and_one_of_an_archived_agent(database: Database):
+async def test_message_to_missing_ended_or_agentless_session_is_refused(database: Database):
     made, other = await tenant(database), await tenant(database)
     with pytest.raises(NotFound):
         await intake.accept(database, made.workspace_id, uuid4(), "one")
@@ -123,7 +124,7 @@ async def test_a_session_of_nobody_an_ended_one_and_one_of_an_archived_agent(dat
         await intake.accept(database, made.workspace_id, made.session_id, "one")
 
 
-async def test_a_refusal_is_recorded_once_and_without_the_text(database: Database):
+async def test_refusal_is_recorded_once_without_text(database: Database):
     made = await tenant(database)
     for _ in range(2):
         await intake.record_refusal(database, made.workspace_id, made.session_id, "k", "the secret text", Conflict("another text"))
@@ -133,7 +134,7 @@ async def test_a_refusal_is_recorded_once_and_without_the_text(database: Databas
     assert "secret" not in event[1]
 
 
-async def test_a_claimed_turn_is_answered_and_everything_is_counted(database: Database):
+async def test_answered_turn_updates_counters(database: Database):
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
 
@@ -156,7 +157,7 @@ async def test_a_claimed_turn_is_answered_and_everything_is_counted(database: Da
     assert tuple(call) == ("settled", "gpt-4o-2024", Decimal("0.00045"), "test", 12, 34, "req-1")
 
 
-async def test_a_write_sent_twice_is_written_once(database: Database):
+async def test_repeated_write_is_written_once(database: Database):
     """The commit went through and its reply was lost: the same write comes again."""
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
@@ -170,7 +171,7 @@ async def test_a_write_sent_twice_is_written_once(database: Database):
     assert (await rows(database, made, "SELECT cost_usd FROM sessions"))[0][0] == Decimal("0.00045")
 
 
-async def test_a_claim_sent_twice_is_one_claim(database: Database):
+async def test_repeated_claim_is_one_claim(database: Database):
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
 
@@ -180,7 +181,7 @@ async def test_a_claim_sent_twice_is_one_claim(database: Database):
     assert len(await rows(database, made, "SELECT 1 FROM model_calls")) == 1
 
 
-async def test_a_claim_sent_twice_reads_what_it_was_to_read_and_what_was_said_between_is_read_later(database: Database):
+async def test_repeated_claim_does_not_read_later_messages(database: Database):
     """Its reply was lost. Were the later message shown to the reserved call, it would be answered now, and by the next turn again."""
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
@@ -194,7 +195,7 @@ async def test_a_claim_sent_twice_reads_what_it_was_to_read_and_what_was_said_be
     assert await turn_rows(database, made) == [("done", 0, 0), ("queued", 1, None)]
 
 
-async def test_a_write_sent_twice_tells_what_its_call_was_to_read_and_nothing_that_was_said_between(database: Database):
+async def test_repeated_write_does_not_return_later_messages(database: Database):
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     held = await claim(database, accepted.turn_id)
@@ -222,7 +223,7 @@ async def test_a_write_sent_twice_tells_what_its_call_was_to_read_and_nothing_th
         ("UPDATE sessions SET lease_owner = 'another', lease_until = now() + interval '1 minute' RETURNING 1", "busy"),
     ],
 )
-async def test_a_turn_that_is_not_to_be_carried_now_is_not_claimed(database: Database, change: str, why: str):
+async def test_turn_that_may_not_run_is_not_claimed(database: Database, change: str, why: str):
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     await rows(database, made, change)
@@ -231,7 +232,7 @@ async def test_a_turn_that_is_not_to_be_carried_now_is_not_claimed(database: Dat
     assert await claim(database, uuid4()) == turns.NotClaimed("no_turn")
 
 
-async def test_an_integration_whose_secrets_cannot_be_opened_is_left_out_and_the_turn_is_claimed(database: Database):
+async def test_integration_with_lost_key_is_left_out_of_claim(database: Database):
     made = await tenant(database, tools=({"name": "orders_lookup", "integration": {"secrets": {"token": "v1.gone.AAAA"}}},))
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     assert accepted.turn_id is not None
@@ -245,7 +246,7 @@ async def test_an_integration_whose_secrets_cannot_be_opened_is_left_out_and_the
     assert [tool.integrations for tool in held.context.tools] == [()]
 
 
-async def test_the_second_turn_of_a_session_waits_for_the_first(database: Database):
+async def test_second_turn_waits_for_first(database: Database):
     made = await tenant(database, strategy="enqueue")
     first = await intake.accept(database, made.workspace_id, made.session_id, "one")
     second = await intake.accept(database, made.workspace_id, made.session_id, "two")
@@ -282,7 +283,7 @@ async def test_a_stale_fence_writes_nothing(database: Database):
     assert tuple(session) == (1, 1, 0)
 
 
-async def test_a_message_that_nobody_read_opens_the_next_turn_in_the_settling_commit(database: Database):
+async def test_unread_message_opens_next_turn_in_final_commit(database: Database):
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     held = await claim(database, accepted.turn_id)
@@ -296,7 +297,7 @@ async def test_a_message_that_nobody_read_opens_the_next_turn_in_the_settling_co
     assert [event.content["text"] for event in following.resume_point.events] == ["one", "two", "Yes."]
 
 
-async def test_a_message_that_arrives_during_a_step_is_news_for_the_next_model_call(database: Database):
+async def test_message_during_step_is_read_by_next_model_call(database: Database):
     made = await tenant(database, tools=({"name": "orders_lookup"},))
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     held = await claim(database, accepted.turn_id)
@@ -328,7 +329,7 @@ async def test_a_message_that_arrives_during_a_step_is_news_for_the_next_model_c
     assert await turn_rows(database, made) == [("running", 0, 2)]
 
 
-async def test_a_turn_taken_up_in_the_middle_knows_which_calls_were_begun(database: Database):
+async def test_resumed_turn_knows_pending_calls(database: Database):
     made = await tenant(database, tools=({"name": "orders_lookup"},))
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     held = await claim(database, accepted.turn_id, lease_s=0.05)
@@ -349,7 +350,7 @@ async def test_a_turn_taken_up_in_the_middle_knows_which_calls_were_begun(databa
     assert [event.kind for event in again.resume_point.events] == [EventKind.CUSTOMER_MESSAGE, EventKind.TOOL_CALL]
 
 
-async def test_a_turn_claimed_too_often_is_dead_with_a_reason_and_the_session_goes_on(database: Database):
+async def test_turn_claimed_too_often_is_dead_and_session_continues(database: Database):
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     for owner in ("first", "second"):
@@ -369,7 +370,7 @@ async def test_a_turn_claimed_too_often_is_dead_with_a_reason_and_the_session_go
     assert not isinstance(await claim(database, again.turn_id), turns.NotClaimed)
 
 
-async def test_a_parked_turn_is_early_until_its_time_and_a_refund_gives_the_attempt_back(database: Database, maintenance: Database):
+async def test_parked_turn_is_early_and_refund_returns_attempt(database: Database, maintenance: Database):
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     held = await claim(database, accepted.turn_id)
@@ -382,7 +383,7 @@ async def test_a_parked_turn_is_early_until_its_time_and_a_refund_gives_the_atte
     assert accepted.turn_id not in [turn_id for turn_id, _ in await sweep.due(maintenance, stale_s=0.0)]
 
 
-async def test_a_takeover_wins_over_the_reply(database: Database):
+async def test_takeover_wins_over_reply(database: Database):
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     held = await claim(database, accepted.turn_id)
@@ -469,7 +470,7 @@ async def test_write_returns_whether_the_turn_still_waits_for_an_approval(databa
             await session_control.cancel_session(database, made.workspace_id, made.session_id, by="ops")
 
 
-async def test_leases_are_renewed_for_as_long_as_the_fence_is_the_newest(database: Database):
+async def test_lease_is_renewed_only_with_newest_fence(database: Database):
     made = await tenant(database, sessions=2)
     accepted = [await intake.accept(database, made.workspace_id, session_id, "one") for session_id in made.session_ids]
     mine = await claim(database, accepted[0].turn_id)
@@ -482,26 +483,26 @@ async def test_leases_are_renewed_for_as_long_as_the_fence_is_the_newest(databas
     assert kept == {mine.session_id}
 
 
-async def test_the_sweep_finds_what_was_never_rung_rung_in_vain_or_left_behind(database: Database, maintenance: Database):
+async def test_sweep_finds_undispatched_and_abandoned_turns(database: Database, maintenance: Database):
     made = await tenant(database, sessions=5)
-    unrung, in_vain, left, live, rung = [
+    undispatched, lost, left, live, dispatched = [
         (await intake.accept(database, made.workspace_id, session_id, "one")).turn_id for session_id in made.session_ids
     ]
     await claim(database, left, "dead worker", lease_s=0.01)
     await claim(database, live, "live worker", lease_s=60.0)
     await asyncio.sleep(0.05)  # longer than the dead worker's lease
     await rows(database, made, "UPDATE turns SET opened_at = now() - interval '10 seconds' RETURNING 1")
-    await rows(database, made, "UPDATE turns SET dispatched_at = now() - interval '15 seconds' WHERE id = :id RETURNING 1", id=in_vain)
-    await rows(database, made, "UPDATE turns SET dispatched_at = now() WHERE id = :id RETURNING 1", id=rung)
+    await rows(database, made, "UPDATE turns SET dispatched_at = now() - interval '15 seconds' WHERE id = :id RETURNING 1", id=lost)
+    await rows(database, made, "UPDATE turns SET dispatched_at = now() WHERE id = :id RETURNING 1", id=dispatched)
 
     found = dict(await sweep.due(maintenance, stale_s=10.0))
 
-    mine = {unrung, in_vain, left, live, rung}
-    assert {turn_id: ring for turn_id, ring in found.items() if turn_id in mine} == {unrung: 1, in_vain: 1, left: 1}
-    assert not mine & dict(await sweep.due(maintenance, stale_s=10.0)).keys(), "what was rung just now is left alone"
+    mine = {undispatched, lost, left, live, dispatched}
+    assert {turn_id: count for turn_id, count in found.items() if turn_id in mine} == {undispatched: 1, lost: 1, left: 1}
+    assert not mine & dict(await sweep.due(maintenance, stale_s=10.0)).keys(), "turns dispatched just now are left alone"
 
 
-async def test_the_sweep_sees_no_words(maintenance: Database):
+async def test_sweep_role_cannot_read_text(maintenance: Database):
     for table in ("events", "model_calls", "tool_calls", "agents", "workspaces"):
         with pytest.raises(Exception, match="permission denied"):
             await maintenance.rows(f"SELECT * FROM {table}")

@@ -28,7 +28,7 @@ async def caller_of(database: Database, key: str) -> workspaces.Caller:
     return caller
 
 
-async def test_the_first_key_of_a_workspace_may_do_everything_in_it(database):
+async def test_first_key_of_workspace_is_admin(database):
     made = await workspaces.create(database, "Acme")
 
     assert re.fullmatch(r"tl_[0-9a-f]{8}_[A-Za-z0-9_-]{43}", made.api_key)
@@ -38,7 +38,7 @@ async def test_the_first_key_of_a_workspace_may_do_everything_in_it(database):
     assert caller.may_write
 
 
-async def test_of_a_key_only_its_digest_and_its_beginning_are_kept(database, database_url):
+async def test_only_digest_and_prefix_of_key_are_stored(database, database_url):
     made = await workspaces.create(database, "Acme")
 
     prefix, secret = made.api_key[:11], made.api_key[12:]
@@ -50,7 +50,7 @@ async def test_of_a_key_only_its_digest_and_its_beginning_are_kept(database, dat
     assert workspaces.digest_of(made.api_key).hex() in whole
 
 
-async def test_every_time_zone_is_taken_that_postgres_and_python_agree_about_and_no_other(database, database_url):
+async def test_only_time_zones_common_to_postgres_and_python_are_accepted(database, database_url):
     made = (await workspaces.create(database, "Acme")).workspace_id
     taken = []
     for zone in sorted(available_timezones()):
@@ -66,11 +66,11 @@ async def test_every_time_zone_is_taken_that_postgres_and_python_agree_about_and
             )
             assert told == {zone: at.astimezone(ZoneInfo(zone)).replace(tzinfo=None) for zone in taken}
     for zone in ("EST5EDT", "CET"):
-        with pytest.raises(Rejected, match=f"'{zone}' names no place"):
+        with pytest.raises(Rejected, match=f"'{zone}' is not the time zone of a place"):
             await workspaces.timezone(database, made, zone)
 
 
-async def test_a_wrong_key_opens_nothing(database):
+async def test_wrong_key_finds_no_caller(database):
     key = (await workspaces.create(database, "Acme")).api_key
 
     for wrong in ("", "tl_", key[:-1], key + "x", key.upper(), f" {key}", "tl_" + "x" * 10_000, "tl_\x00", "tl_\ud800", "Bearer " + key):
@@ -88,7 +88,7 @@ async def test_a_wrong_key_opens_nothing(database):
         ("admin", None, None),
     ],
 )
-async def test_a_users_key_can_do_no_more_than_the_user(database, key, user, role):
+async def test_users_key_allows_no_more_than_user(database, key, user, role):
     made = await workspaces.create(database, "Acme")
     user_id = await _user(database, made.workspace_id, user)
 
@@ -100,7 +100,7 @@ async def test_a_users_key_can_do_no_more_than_the_user(database, key, user, rol
     assert caller.may_write == (role in ("admin", "write"))
 
 
-async def test_a_permission_taken_away_is_taken_from_the_users_keys_too(database, database_url):
+async def test_revoked_permission_applies_to_users_keys(database, database_url):
     made = await workspaces.create(database, "Acme")
     user_id = await _user(database, made.workspace_id, "write")
     text = (await workspaces.create_api_key(database, made.workspace_id, user_id=user_id)).text
@@ -112,7 +112,7 @@ async def test_a_permission_taken_away_is_taken_from_the_users_keys_too(database
     assert not (await caller_of(database, text)).may_read
 
 
-async def test_a_permission_in_another_workspace_counts_for_nothing_here(database):
+async def test_permission_in_other_workspace_does_not_count(database):
     made, elsewhere = await workspaces.create(database, "Acme"), await workspaces.create(database, "Other")
     user_id = await _user(database, elsewhere.workspace_id, "admin")
 
@@ -121,7 +121,7 @@ async def test_a_permission_in_another_workspace_counts_for_nothing_here(databas
     assert (await caller_of(database, text)).role is None
 
 
-async def test_a_revoked_key_is_out_and_is_revoked_once(database):
+async def test_revoked_key_is_refused(database):
     made, other = await workspaces.create(database, "Acme"), await workspaces.create(database, "Other")
     key = await workspaces.create_api_key(database, made.workspace_id, role=AccessRole.READ)
 
@@ -134,7 +134,7 @@ async def test_a_revoked_key_is_out_and_is_revoked_once(database):
     assert await workspaces.caller_of(database, made.api_key) is not None
 
 
-async def test_a_keys_use_is_noted_at_most_once_a_minute(database):
+async def test_key_use_is_recorded_at_most_once_a_minute(database):
     made = await workspaces.create(database, "Acme")
     caller = await caller_of(database, made.api_key)
 

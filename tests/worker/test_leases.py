@@ -55,9 +55,11 @@ async def test_work_is_cancelled_when_its_lease_is_taken_over(database: Database
 
 async def test_cancellation_from_outside_is_not_turned_into_lease_lost(database: Database, leases: Leases):
     made = await tenant(database)
+    accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
+    claim = await claimed(database, accepted.turn_id)
 
     async def work() -> None:
-        async with leases.keep(made.session_id, 0):
+        async with leases.keep(claim.session_id, claim.fence):
             await asyncio.sleep(30)
 
     task = asyncio.create_task(work())

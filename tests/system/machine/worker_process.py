@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, Protocol, cast
 from uuid import UUID
@@ -12,15 +13,21 @@ from uuid import UUID
 import psycopg
 
 from engine.errors import LeaseLost
-from engine.events import ModelReply, ToolCall, ToolOutcome
+from engine.events import ModelReply, ToolCall, ToolOutcome, Usage
+from engine.model.request import Bound, Cost, ModelRequest
+from engine.tools.spec import ToolSpec
 from engine.turn.commit import Outcome
-from engine.turn.context import Limits, ModelRequest, ToolSpec
+from engine.turn.context import Limits, TurnContext
+from integrations.executor import Performer
+from integrations.price_list import cost_of
+from settings import Settings
 from store.conversations.turns import CLAIM, WRITE
 from tests.system.machine.environment import Stage
 from worker.leases import Leases
 from worker.resources import Resources
 from worker.turn_runner import run_turn
 
+PRICES = Performer(Settings())  # for `bound` and `estimate`; it sends nothing
 LEASE_S = 36_000.0  # of the database's clock, which is not ours to stop
 
 
@@ -80,7 +87,6 @@ class Worker:
             publisher=SimpleNamespace(log_advanced=lambda *_: None, token_delta=lambda *_: None),
             dispatcher=SimpleNamespace(dispatch=world.dispatch),
             performer=self,
-            health_recorder=SimpleNamespace(of=lambda *_: lambda *_: None),
         )
         self.leases.start()
         self.task: asyncio.Task[Outcome | None] = asyncio.get_running_loop().create_task(
@@ -126,20 +132,25 @@ class Worker:
             self.world.refused(self, error)
             raise
 
-    # What it finds as the outside
+    # The engine's performer
 
-    async def call_model(self, request: ModelRequest, on_delta: Callable[[str], None]) -> ModelReply:
+    async def call_model(self, request: ModelRequest, on_delta: Callable[[str], None]) -> tuple[ModelReply, Cost]:
         self.world.requested(self, request)
         answer = await self._wait(Wait("model", request, on_delta))
         if isinstance(answer, Exception):
             raise answer
-        return cast(ModelReply, answer)
+        reply = cast(ModelReply, answer)
+        return reply, cost_of(request.model_provider, reply.model, reply.usage, datetime.now(UTC))
 
-    async def call_tool(
-        self, tool: ToolSpec | None, call: ToolCall, key: str, *, tool_names: tuple[str, ...], begun: bool, on_result: object
-    ) -> ToolOutcome:
-        known = self.world.called(self, tool, call, key, begun)
+    async def call_tool(self, context: TurnContext, call: ToolCall, idempotency_key: str, *, begun: bool) -> ToolOutcome:
+        known = self.world.called(self, context.tool(call.tool_name), call, idempotency_key, begun)
         return known if known is not None else cast(ToolOutcome, await self._wait(Wait("tool", call)))
+
+    def bound(self, request: ModelRequest) -> Bound:
+        return PRICES.bound(request)
+
+    def estimate(self, request: ModelRequest, streamed: str) -> tuple[Usage, Cost]:
+        return PRICES.estimate(request, streamed)
 
     async def _wait(self, wait: Wait) -> Any:
         self.waits.append(wait)

@@ -1,5 +1,5 @@
--- Grants the session's first open turn its place, if it may run now and the workspace's window has room, and returns it. Without room
--- the turn waits, and the result is null.
+-- Admits the session's first open turn if it may run now and the workspace is below its in-flight limit (p_window), and returns it. At
+-- the limit the turn becomes pending, and the result is null.
 -- Locks: the session's first open turn; the caller holds the session's row.
 -- Callers: accept_message, set_mode, redrive_turn, release_session.
 

@@ -1,5 +1,5 @@
--- Ends an open turn that no worker will write any more: it gives the turn's open tool calls their results, cancels its pending
--- approvals, appends the last status_update and sets status and reason. Quarantines the session after three dead turns in a row. Where
+-- Ends an open turn that no worker will write any more. It gives the turn's open tool calls their results, cancels its pending
+-- approvals, appends the last status_update and sets status and reason. Quarantines the session after three dead turns in a row. If
 -- the turn was running, the caller has raised the session's fence.
 -- Locks: the turn's model calls, tool calls and approvals, then the turn; the caller holds the session's row.
 -- Callers: claim_turn, write_turn, cancel_turn.

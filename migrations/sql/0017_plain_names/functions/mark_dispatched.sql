@@ -1,5 +1,5 @@
--- Notes that these turns were rung, so that the sweep leaves them alone for a while. Changes only queued turns that were not rung
--- before.
+-- Records that these turns were dispatched, so that the sweep leaves them alone for a while. Changes only queued turns that were not
+-- dispatched before.
 -- Locks: the turns' rows, in no particular order.
 -- Callers: tasks/dispatcher.py.
 

@@ -1,6 +1,6 @@
--- Sets admitted_at when a turn gets its place in the workspace's window: from then on it waits for a worker. Returns the new row.
+-- Sets admitted_at when a turn is admitted: from then on it waits for a worker. Returns the new row.
 -- Locks: none.
--- Callers: trigger turns_granted on turns.
+-- Callers: trigger turns_admitted on turns.
 
 CREATE OR REPLACE FUNCTION note_admitted() RETURNS trigger
 LANGUAGE plpgsql AS $$

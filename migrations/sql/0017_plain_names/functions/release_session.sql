@@ -1,5 +1,5 @@
--- Lifts a session's quarantine, so that its turns run again. o_outcome: released, unchanged, not_found. o_dispatch is the turn to ring
--- after the commit.
+-- Lifts a session's quarantine, so that its turns run again. o_outcome: released, unchanged, not_found. o_dispatch is the turn to
+-- dispatch after the commit.
 -- Locks: the session's row, then its first open turn.
 -- Callers: store/conversations/redrive.py.
 
