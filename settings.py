@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+__version__ = "0.1.0"  # the only place: the package, the API and `turnline --version` read it
+
 
 class Settings(BaseSettings):
     """Configuration from environment variables. Common variables keep their usual names; all others start with TURNLINE_."""

@@ -23,7 +23,7 @@ from observability import logs
 from realtime.event_reader import EventReader
 from realtime.publisher import Publisher
 from realtime.subscriber import Subscriber
-from settings import Settings, get_settings
+from settings import Settings, __version__, get_settings
 from store.database import Database
 from store.encryption import SecretBox
 from tasks.dispatcher import Dispatcher
@@ -73,7 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(
         title="Turnline",
-        version="0.1.0",
+        version=__version__,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,

@@ -9,7 +9,7 @@ from cli.errors import SetupError
 from cli.lazy_group import LazyCommand, LazyGroup
 from cli.settings_errors import describe_settings_error
 from failpoints import refuse_a_normal_start
-from settings import Settings
+from settings import Settings, __version__
 
 SECTIONS = {
     "Run": {
@@ -62,7 +62,7 @@ class CommandLine(LazyGroup):
 
 
 @click.group(cls=CommandLine, sections=SECTIONS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option("0.1.0", prog_name="turnline")
+@click.version_option(__version__, prog_name="turnline")
 def main() -> None:
     """Run and operate Turnline: durable agent turns on Celery and Postgres.
 

@@ -10,9 +10,11 @@ from uuid import UUID
 
 from engine.enums import Effect, ToolStatus
 from engine.events import ModelReply, ToolCall, ToolOutcome, Usage
+from engine.model.request import Bound, Cost, ModelRequest
 from engine.model.tokens import bound_tokens, estimated_usage
 from engine.sentences import RESULT_LOST
-from engine.turn.context import Bound, Cost, ModelRequest, ToolSpec, TurnContext
+from engine.tools.spec import ToolSpec
+from engine.turn.context import TurnContext
 from failpoints import failpoint
 from integrations.http import HttpClients, RequestCounter
 from integrations.price_list import cost_of, max_cost_of

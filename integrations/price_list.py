@@ -13,7 +13,7 @@ from genai_prices.types import ModelInfo, ModelPrice, TieredPrices
 
 from engine.events import Usage
 from engine.model.pricing import Price, Rate, cost_usd, ledger_usd, max_cost_usd
-from engine.turn.context import Cost
+from engine.model.request import Cost
 
 PRICE_SOURCE = f"genai-prices {genai_prices.__version__}"
 UNPRICED = Cost(None, None)

@@ -19,7 +19,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from observability import metrics
-from observability.database_metrics import Gauges, refusal
+from observability.database_metrics import Gauges
+from observability.metrics_access import refusal
 from observability.queue_depth import SENT_AT, depths
 from settings import Settings, get_settings
 from store.database import MAINTENANCE_ROLE

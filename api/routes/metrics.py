@@ -10,7 +10,7 @@ from prometheus_client.exposition import choose_encoder
 from api.errors import Problem, respond
 from api.openapi import problem
 from api.request_metrics import RequestMetrics
-from observability.database_metrics import refusal
+from observability.metrics_access import refusal
 
 routes = APIRouter(tags=["health"])
 

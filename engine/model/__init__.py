@@ -1,1 +1,1 @@
-"""Prompts, token counts and prices."""
+"""Calls of a model: requests, token counts and prices."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 from engine.events import Usage
-from engine.turn.context import ModelRequest
+from engine.model.request import ModelRequest
 
 # A token of a byte-level tokeniser is at least one byte, so bytes bound tokens; English text has about four bytes to a token.
 BYTES_PER_TOKEN = 4

@@ -1,1 +1,1 @@
-"""Tool configuration, mappings, schemas and health."""
+"""Tools: specification, configuration, mappings, schemas and health."""

@@ -1,1 +1,1 @@
-"""The turn: state, decisions, commits and the runner."""
+"""The turn: its context and state, decisions, commits, and the runner."""

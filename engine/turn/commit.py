@@ -8,7 +8,7 @@ from uuid import UUID
 
 from engine.enums import ModelCallState
 from engine.events import Event, ModelReply, ToolOutcome
-from engine.turn.context import Bound, Cost
+from engine.model.request import Bound, Cost
 
 
 @dataclass(frozen=True, slots=True)

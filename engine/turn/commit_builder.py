@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 
 from engine.enums import CancelReason, Effect, ModelCallState, ToolCallState, ToolStatus
 from engine.events import ModelReply, ToolCall, ToolOutcome
-from engine.model.prompt import model_request
+from engine.model.request import Bound, Cost, ModelRequest
 from engine.turn.commit import Finish, Park, Reserve, Reserved, SettledCall, ToolSettled, TurnCommit
-from engine.turn.context import Bound, Cost, ModelRequest, TurnContext
+from engine.turn.context import TurnContext
 from engine.turn.decide import AskModel, UseTools, next_step
 from engine.turn.log_events import cancelled_event, failure_event, result_event
 from engine.turn.progress import Progress
+from engine.turn.prompt import model_request
 from engine.turn.tool_intents import tool_intents
 
 

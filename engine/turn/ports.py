@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from engine.events import Event, ModelReply, ToolCall, ToolOutcome, Usage
+from engine.model.request import Bound, Cost, ModelRequest
 from engine.turn.commit import CommitResult, Reserved, TurnCommit
-from engine.turn.context import Bound, Cost, ModelRequest, TurnContext
+from engine.turn.context import TurnContext
 from engine.turn.pending_calls import Pending
 
 OnDelta = Callable[[str], None]

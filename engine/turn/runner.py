@@ -10,7 +10,6 @@ from dataclasses import replace
 from engine.enums import CancelReason, Effect, FinishReason, ModelCallState, ToolStatus
 from engine.errors import Ambiguous, Permanent, Transient, TurnlineError
 from engine.events import ModelReply, ToolCall, ToolOutcome
-from engine.model.prompt import model_request
 from engine.safe_json import clean_text
 from engine.sentences import RESULT_LOST
 from engine.turn.cancellation import CancelToken, CutOff
@@ -21,6 +20,7 @@ from engine.turn.decide import BeginTools, CallModel, CallTools, Cancel, Decisio
 from engine.turn.log_events import reply_events
 from engine.turn.ports import OnDelta, Performer, ResumePoint, TurnLog
 from engine.turn.progress import Progress
+from engine.turn.prompt import model_request
 from engine.turn.retry import Jitter, Retry, after_failure
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from engine.enums import EventKind, Role, Source
 from engine.events import Event, ToolCall
-from engine.turn.context import PromptMessage, PromptToolCall
+from engine.model.request import PromptMessage, PromptToolCall
 
 NO_OFFSET = 2**31 - 1  # greater than every offset
 CUT_OFF = "[The reply was cut off here.]"

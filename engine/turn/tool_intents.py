@@ -9,8 +9,9 @@ from uuid import UUID
 
 from engine.events import ToolCall
 from engine.tools.json_schema import validate
+from engine.tools.spec import ToolSpec
 from engine.turn.commit import ToolIntent
-from engine.turn.context import ToolSpec, TurnContext
+from engine.turn.context import TurnContext
 
 
 def tool_intents(

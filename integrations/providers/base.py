@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from engine.events import ModelReply
-from engine.turn.context import ModelRequest
+from engine.model.request import ModelRequest
 
 OnDelta = Callable[[str], None]
 

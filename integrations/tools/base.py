@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from engine.errors import Rejected
 from engine.events import ToolOutcome
-from engine.turn.context import IntegrationSpec, ToolSpec
+from engine.tools.spec import IntegrationSpec, ToolSpec
 from integrations.http import RequestCounter
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.errors import Rejected, TurnlineError
-from engine.turn.context import IntegrationSpec
+from engine.tools.spec import IntegrationSpec
 from integrations.http import HttpClients
 from integrations.tools.registry import integration_for
 

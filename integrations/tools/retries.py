@@ -12,7 +12,7 @@ from uuid import UUID
 from engine.enums import Effect, ToolStatus
 from engine.errors import Ambiguous, Malformed, ProviderDown, RateLimited, Rejected, TimedOut, Transient, TurnlineError
 from engine.events import ToolOutcome
-from engine.turn.context import IntegrationSpec, ToolSpec
+from engine.tools.spec import IntegrationSpec, ToolSpec
 from integrations.http import RequestCounter
 from integrations.tools.base import Integration, Refused
 

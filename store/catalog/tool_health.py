@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine.enums import HealthStatus
 from engine.errors import NotFound
 from engine.tools.health import Health, Thresholds
-from engine.turn.context import IntegrationSpec
+from engine.tools.spec import IntegrationSpec
 from models.tool import ToolHealthChangeRow, ToolRow
 from store.database import Database
 

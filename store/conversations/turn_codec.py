@@ -11,12 +11,13 @@ from uuid import UUID
 from engine.enums import ApprovalStatus, Effect, EventKind, Source, ToolCallState, TurnStatus
 from engine.errors import Rejected
 from engine.events import Event
-from engine.model.prompt import instructions
 from engine.sentences import sentence, with_sentences
+from engine.tools.spec import IntegrationSpec, ToolSpec
 from engine.turn.commit import CommitResult, Finish, Outcome, Park, Reserved, SettledCall, TurnCommit
-from engine.turn.context import IntegrationSpec, Limits, ToolSpec, TurnContext
+from engine.turn.context import Limits, TurnContext
 from engine.turn.pending_calls import Approval, Pending
 from engine.turn.ports import ResumePoint
+from engine.turn.prompt import instructions
 
 log = logging.getLogger(__name__)
 

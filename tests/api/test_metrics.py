@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from observability.database_metrics import refusal
+from observability.metrics_access import refusal
 from tests.support.api_server import SECRET_KEY, Service, Tenant, serving
 from tests.support.prometheus_text import samples_of, scrape, value
 from tests.support.servers import EmbeddedValkey, free_port, until

@@ -9,8 +9,9 @@ import pytest
 
 from engine.enums import ApprovalStatus, Effect, EventKind, Source, ToolCallState, ToolStatus
 from engine.events import Event, ToolCall, ToolOutcome
+from engine.tools.spec import ToolSpec
 from engine.turn.commit import Finish, Park, Reserved
-from engine.turn.context import ToolSpec, TurnContext
+from engine.turn.context import TurnContext
 from engine.turn.pending_calls import Approval, Pending
 from engine.turn.ports import ResumePoint
 from engine.turn.tool_intents import approval_hash

@@ -11,8 +11,9 @@ import pytest
 from engine.enums import Effect, EventKind, ModelCallState, ToolStatus
 from engine.errors import TimedOut
 from engine.events import Event, ModelReply, ToolCall, ToolOutcome
+from engine.tools.spec import ToolSpec
 from engine.turn.commit import CommitResult, Finish, Reserved, TurnCommit
-from engine.turn.context import Limits, ToolSpec
+from engine.turn.context import Limits
 from engine.turn.ports import ResumePoint
 from tests.support.fakes import Hanging, ListLog, Script, calls, context, customer, run, says
 

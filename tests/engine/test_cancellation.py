@@ -10,9 +10,9 @@ import pytest
 
 from engine.enums import CancelReason, Effect, ModelCallState, ToolCallState, ToolStatus
 from engine.events import Event, ToolCall, ToolOutcome
+from engine.tools.spec import ToolSpec
 from engine.turn.cancellation import CancelToken
 from engine.turn.commit import CommitResult, Finish, Park, Reserved, TurnCommit
-from engine.turn.context import ToolSpec
 from engine.turn.pending_calls import Pending
 from engine.turn.ports import ResumePoint
 from tests.support.fakes import Hanging, ListLog, Script, calls, context, customer, run, says

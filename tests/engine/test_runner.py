@@ -9,8 +9,9 @@ import pytest
 from engine.enums import Effect, EventKind, FinishReason, ModelCallState, Role, Source, ToolCallState, ToolStatus
 from engine.errors import LeaseLost, ProviderDown, RateLimited, Rejected, ReplyLost, TimedOut, Unreachable
 from engine.events import Event, ModelReply, ToolCall, ToolOutcome
+from engine.tools.spec import ToolSpec
 from engine.turn.commit import Finish, Park, Reserved
-from engine.turn.context import Limits, ToolSpec
+from engine.turn.context import Limits
 from engine.turn.pending_calls import Pending
 from engine.turn.ports import ResumePoint
 from tests.support.fakes import TURN, ListLog, Script, calls, context, customer, run, says

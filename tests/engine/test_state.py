@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from engine.enums import EventKind, Role, Source
 from engine.events import Event
-from engine.model.prompt import model_request
+from engine.turn.prompt import model_request
 from engine.turn.state import CONVERSATION_BEGINS, CUSTOMER_WAITS, TurnState
 from tests.support.fakes import OTHER_TURN, TURN, context, customer
 from tests.support.valid_prompt import provider_valid

@@ -9,7 +9,7 @@ import pytest
 
 from engine.enums import Effect
 from engine.events import ToolCall
-from engine.turn.context import IntegrationSpec, ToolSpec
+from engine.tools.spec import IntegrationSpec, ToolSpec
 from integrations.executor import Performer
 from tests.support.http_clients import MakeHttpClients
 from tests.support.http_servers import Handler, answering, free_port, never, reset, response, serve

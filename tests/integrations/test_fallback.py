@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from engine.enums import Effect, ToolStatus
-from engine.turn.context import IntegrationSpec, ToolSpec
+from engine.tools.spec import IntegrationSpec, ToolSpec
 from integrations.executor import Performer
 from integrations.tools import retries
 from tests.support.http_clients import MakeHttpClients

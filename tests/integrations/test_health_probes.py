@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 
 from engine.errors import Rejected
 from engine.tools.http_config import check_configuration
-from engine.turn.context import IntegrationSpec
+from engine.tools.spec import IntegrationSpec
 from integrations.tools.health_probes import probe
 from tests.support.http_clients import MakeHttpClients
 from tests.support.http_servers import Request, Server, reset, serve

@@ -11,7 +11,8 @@ import pytest
 from engine.enums import FinishReason, Role
 from engine.errors import Malformed, Rejected
 from engine.events import Usage
-from engine.turn.context import PromptMessage, PromptToolCall, ToolSpec
+from engine.model.request import PromptMessage, PromptToolCall
+from engine.tools.spec import ToolSpec
 from integrations.providers.registry import provider_for
 from tests.support.http_clients import MakeHttpClients
 from tests.support.http_servers import Handler, Request, answering, chunked, response, serve

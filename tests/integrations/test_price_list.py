@@ -14,7 +14,7 @@ from genai_prices.data_snapshot import get_snapshot
 
 from engine.events import Usage
 from engine.model.pricing import ledger_usd
-from engine.turn.context import Cost
+from engine.model.request import Cost
 from integrations.price_list import PRICE_SOURCE, UNPRICED, cost_of, max_cost_of
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)

@@ -11,7 +11,7 @@ import pytest
 
 from engine.enums import Effect, ToolStatus
 from engine.events import ToolCall
-from engine.turn.context import ToolSpec
+from engine.tools.spec import ToolSpec
 from integrations.executor import Performer
 from tests.support.http_servers import Handler, Request, answering, free_port, never, reset, response, serve
 from tests.support.http_tools import OK, call_tool, make_tool

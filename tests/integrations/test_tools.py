@@ -12,7 +12,7 @@ import pytest
 
 from engine.enums import Effect, ToolStatus
 from engine.events import ToolCall
-from engine.turn.context import IntegrationSpec, ToolSpec
+from engine.tools.spec import IntegrationSpec, ToolSpec
 from integrations.executor import Performer
 from tests.support.http_clients import MakeHttpClients
 from tests.support.http_servers import Request, answering, never, response, serve

@@ -16,8 +16,9 @@ import pytest
 from engine.enums import FinishReason, ModelCallState
 from engine.errors import ReplyLost
 from engine.events import ModelReply, ToolCall, ToolOutcome, Usage
+from engine.model.request import Bound, Cost, ModelRequest
 from engine.turn.commit import Finish, Park, Reserve, Reserved, SettledCall, TurnCommit
-from engine.turn.context import Bound, Cost, ModelRequest, TurnContext
+from engine.turn.context import TurnContext
 from engine.turn.runner import TurnRunner
 from store.conversations import budgets, intake
 from store.database import Database

@@ -8,9 +8,9 @@ import pytest
 
 from engine.enums import EventKind, ModelCallState, Source
 from engine.events import Event
+from engine.model.request import Cost
 from engine.sentences import with_sentences
 from engine.turn.commit import Park, SettledCall, ToolIntent, TurnCommit
-from engine.turn.context import Cost
 from store.conversations import intake, session_control, turns
 from store.database import Database
 from tests.support.claims import ANSWERED, FIRST, REPLY, claimed

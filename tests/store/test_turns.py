@@ -12,8 +12,9 @@ import pytest
 from engine.enums import EventKind, FinishReason, ModelCallState, Source, ToolCallState, ToolStatus
 from engine.errors import Conflict, LeaseLost, NotFound, Rejected
 from engine.events import Event, ModelReply, ToolOutcome, Usage
+from engine.model.request import Cost
 from engine.turn.commit import Finish, Outcome, Park, Reserve, Reserved, SettledCall, ToolIntent, ToolSettled, TurnCommit
-from engine.turn.context import Cost, Limits
+from engine.turn.context import Limits
 from engine.turn.pending_calls import Pending
 from store.conversations import intake, session_control, sweep, turns
 from store.database import Database

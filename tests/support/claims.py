@@ -7,8 +7,9 @@ from uuid import UUID
 
 from engine.enums import EventKind, FinishReason, ModelCallState, Source
 from engine.events import Event, ModelReply, Usage
+from engine.model.request import Cost
 from engine.turn.commit import Finish, Reserved, SettledCall, TurnCommit
-from engine.turn.context import Cost, Limits
+from engine.turn.context import Limits
 from store.conversations import turns
 from store.database import Database
 

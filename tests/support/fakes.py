@@ -11,10 +11,12 @@ from uuid import UUID
 from engine.enums import EventKind, FinishReason, Source
 from engine.errors import LeaseLost
 from engine.events import Event, ModelReply, ToolCall, ToolOutcome, Usage
+from engine.model.request import Bound, Cost, ModelRequest
 from engine.model.tokens import bound_tokens, estimated_usage
+from engine.tools.spec import ToolSpec
 from engine.turn.cancellation import CancelToken
 from engine.turn.commit import CommitResult, Outcome, TurnCommit
-from engine.turn.context import Bound, Cost, ModelRequest, ToolSpec, TurnContext
+from engine.turn.context import TurnContext
 from engine.turn.ports import Performer, ResumePoint, TurnLog
 from engine.turn.retry import Jitter
 from engine.turn.runner import TurnRunner

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from engine.enums import Effect
 from engine.events import ToolCall, ToolOutcome
-from engine.turn.context import IntegrationSpec, ToolSpec
+from engine.tools.spec import IntegrationSpec, ToolSpec
 from integrations.executor import Performer
 from tests.support.http_servers import Server, response
 

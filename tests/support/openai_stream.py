@@ -12,7 +12,8 @@ import pytest
 from engine.enums import Role
 from engine.errors import TurnlineError
 from engine.events import ModelReply
-from engine.turn.context import ModelRequest, PromptMessage, ToolSpec
+from engine.model.request import ModelRequest, PromptMessage
+from engine.tools.spec import ToolSpec
 from integrations.providers.registry import provider_for
 from tests.support.http_clients import MakeHttpClients
 from tests.support.http_servers import Handler, Server, answering, chunked, serve

@@ -13,9 +13,10 @@ from uuid import UUID
 
 from engine.enums import CancelReason, FinishReason, ToolStatus
 from engine.events import ModelReply, ToolCall, ToolOutcome, Usage
+from engine.model.request import Bound, Cost, ModelRequest
 from engine.turn.cancellation import CancelToken
 from engine.turn.commit import CommitResult, TurnCommit
-from engine.turn.context import Bound, Cost, Limits, ModelRequest, TurnContext
+from engine.turn.context import Limits, TurnContext
 from engine.turn.runner import TurnRunner
 from store.conversations import intake, session_control, turns
 from store.database import Database

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from engine.enums import Role
-from engine.turn.context import ModelRequest, PromptMessage
+from engine.model.request import ModelRequest, PromptMessage
 
 
 def provider_valid(request: ModelRequest) -> list[str]:

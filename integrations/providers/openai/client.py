@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from engine.errors import Malformed, ProviderDown, RateLimited, Rejected, TurnlineError
 from engine.events import ModelReply
+from engine.model.request import ModelRequest
 from engine.safe_json import parse_foreign
-from engine.turn.context import ModelRequest
 from integrations import error_mapping
 from integrations.http import HttpClients, HttpResponse
 from integrations.providers.base import OnDelta

@@ -13,8 +13,8 @@ from uuid_utils.compat import uuid7
 from engine.enums import FinishReason, Role
 from engine.errors import Malformed, ReplyLost
 from engine.events import ModelReply, ToolCall, Usage
+from engine.model.request import ModelRequest, PromptMessage
 from engine.safe_json import clean_text, parse_foreign
-from engine.turn.context import ModelRequest, PromptMessage
 
 MAX_TOOL_CALLS = 64
 MAX_ARGUMENT_BYTES = 256 * 1024

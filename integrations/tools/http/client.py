@@ -10,7 +10,7 @@ from engine.errors import Malformed, ProviderDown, Rejected
 from engine.events import ToolOutcome
 from engine.safe_json import clean_text, parse_foreign
 from engine.tools.json_schema import apply_mapping, validate
-from engine.turn.context import IntegrationSpec, ToolSpec
+from engine.tools.spec import IntegrationSpec, ToolSpec
 from integrations import error_mapping
 from integrations.http import HttpClients, HttpResponse, RequestCounter
 from integrations.redaction import redact, value_without_secrets

@@ -10,7 +10,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from engine.errors import Malformed, ProviderDown, ReplyLost, TimedOut, TurnlineError
 from engine.tools.http_config import DEFAULT_HEALTH_METHOD, PLACEHOLDER, fill_secret
-from engine.turn.context import IntegrationSpec
+from engine.tools.spec import IntegrationSpec
 from integrations.http import HttpClient
 
 PEER = "The tool's server"

@@ -21,7 +21,7 @@ from engine.tools.http_config import (
     fill_secret,
 )
 from engine.tools.json_schema import apply_mapping, validate
-from engine.turn.context import IntegrationSpec, ToolSpec
+from engine.tools.spec import IntegrationSpec, ToolSpec
 from integrations.tools.base import Refused
 
 _METHODS_WITHOUT_BODY = frozenset({"GET", "DELETE"})

@@ -14,8 +14,10 @@ import psycopg
 
 from engine.errors import LeaseLost
 from engine.events import ModelReply, ToolCall, ToolOutcome, Usage
+from engine.model.request import Bound, Cost, ModelRequest
+from engine.tools.spec import ToolSpec
 from engine.turn.commit import Outcome
-from engine.turn.context import Bound, Cost, Limits, ModelRequest, ToolSpec, TurnContext
+from engine.turn.context import Limits, TurnContext
 from integrations.executor import Performer
 from integrations.price_list import cost_of
 from settings import Settings

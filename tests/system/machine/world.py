@@ -12,8 +12,10 @@ import psycopg
 
 from engine.enums import Effect, Role, ToolStatus
 from engine.events import ToolCall, ToolOutcome
+from engine.model.request import ModelRequest
 from engine.tools.json_schema import validate
-from engine.turn.context import Limits, ModelRequest, ToolSpec
+from engine.tools.spec import ToolSpec
+from engine.turn.context import Limits
 from engine.turn.tool_intents import hash_to_approve
 from store.conversations.turns import LEASE_LOST
 from tests.support.factories import Tenant, tenant

@@ -180,4 +180,4 @@ def test_failing_start_hook_keeps_the_worker_from_starting(site: Site) -> None:
 def test_invalid_setting_is_named(site: Site) -> None:
     with site.worker(ready=False, TURNLINE_POOL_STUCK_EXIT_S="soon") as worker:
         assert worker.exit_status() != 0
-    assert "TURNLINE_POOL_STUCK_EXIT_S must be a number of seconds" in worker.log.read_text()
+    assert "TURNLINE_POOL_STUCK_EXIT_S\n  Input should be a valid number" in worker.log.read_text()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from engine.enums import Role
-from engine.turn.context import ModelRequest, PromptMessage, TurnContext
+from engine.model.request import ModelRequest, PromptMessage
+from engine.turn.context import TurnContext
 from engine.turn.state import TurnState
 
 STYLES = {
