@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -222,8 +223,9 @@ async def test_decision_during_run_prevents_parking(database: Database):
 
     assert (await decide(database, made, second)).to_dispatch is None, "a worker has the turn"
     world = Script(tools=PAID)
-    assert await TurnRunner(claim, world, claim.context, claim.resume_point).run() == PARKED
+    outcome = await TurnRunner(claim, world, claim.context, claim.resume_point).run()
 
+    assert outcome == replace(PARKED, for_approval=False), "it is queued again, because every approval is decided"
     assert claim.next_turn == turn_id
     assert await rows(database, made, "SELECT status FROM turns") == [("queued",)]
     assert await run_turn(database, turn_id, Script(says("Both."), tools=PAID)) == Finish("done")
