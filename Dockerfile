@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# One image for every part of Turnline: the command says which. No secret is in it; settings come through the environment.
+# One image for every Turnline process; the command selects it. It contains no secrets: settings come from the environment.
 
 FROM python:3.12-slim AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -23,7 +23,7 @@ COPY worker worker
 RUN /opt/turnline/bin/pip install "hatchling>=1.27" && /opt/turnline/bin/pip install --no-deps --no-build-isolation .
 
 FROM python:3.12-slim
-# A user of its own, who owns one directory: where beat remembers when it last sent what.
+# An unprivileged user that owns one directory: beat's record of what it sent last.
 RUN useradd --system --uid 10001 --home-dir /var/lib/turnline --create-home --shell /usr/sbin/nologin turnline
 COPY --from=build /opt/turnline /opt/turnline
 ENV PATH=/opt/turnline/bin:$PATH \
@@ -33,6 +33,6 @@ ENV PATH=/opt/turnline/bin:$PATH \
     TURNLINE_HOME=/var/lib/turnline
 WORKDIR /var/lib/turnline
 USER turnline
-# SIGTERM reaches the part itself: `turnline` becomes it.
+# `turnline` replaces itself with the process (exec), so SIGTERM reaches it directly.
 ENTRYPOINT ["turnline"]
 CMD ["--help"]

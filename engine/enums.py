@@ -78,7 +78,7 @@ class SessionType(StrEnum):
 
 
 class EventKind(StrEnum):
-    """The kind of an event. docs/glossary.md has the shape of `content` for each."""
+    """The kind of an event. docs/reference.md has the shape of `content` for each."""
 
     CUSTOMER_MESSAGE = "customer_message"
     AGENT_MESSAGE = "agent_message"

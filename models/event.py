@@ -26,7 +26,7 @@ class EventRow(Base):
     workspace_id: Mapped[UUID]
     kind: Mapped[str]  # text without a check: a new kind needs no migration
     source: Mapped[str]
-    content: Mapped[dict[str, Any]] = mapped_column(JSONB)  # shape, by kind: docs/glossary.md
+    content: Mapped[dict[str, Any]] = mapped_column(JSONB)  # shape, by kind: docs/reference.md
     meta: Mapped[JsonObject] = mapped_column("metadata")
     turn_id: Mapped[UUID | None]
     tool_call_id: Mapped[str | None]

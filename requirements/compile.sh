@@ -1,6 +1,6 @@
 #!/bin/sh
-# Locks the dependencies of pyproject.toml by name, version and hash, for every platform and Python from 3.11 on.
-# Run it after changing a dependency; it needs uv. The files it writes name no index.
+# Pin the dependencies of pyproject.toml by version and hash, for every platform and Python 3.11 or newer.
+# Run this after changing a dependency (`make lock`). It needs uv. The files it writes do not name a package index.
 set -eu
 cd "$(dirname "$0")/.."
 lock() { uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --custom-compile-command requirements/compile.sh "$@"; }

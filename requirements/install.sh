@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes .venv and installs what requirements/$1.txt pins ("run" or "dev"), by name, version and hash. Does nothing when it is up to date.
+# Create .venv and install the packages pinned in requirements/$1.txt ($1 is "run" or "dev"). Do nothing if it is up to date.
 set -eu
 cd "$(dirname "$0")/.."
 root=$(pwd)
@@ -24,34 +24,34 @@ find_python() {
             return
         fi
     done
-    fail "Python 3.11 or newer is needed, and python3 is $(python3 -V 2>&1 || echo missing). Install one; any python3.11 to python3.14 on the PATH is found."
+    fail "Python 3.11 or newer is required, but python3 is $(python3 -V 2>&1 || echo missing). Install it; python3.11 to python3.14 on the PATH are found."
 }
 
-# A .venv whose Python is gone or too old is made again.
+# Create .venv again if its Python is gone or too old.
 if ! { new_enough "$root/$python" && "$python" -m pip --version >/dev/null 2>&1; }; then
     base=$(find_python)
-    echo "turnline: making .venv with $("$base" -V 2>&1)."
+    echo "turnline: creating .venv with $("$base" -V 2>&1)."
     rm -rf .venv
     if ! "$base" -m venv .venv >.venv-failed.log 2>&1; then
-        words=$(tail -n 3 .venv-failed.log)
+        error=$(tail -n 3 .venv-failed.log)
         rm -rf .venv .venv-failed.log
-        fail "$base cannot make a virtual environment ($words). On Debian and Ubuntu, install its package ${base}-venv and try again."
+        fail "$base cannot create a virtual environment ($error). On Debian and Ubuntu, install the package ${base}-venv and try again."
     fi
     rm -f .venv-failed.log
 fi
 
-# Each set is stamped with the lock it was installed from; "dev" holds everything of "run".
+# A stamp file records the checksum of the lock file that was installed. "dev" includes everything in "run".
 now=$(cksum <"$lock")
 if [ "$(cat ".venv/.installed-$want" 2>/dev/null || true)" != "$now" ] && [ "$(cat .venv/.installed-dev-run 2>/dev/null || true)" != "$want $now" ]; then
-    echo "turnline: installing what $lock pins (only when it has changed)."
+    echo "turnline: installing the packages pinned in $lock."
     rm -f .venv/.installed-*
     "$python" -m pip install --quiet --quiet --disable-pip-version-check --no-input --require-hashes --no-deps -r "$lock" ||
-        fail "the packages could not be installed. Is a package index within reach? pip's own words are above."
+        fail "the packages could not be installed. Check that a package index is reachable; pip's error is above."
     echo "$now" >".venv/.installed-$want"
     [ "$want" = run ] || echo "run $(cksum <requirements/run.txt)" >.venv/.installed-dev-run
 fi
 
-# `turnline` runs from this directory: the top-level packages are an application's and are not installed.
+# The launcher runs Turnline from this directory: its top-level packages belong to an application and are not installed.
 cat >.venv/bin/turnline <<LAUNCHER
 #!/bin/sh
 PYTHONPATH='$root'\${PYTHONPATH:+:\$PYTHONPATH} exec '$root/.venv/bin/python' -m cli.main "\$@"
