@@ -21,6 +21,18 @@ if TYPE_CHECKING:
 # A shell starts what runs in its background with SIGINT ignored, and so would be every process of ours that is to be interrupted.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Directories of tests that run without a server: what `make test-fast` runs.
+SERVERLESS = {"engine", "integrations", "sandbox", "support"}
+SERVERS = {"postgres", "valkey"}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail a test of the fast tier that uses a server, also when the whole suite runs."""
+    directory = item.path.relative_to(Path(__file__).parent).parts[0]
+    used = SERVERS & set(getattr(item, "fixturenames", ()))
+    if directory in SERVERLESS and used:
+        pytest.fail(f"tests/{directory} must run without servers, and this test uses {', '.join(sorted(used))}", pytrace=False)
+
 
 @pytest.fixture(scope="session")
 def scratch() -> Iterator[Path]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -119,7 +118,7 @@ def test_one_killed_in_the_middle_shows_as_unfinished_and_stands_in_nobodys_way(
         "CREATE POLICY dawdle ON events AS RESTRICTIVE FOR SELECT TO turnline_maintenance USING (dawdle())",
     )
     env = process_env(DATABASE_URL=database_url, TURNLINE_HOME=str(tmp_path))
-    doomed = Process(tmp_path / "log", env, sys.executable, "-m", "cli.main", "audit")
+    doomed = Process(tmp_path / "log", env, "-m", "cli.main", "audit")
     until(lambda: fetch(database_url, "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"))
     doomed.popen.send_signal(signal.SIGKILL)
     doomed.popen.wait()
@@ -176,7 +175,7 @@ def test_doctor_says_how_the_books_stand(database_url: str, made: Tenant, tmp_pa
 def maintenance_worker(database_url: str, broker_url: str, tmp_path: Path) -> Iterator[Process]:
     """The worker for scheduled jobs, as `turnline worker --maintenance` starts it."""
     env = process_env(DATABASE_URL=database_url, CELERY_BROKER_URL=broker_url, TURNLINE_SECRET_KEYS=SECRET_KEY, TURNLINE_HOME=str(tmp_path))
-    worker = Process(tmp_path / "worker.log", env, sys.executable, "-m", "cli.main", "worker", "--maintenance")
+    worker = Process(tmp_path / "worker.log", env, "-m", "cli.main", "worker", "--maintenance")
     until(lambda: worker.said("ready."), 30)
     yield worker
     worker.stop()

@@ -129,7 +129,7 @@ def containers(scratch: Path) -> Iterator[Containers]:
             for statement in made.file["configs"]["logins"]["content"].split(";\n"):
                 if statement.strip():
                     db.execute(statement)
-        sandbox = Process(place / "sandbox.log", process_env(), sys.executable, "-m", "sandbox", "--port", str(sandbox_port))
+        sandbox = Process(place / "sandbox.log", process_env(), "-m", "sandbox", "--port", str(sandbox_port))
         until(lambda: sandbox.said("listening"), 20)
         done = subprocess.run(made.command("migrate"), env=made.env("migrate"), capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.support.fork_server import fork_server
 from tests.support.servers import process_env
 
 Turnline = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -14,6 +14,5 @@ Turnline = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def turnline(*arguments: str, directory: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """Run `turnline ARGUMENTS` in `directory` with `env` as its only settings, and return its exit code and output."""
-    command = [sys.executable, "-m", "cli.main", *arguments]
     given = process_env(**{"TURNLINE_HOME": str(directory / "home")} | env)
-    return subprocess.run(command, env=given, cwd=directory, capture_output=True, text=True, timeout=60, check=False)
+    return fork_server().run(("-m", "cli.main", *arguments), given, cwd=directory)

@@ -30,7 +30,6 @@ from tests.support.factories import Tenant, tenant
 from tests.support.servers import EmbeddedValkey, free_port, until
 from tests.support.stack import Process, Stack, answers
 from tests.system.crashes.crash_table import Crash, Where
-from tests.system.crashes.fork_server import Nursery
 
 BEAT_S = 0.25
 START_S = 90  # where many start at the same time
@@ -84,9 +83,8 @@ class Lane:
     """One lane. The API rings on the broker that armed workers listen to; the clean worker has another, so that it gets work only when
     the case says so. There is no beat: `sweep` is sent instead, to whichever worker shall find what is due."""
 
-    def __init__(self, database_url: str, sandbox_url: str, directory: Path, nursery: Nursery) -> None:
+    def __init__(self, database_url: str, sandbox_url: str, directory: Path) -> None:
         directory.mkdir()
-        self._nursery = nursery
         self.database_url, self.sandbox_url, self.directory = database_url, sandbox_url, directory
         self.valkey = EmbeddedValkey(None)
         self._numbers = 0
@@ -99,7 +97,7 @@ class Lane:
             self._db = opened.enter_context(psycopg.connect(self.database_url, autocommit=True))
             opened.callback(self._close)
             self.armed_broker, self.clean_broker = self.valkey.url_of(0), self.valkey.url_of(1)
-            worker = self._nursery.start(self.stack(self.clean_broker), *WORKER)
+            worker = self.stack(self.clean_broker).start(*WORKER)
             _, self.api_url = self._api(self.stack(self.armed_broker))
             until(lambda: worker.said("ready."), START_S)
             self._opened = opened.pop_all()
@@ -128,13 +126,13 @@ class Lane:
         """Start the process that `crash` is for; returns it and, where it is an API, its address."""
         stack = self.stack(broker_url or self.armed_broker, **{AT: crash.at, CONSENT: CONSENTED}, **env)
         if crash.where is Where.WORKER:
-            return Armed(crash, stack, self._nursery.start(stack, *WORKER)), ""
+            return Armed(crash, stack, stack.start(*WORKER)), ""
         process, url = self._api(stack)
         return Armed(crash, stack, process), url
 
     def _api(self, stack: Stack) -> tuple[Process, str]:
         port = free_port()
-        process = self._nursery.start(stack, "-m", "uvicorn", "api.app:app", "--port", str(port), "--log-level", "warning")
+        process = stack.start("-m", "uvicorn", "api.app:app", "--port", str(port), "--log-level", "warning")
         until(lambda: process.said("") and answers(f"http://127.0.0.1:{port}/healthz"), START_S)
         return process, f"http://127.0.0.1:{port}"
 

@@ -15,7 +15,6 @@ from tests.support.servers import Databases
 from tests.support.stack import Stack, running
 from tests.system.crashes.case import Case, Outcome
 from tests.system.crashes.crash_table import Crash
-from tests.system.crashes.fork_server import Nursery
 from tests.system.crashes.runner import Lane
 
 Cases = Sequence[tuple[Crash, ...]]
@@ -32,14 +31,14 @@ def under_way(databases: Databases, directory: Path, cases: Cases, lanes: int) -
     for crashes in cases:
         futures.append(Future())
         waiting.put((crashes, futures[-1]))
-    with running(sandbox), Nursery() as nursery:
+    with running(sandbox):
         numbers = itertools.count()
         making = threading.Lock()
 
         def lane() -> Lane:
             with making:
                 database_url = databases.migrated()
-            return Lane(database_url, sandbox.sandbox_url, directory / f"lane-{next(numbers)}", nursery)
+            return Lane(database_url, sandbox.sandbox_url, directory / f"lane-{next(numbers)}")
 
         threads = [threading.Thread(target=_run, args=(lane, waiting)) for _ in range(min(lanes, len(cases)))]
         for thread in threads:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -20,6 +18,7 @@ import redis
 
 from store.database import Database
 from tasks.jobs import all_jobs
+from tests.support.fork_server import Child, fork_server
 from tests.support.servers import SECRET_KEY, Databases, process_env, until
 from tests.system.jobs.job_fixtures import SCENES, Place, Scene
 
@@ -91,12 +90,11 @@ def hindrance(place: Place, scene: Scene) -> Iterator[contextlib.ExitStack]:
         yield hindering
 
 
-def started(scene: Scene, environment: dict[str, str]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "cli.main", "jobs", "run", scene.job, "--json"]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def started(scene: Scene, environment: dict[str, str]) -> Child:
+    return fork_server().start(("-m", "cli.main", "jobs", "run", scene.job, "--json"), environment)
 
 
-def ended(process: subprocess.Popen[str]) -> dict[str, int]:
+def ended(process: Child) -> dict[str, int]:
     """What the run says it did."""
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err

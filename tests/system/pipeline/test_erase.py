@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
-import sys
 from typing import Any
 from uuid import UUID
 
@@ -39,8 +38,7 @@ def stack(stack: Stack) -> Stack:
 
 
 def turnline(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cli.main", "erase", *arguments]
-    return subprocess.run(command, env=stack.env, cwd=stack.directory, capture_output=True, text=True, timeout=120, check=False)
+    return stack.turnline("erase", *arguments)
 
 
 def erased(stack: Stack, *arguments: str) -> dict[str, Any]:

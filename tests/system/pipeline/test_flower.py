@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import sys
 import urllib.error
 import urllib.request
 from typing import Any
@@ -114,7 +113,7 @@ def test_no_route_answers_a_stranger(stack: Stack, flower: str, prefix: str):
 def test_without_a_password_it_answers_nobody(stack: Stack):
     port = free_port()
     env = {name: value for name, value in stack.env.items() if name != "FLOWER_BASIC_AUTH"}
-    argv = (sys.executable, "-m", "celery", "-A", "tasks", "flower", "--address=127.0.0.1", f"--port={port}")
+    argv = ("-m", "celery", "-A", "tasks", "flower", "--address=127.0.0.1", f"--port={port}")
     process = Process(stack.directory / "open.log", env | {"FLOWER_UNAUTHENTICATED_API": "true"}, *argv)
     try:
         until(lambda: process.said("Visit me"), 30)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
@@ -56,8 +54,7 @@ def status(stack: Stack, made: Tenant, target: str = "orders_lookup") -> str:
 
 
 def run_job(stack: Stack, *arguments: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "cli.main", "jobs", "run", "tools.check_all_health", "--json", *arguments]
-    done = subprocess.run(command, env=stack.env, capture_output=True, text=True, timeout=90, check=False)
+    done = stack.turnline("jobs", "run", "tools.check_all_health", "--json", *arguments)
     assert done.returncode == 0, done.stderr
     counts: dict[str, Any] = json.loads(done.stdout)["counts"]
     return counts

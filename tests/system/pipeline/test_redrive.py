@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from store.database import Database
 from tasks.dispatcher import Dispatcher
 from tests.support.conversation import Talk, soon, talk, tool
 from tests.support.invariants import violations
-from tests.support.servers import ROOT, EmbeddedValkey
+from tests.support.servers import EmbeddedValkey
 from tests.support.stack import Stack, running
 
 CALL = '[[call orders_lookup {"order": 41}]]'
@@ -36,8 +34,7 @@ def stack(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def turnline(stack: Stack, *arguments: str) -> str:
-    command = [sys.executable, "-m", "cli.main", *arguments]
-    done = subprocess.run(command, env=stack.env, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = stack.turnline(*arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

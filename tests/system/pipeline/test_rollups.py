@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
 
 import psycopg
 import pytest
@@ -20,6 +17,7 @@ from store.database import Database
 from tasks.dispatcher import Dispatcher
 from tests.support.activity import Activity
 from tests.support.factories import tenant
+from tests.support.fork_server import Child, fork_server
 from tests.support.recount import quarter, recount, rolled_up
 from tests.support.rollup_checks import assert_rollups_equal_recount, make_tenants
 from tests.support.servers import Databases, process_env, until
@@ -65,10 +63,9 @@ def url(databases: Databases) -> Iterator[str]:
     databases.drop(made)
 
 
-def fold(url: str) -> subprocess.Popen[Any]:
+def fold(url: str) -> Child:
     """`turnline jobs run usage.fold_totals`, started."""
-    command = [sys.executable, "-m", "cli.main", "jobs", "run", "usage.fold_totals", "--json"]
-    return subprocess.Popen(command, env=process_env(DATABASE_URL=url), stdout=subprocess.DEVNULL)
+    return fork_server().start(("-m", "cli.main", "jobs", "run", "usage.fold_totals", "--json"), process_env(DATABASE_URL=url))
 
 
 def test_a_run_that_is_killed_in_the_middle_of_a_batch_leaves_it_to_the_next(url: str):

@@ -20,8 +20,7 @@ COMMAND = [sys.executable, "-m", "cli.main", "top"]
 
 
 def top(stack: Stack, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    given = stack.env | {"TURNLINE_HOME": str(stack.directory / "home"), "COLUMNS": "160"} | env
-    return subprocess.run([*COMMAND, *arguments], env=given, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return stack.turnline("top", *arguments, **({"TURNLINE_HOME": str(stack.directory / "home"), "COLUMNS": "160"} | env))
 
 
 def told(stack: Stack, **env: str) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -60,8 +58,7 @@ def quiet(stack: Stack) -> Process:
 
 def doctor(stack: Stack) -> list[str]:
     """What `turnline doctor` says is wrong."""
-    done = subprocess.run([sys.executable, "-m", "cli.main", "doctor"], env=stack.env, capture_output=True, text=True, check=False)
-    return [line for line in done.stdout.splitlines() if line.startswith("WRONG")]
+    return [line for line in stack.turnline("doctor").stdout.splitlines() if line.startswith("WRONG")]
 
 
 def producer(stack: Stack) -> Celery:
