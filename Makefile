@@ -1,6 +1,7 @@
 # The verbs. Needs Python 3.11 or newer, make and git; everything else is installed into .venv, pinned.
 PYTHON := .venv/bin/python
 MAKEFLAGS += --no-print-directory
+JOBS := 2# pytest processes at a time
 
 .PHONY: help demo up test test-fast test-store bench analytics-bench retention-bench chaos faults crashpoints takeover lint fmt types imports lock clean run-env dev-env
 
@@ -38,13 +39,13 @@ up: run-env
 FAST_TESTS := tests/engine tests/integrations tests/sandbox tests/support
 
 test-fast: dev-env
-	$(PYTHON) -m pytest -n 2 $(FAST_TESTS)
+	$(PYTHON) -m pytest -n $(JOBS) $(FAST_TESTS)
 
 test-store: dev-env
-	$(PYTHON) -m pytest -n 2 --dist loadfile tests/store
+	$(PYTHON) -m pytest -n $(JOBS) --dist loadfile tests/store
 
 test: lint
-	$(PYTHON) -m pytest -n 2 --dist loadfile --durations=30
+	$(PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=30
 
 lint: dev-env
 	.venv/bin/ruff check .

@@ -25,6 +25,20 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 SERVERLESS = {"engine", "integrations", "sandbox", "support"}
 SERVERS = {"postgres", "valkey"}
 
+# pytest-xdist hands out whole files in this order: those that take longest first, so that no worker is left alone with one at the end.
+LONGEST_FIRST = ("system/pipeline/test_chaos.py", "system/machine", "system/faults", "system/crashes", "system", "deploy", "cli", "worker")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort tests by how long their files take, without changing the order inside a file."""
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    path = item.path.relative_to(Path(__file__).parent)
+    places = (rank for rank, prefix in enumerate(LONGEST_FIRST) if path.is_relative_to(prefix))
+    return next(places, len(LONGEST_FIRST))
+
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Fail a test of the fast tier that uses a server, also when the whole suite runs."""

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 
 from tests.support.servers import ROOT
 
 
-def test_make_test_fast_runs_the_directories_that_may_not_use_servers():
-    (fast,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("FAST_TESTS :=")]
-    (serverless,) = [line for line in (ROOT / "tests/conftest.py").read_text().splitlines() if line.startswith("SERVERLESS =")]
+@pytest.fixture
+def root_conftest(request: pytest.FixtureRequest) -> Any:
+    """Return the module tests/conftest.py."""
+    path = str(ROOT / "tests" / "conftest.py")
+    return next(one for one in request.config.pluginmanager.get_plugins() if getattr(one, "__file__", None) == path)
 
-    assert serverless == "SERVERLESS = {" + ", ".join(f'"{one.removeprefix("tests/")}"' for one in fast.split()[2:]) + "}"
+
+def test_make_test_fast_runs_the_directories_that_may_not_use_servers(root_conftest: Any):
+    (line,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("FAST_TESTS :=")]
+
+    assert {path.removeprefix("tests/") for path in line.split()[2:]} == root_conftest.SERVERLESS
 
 
-def test_a_fast_test_that_uses_a_server_fails():
-    probe = ROOT / "tests" / "engine" / "test_probe_of_tiers.py"
-    probe.write_text("def test_it(database_url):\n    pass\n")
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(probe)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    finally:
-        probe.unlink()
+@pytest.mark.parametrize("directory", ["engine", "integrations", "sandbox", "support"])
+def test_a_fast_test_that_uses_a_server_fails(root_conftest: Any, directory: str):
+    item = SimpleNamespace(path=ROOT / "tests" / directory / "test_x.py", fixturenames=["database", "database_url", "postgres"])
 
-    assert done.returncode == 1
-    assert "tests/engine must run without servers, and this test uses postgres" in done.stdout
+    with pytest.raises(pytest.fail.Exception, match=f"tests/{directory} must run without servers, and this test uses postgres"):
+        root_conftest.pytest_runtest_setup(item)
+
+
+def test_a_test_of_another_directory_may_use_a_server(root_conftest: Any):
+    root_conftest.pytest_runtest_setup(SimpleNamespace(path=ROOT / "tests" / "store" / "test_x.py", fixturenames=["postgres"]))
