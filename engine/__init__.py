@@ -1,1 +1,1 @@
-"""What to do: pure decisions over a session's events. No I/O, and nothing else of ours is imported here."""
+"""Pure decisions over a session's events. It does no I/O and imports nothing else of ours."""

@@ -1,30 +1,29 @@
-"""What can go wrong, as a tree. What to do about it is decided by the branch, in one place: `tasks/turns.py`.
+"""The error tree. The branch decides the reaction: `engine/turn/retry.py` and `engine/turn/runner.py` for model calls.
 
 TurnlineError
 ├── Transient          the step may succeed later
-│   ├── RateLimited    the other side asked us to slow down; costs no attempt
+│   ├── RateLimited    the provider asks us to slow down; costs no attempt
 │   ├── ProviderDown   5xx
-│   │   └── Unreachable  no connection: nothing was sent; costs no attempt
+│   │   └── Unreachable  no connection, nothing was sent; costs no attempt
 │   └── TimedOut       our wall-clock deadline passed
 ├── Ambiguous          it may have happened
-│   └── ReplyLost      the request was sent, no whole reply came back
-├── Permanent          trying again changes nothing
+│   └── ReplyLost      the request was sent, no complete reply arrived
+├── Permanent          repeating it would not help
 │   ├── NotFound
 │   ├── Conflict
-│   ├── Rejected       the other side, or we, refuse it as it stands
-│   ├── Malformed      the other side answered with something that is not its protocol
+│   ├── Rejected       refused by the other side, or by us
+│   ├── Malformed      the answer violates the protocol
 │   └── BudgetSpent    a limit of the turn, agent or workspace is used up
-└── LeaseLost          another worker owns the session now; stop, write nothing
+└── LeaseLost          another worker holds the session; nothing may be written
 """
 
 from __future__ import annotations
 
 
 class TurnlineError(Exception):
-    """Root of the tree. `str(error)` is safe to show to an operator: no secrets, no message text.
+    """Root of the tree. `str(error)` is safe to show to an operator: it has no secrets and no message text.
 
-    `maybe_done` says whether the other side may have carried the request out; ledger rows and tool
-    calls are then booked as `unknown` instead of `failed`.
+    `maybe_done`: the other side may have carried the request out, so ledger rows and tool calls become `unknown` instead of `failed`.
     """
 
     maybe_done: bool = False
@@ -36,12 +35,12 @@ class TurnlineError(Exception):
 
     @property
     def error_class(self) -> str:
-        """The name stored in `turns.error_class` and shown in events."""
+        """The name that is stored in `turns.error_class` and shown in events."""
         return type(self).__name__
 
 
 class Transient(TurnlineError):
-    """May succeed later. `retry_after_s` is the other side's own wish, if it had one."""
+    """May succeed later. `retry_after_s` is the wait that the other side asked for, if any."""
 
     def __init__(self, message: str, *, retry_after_s: float | None = None, maybe_done: bool | None = None) -> None:
         super().__init__(message, maybe_done=maybe_done)
@@ -49,7 +48,7 @@ class Transient(TurnlineError):
 
 
 class RateLimited(Transient):
-    """HTTP 429 or its like. Waiting it out consumes no attempt of the turn."""
+    """HTTP 429 or an equivalent. Waiting costs no attempt of the turn."""
 
 
 class ProviderDown(Transient):
@@ -57,43 +56,43 @@ class ProviderDown(Transient):
 
 
 class Unreachable(ProviderDown):
-    """No connection at all, so nothing was sent. Waiting it out consumes no attempt of the turn."""
+    """No connection, so nothing was sent. Waiting costs no attempt of the turn."""
 
 
 class TimedOut(Transient):
-    """The wall-clock deadline passed. `maybe_done` says whether the request had been sent by then."""
+    """The wall-clock deadline passed. `maybe_done`: the request had been sent by then."""
 
     maybe_done = True
 
 
 class Ambiguous(TurnlineError):
-    """It may have happened; nobody here knows."""
+    """It may have happened."""
 
     maybe_done = True
 
 
 class ReplyLost(Ambiguous):
-    """The request was sent and no whole reply came back."""
+    """The request was sent, and no complete reply arrived."""
 
 
 class Permanent(TurnlineError):
-    """Trying again as it stands changes nothing."""
+    """Repeating it unchanged would not help."""
 
 
 class NotFound(Permanent):
-    """No such thing in this workspace."""
+    """Does not exist in this workspace."""
 
 
 class Conflict(Permanent):
-    """It contradicts what is already there."""
+    """Conflicts with the current state."""
 
 
 class Rejected(Permanent):
-    """Refused as it stands: bad arguments, a forbidden address, a 4xx."""
+    """Refused: bad arguments, a forbidden address, a 4xx."""
 
 
 class Malformed(Permanent):
-    """The answer is not what the protocol says: HTML, truncated JSON, a missing field, too many bytes."""
+    """The answer violates the protocol: HTML, truncated JSON, a missing field, too many bytes."""
 
     maybe_done = True
 
@@ -103,4 +102,4 @@ class BudgetSpent(Permanent):
 
 
 class LeaseLost(TurnlineError):
-    """The fence has moved on; nothing of this write was accepted."""
+    """Another claim raised the fence; nothing of this write was accepted."""

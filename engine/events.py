@@ -1,4 +1,4 @@
-"""The events of a session's log, as values."""
+"""Values that turns are made of: events, tool calls and their outcomes, model replies, usage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.enums import EventKind, FinishReason, Source, ToolStatus
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line of a session's log, or (with `offset` -1) one about to be appended."""
+    """One line of a session's log; with `offset` -1, one that is about to be appended."""
 
     kind: EventKind
     source: Source
@@ -25,8 +25,8 @@ class Event:
 class Usage:
     """Tokens of one model call, by kind.
 
-    `cached_input_tokens` and `cache_write_tokens` are counted inside `input_tokens`,
-    `reasoning_tokens` inside `output_tokens`; providers that count otherwise are normalised by their module.
+    `cached_input_tokens` and `cache_write_tokens` are included in `input_tokens`, `reasoning_tokens` in `output_tokens`. The modules of
+    providers that count otherwise convert their figures.
     """
 
     input_tokens: int = 0
@@ -37,16 +37,16 @@ class Usage:
 
     @property
     def total_tokens(self) -> int:
-        """Input and output; the other kinds are parts of those."""
+        """Input and output tokens, which include the other kinds."""
         return self.input_tokens + self.output_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """One use of a tool, as the model asked for it.
+    """One use of a tool that the model asked for.
 
-    `arguments` is None where the model's text was not a JSON object; `raw_arguments` is always that text.
-    `tool_call_id` is ours, unique in the session; the provider's own id is not needed after the reply is parsed.
+    `raw_arguments` is the model's text; `arguments` is None if it is not a JSON object. `tool_call_id` is ours and unique in the session;
+    the provider's id is not needed after the reply is parsed.
     """
 
     tool_call_id: str
@@ -57,7 +57,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ToolOutcome:
-    """What came of a tool call: `result` where it succeeded, else `error`, a sentence the model can act on."""
+    """The outcome of a tool call: its `result` if it succeeded, else `error`, a sentence that the model can act on."""
 
     status: ToolStatus
     result: Any = None
@@ -69,10 +69,10 @@ class ToolOutcome:
 
 @dataclass(frozen=True, slots=True)
 class ModelReply:
-    """One whole answer of a model provider, whatever its protocol.
+    """A complete reply of a model, independent of the provider's protocol.
 
-    `text` and `tool_calls` are sanitised (no U+0000, no lone surrogates). `usage` is None where the provider sent none.
-    `opaque` are provider blocks (thinking signatures, encrypted reasoning) to be replayed within the turn, untouched.
+    `text` and `tool_calls` are sanitised (no U+0000, no lone surrogates). `usage` is None if the provider sent none. `opaque` are blocks
+    of the provider (thinking signatures, encrypted reasoning) that must be sent back unchanged within the turn.
     """
 
     text: str

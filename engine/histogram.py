@@ -1,7 +1,7 @@
-"""Times as histograms that can be added up: buckets that grow by a tenth, so that a percentile is known within five in a hundred.
+"""Histograms of times that can be added up. Buckets grow by a tenth, so a percentile is exact within five per cent.
 
-A histogram maps a bucket's number to how many times fell into it. Adding two up loses nothing, in any order; taking one away again
-leaves what was there before. That is what lets hours be added to days, and days to months.
+A histogram maps the number of a bucket to a count. Adding loses nothing, in any order, and subtracting one again restores the other. So
+hours can be added up to days, and days to months.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from math import ceil
 from typing import TypeAlias
 
 Histogram: TypeAlias = Mapping[int, int]
-"""Bucket -> count. A bucket that is not named holds nothing."""
+"""Bucket -> count. Empty buckets are left out."""
 
 LONGEST_MS = 7 * 86_400_000
 ERROR = 0.05
-"""By how much of the true value a percentile may be off, below `LONGEST_MS`."""
+"""The relative error of a percentile below `LONGEST_MS`."""
 
 
 def _bounds() -> tuple[int, ...]:
@@ -28,20 +28,20 @@ def _bounds() -> tuple[int, ...]:
 
 
 BOUNDS = _bounds()
-"""Where buckets begin, in milliseconds: bucket n holds the times from BOUNDS[n - 1] on and below BOUNDS[n]; bucket 0 holds 0 ms.
+"""The lower bounds of buckets in milliseconds: bucket n has times from BOUNDS[n - 1] up to, not including, BOUNDS[n]; bucket 0 has 0 ms.
 
-The database has the same list (`histogram_bounds()`): changing it would change what is kept.
+The database has the same list (`histogram_bounds()`). Changing it would falsify stored histograms.
 """
 _MIDDLES = (0, *((low + high - 1) / 2 for low, high in pairwise(BOUNDS)), BOUNDS[-1])
 
 
 def bucket_of(milliseconds: int) -> int:
-    """The bucket that a time falls into."""
+    """Return the bucket of a time."""
     return bisect_right(BOUNDS, milliseconds)
 
 
 def of(times: Iterable[int]) -> dict[int, int]:
-    """The histogram of times in milliseconds."""
+    """Return the histogram of times in milliseconds."""
     counts: dict[int, int] = {}
     for time in times:
         bucket = bucket_of(time)
@@ -50,7 +50,7 @@ def of(times: Iterable[int]) -> dict[int, int]:
 
 
 def merge(*histograms: Histogram) -> dict[int, int]:
-    """Histograms added up; in whatever order and grouping, it comes to the same. Buckets that come to nothing are left out."""
+    """Return the sum of histograms, without empty buckets. Order and grouping do not matter."""
     counts: dict[int, int] = {}
     for histogram in histograms:
         for bucket, count in histogram.items():
@@ -59,14 +59,14 @@ def merge(*histograms: Histogram) -> dict[int, int]:
 
 
 def count(histogram: Histogram) -> int:
-    """How many times are in it."""
+    """Return the number of times in a histogram."""
     return sum(histogram.values())
 
 
 def percentile(histogram: Histogram, percent: float) -> float | None:
-    """The time in milliseconds that `percent` of a hundred do not exceed (nearest rank), within `ERROR`; None where there is none.
+    """Return the time in milliseconds that `percent` per cent do not exceed (nearest rank), within `ERROR`; None if there is no time.
 
-    Of times of `LONGEST_MS` and more only that is known: it is what comes back for them.
+    Times of `LONGEST_MS` and more count as `LONGEST_MS`.
     """
     rank = max(1, ceil(count(histogram) * percent / 100))
     for bucket in sorted(histogram):

@@ -1,8 +1,8 @@
-"""JSON and text from outside, made fit to store: whatever passes loads again in Python, re-dumps strictly, and Postgres takes it as jsonb.
+"""Checks and repairs JSON and text from outside, so that Postgres can store it as jsonb and Python can read it back.
 
-Size, then depth, then parsing, all of it linear: a value that Postgres stores and Python cannot read back would poison every later
-read of its session. What clients send is refused where it is unfit; what providers and tools send has been paid for, so it is
-repaired (U+FFFD for U+0000 and for halves of surrogate pairs) and marked.
+Size is checked first, then depth, then the parsed value, each in linear time. A value that Postgres stores and Python cannot read back
+would break every later read of its session. Input of clients is refused if it is not storable. Answers of providers and tools have been
+paid for, so they are repaired (U+FFFD replaces U+0000 and halves of surrogate pairs) and marked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from engine.errors import Malformed, Rejected
 MAX_DEPTH = 64
 MAX_KEYS = 10_000
 MAX_NODES = 500_000
-# Beyond these, JavaScript and half the world's JSON readers silently change an integer.
+# Beyond this, JavaScript and many JSON readers silently change an integer.
 MAX_INTEGER = 2**53
 REPLACEMENT = "\ufffd"
 
@@ -30,31 +30,31 @@ _OPENING = b"[{"
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A JSON value from outside. `sanitised`: something in it had to be replaced."""
+    """A JSON value from outside. `sanitised`: part of it was replaced."""
 
     value: Any
     sanitised: bool = False
 
 
 def clean_text(text: str) -> str:
-    """Return `text` as Postgres and UTF-8 take it: surrogate pairs joined, lone halves and U+0000 replaced by U+FFFD."""
+    """Return `text` in a form that Postgres and UTF-8 accept: surrogate pairs joined, lone halves and U+0000 replaced by U+FFFD."""
     if _UNSTORABLE.search(text) is None:
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").replace("\x00", REPLACEMENT)
 
 
-def parse_foreign(raw: bytes | str, *, max_bytes: int, whom: str = "The other side", repair: bool = True) -> Parsed:
-    """Return the JSON value of a provider's or a tool's answer, repaired where its text is not storable.
+def parse_foreign(raw: bytes | str, *, max_bytes: int, peer: str = "The other side", repair: bool = True) -> Parsed:
+    """Return the JSON value of a provider's or a tool's answer; text that is not storable is repaired.
 
-    Integers beyond ±2^53 become strings. Without `repair` texts are left as they are, for pieces of a stream that may end within
-    a surrogate pair; whoever joins them calls `clean_text`.
+    Integers beyond ±2^53 become strings. Without `repair` the text is unchanged: a piece of a stream may end within a surrogate pair, and
+    the caller calls `clean_text` on the joined text.
 
     Raises:
         Malformed: not JSON, NaN, a number too large, nested deeper than 64, too many keys or bytes.
     """
 
     def refuse(why: str) -> NoReturn:
-        raise Malformed(f"{whom} sent JSON that cannot be used: {why}")
+        raise Malformed(f"{peer} sent JSON that cannot be used: {why}")
 
     sanitised = False
     if isinstance(raw, str):
@@ -75,7 +75,7 @@ def parse_client(raw: bytes | str, *, max_bytes: int, where: str = "The body") -
     """Return the JSON value that a client sent. Integers beyond ±2^53 become strings.
 
     Raises:
-        Rejected: it is not JSON, or not storable as it stands; the sentence says what and where.
+        Rejected: it is not JSON, or not storable; the message says what is wrong and where.
     """
 
     def refuse(why: str) -> NoReturn:
@@ -94,10 +94,10 @@ def parse_client(raw: bytes | str, *, max_bytes: int, where: str = "The body") -
 
 
 def check_json_value(value: object, where: str = "The value") -> None:
-    """Return if an already parsed `value` can be stored as jsonb and read back; never overflows the stack, whatever its depth.
+    """Return if a parsed `value` can be stored as jsonb and read back. Its depth cannot overflow the stack.
 
     Raises:
-        Rejected: too deep, too many keys or values, a number or text that is not storable, something that is not JSON.
+        Rejected: too deep, too many keys or values, or a part that is not JSON or not storable.
     """
     if problem := find_unstorable(value):
         place, why = problem
@@ -105,9 +105,9 @@ def check_json_value(value: object, where: str = "The value") -> None:
 
 
 def find_unstorable(value: object, *, max_depth: int = MAX_DEPTH, max_nodes: int = MAX_NODES) -> tuple[str, str] | None:
-    """Return the place (like `["a"][3]`) and the problem of the first thing in `value` that cannot be stored, or None.
+    """Return the path (like `["a"][3]`) and the problem of the first part of `value` that cannot be stored, or None.
 
-    Values that occur twice are counted twice, so that a small object which would dump to gigabytes is found out in bounded time.
+    A value that is shared is counted each time, so a small object that would dump to gigabytes is detected in bounded time.
     """
     nodes = keys = 0
     stack: list[tuple[object, str, int]] = [(value, "", 0)]
@@ -167,8 +167,8 @@ def _parse(text: str, size: int, max_bytes: int, refuse: Callable[[str], NoRetur
     except _Unusable as error:
         refuse(str(error))
     except json.JSONDecodeError as error:
-        said = error.msg.removesuffix(" at").removesuffix(":")
-        refuse(f"{said[0].lower()}{said[1:]} at character {error.pos}")
+        problem = error.msg.removesuffix(" at").removesuffix(":")
+        refuse(f"{problem[0].lower()}{problem[1:]} at character {error.pos}")
     except ValueError:
         refuse("it is not JSON")
     if text.count(":") > MAX_KEYS and _count_keys(value) > MAX_KEYS:
@@ -177,7 +177,7 @@ def _parse(text: str, size: int, max_bytes: int, refuse: Callable[[str], NoRetur
 
 
 class _Unusable(ValueError):
-    """JSON's grammar allows it, or Python's does, and it cannot be stored."""
+    """A value that the grammar of JSON or Python allows and that cannot be stored."""
 
 
 def _constant(name: str) -> NoReturn:
@@ -202,10 +202,10 @@ _DECODER = json.JSONDecoder(parse_constant=_constant, parse_float=_float, parse_
 
 
 def _depth_exceeds(text: str, limit: int) -> bool:
-    """Whether brackets outside of strings nest deeper than `limit`; linear, and nearly free for small documents."""
+    """Return True if brackets outside of strings nest deeper than `limit`. Linear, and cheap for small documents."""
     if text.count("[") + text.count("{") <= limit:
         return False
-    # Without escapes every quote opens or closes a string, so the parts at even places are outside of them.
+    # Without escapes every quote opens or closes a string, so the parts with even indexes are outside of strings.
     raw = text.encode("utf-8", "replace").replace(b"\\\\", b"").replace(b'\\"', b"")
     depth = 0
     for bracket in b"".join(raw.split(b'"')[::2]).translate(None, _NOT_BRACKETS):
@@ -216,14 +216,14 @@ def _depth_exceeds(text: str, limit: int) -> bool:
 
 
 def _count_keys(value: Any) -> int:
-    """How many keys all objects of `value` have; its depth has been checked."""
+    """Return the number of keys of all objects in `value`, whose depth has been checked."""
     if isinstance(value, dict):
         return len(value) + sum(map(_count_keys, value.values()))
     return sum(map(_count_keys, value)) if isinstance(value, list) else 0
 
 
 def _clean(value: Any) -> tuple[Any, bool]:
-    """`value` with every text cleaned, and whether that changed anything; its depth has been checked."""
+    """Return `value` with every text cleaned, and True if that changed it. Its depth has been checked."""
     if isinstance(value, str):
         cleaned = clean_text(value)
         return cleaned, cleaned is not value

@@ -13,7 +13,8 @@ from uuid import UUID
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
-from engine.turn.commit import Finish, Outcome, Park, SettledCall, TurnCommit
+from engine.enums import CancelReason
+from engine.turn.commit import CommitResult, Finish, Outcome, Park, SettledCall, TurnCommit
 from integrations.providers import known
 
 disable_created_metrics()  # a second series for each, which nobody asks for
@@ -66,26 +67,24 @@ def not_claimed(why: str) -> None:
         TURNS.labels("dead").inc()
 
 
-def committed(turn_id: UUID, provider: str, change: TurnCommit, stop: str | None, seconds: float) -> None:
-    """Count what a commit made true; `seconds` is how long it took. `stop`: what the database answered (`CommitResult.stop`)."""
+def committed(turn_id: UUID, provider: str, commit: TurnCommit, result: CommitResult, seconds: float) -> None:
+    """Count what a commit made true; it took `seconds`."""
     _COMMIT.observe(seconds)
-    if change.model_call is not None:
-        _model_call(provider if known(provider) else "other", change.model_call)
-    for settled in change.tool_results:
+    if commit.model_call is not None:
+        _model_call(provider if known(provider) else "other", commit.model_call)
+    for settled in commit.tool_results:
         TOOL_CALLS.labels(settled.outcome.status.value).inc()
         TOOL_S.observe(settled.outcome.latency_ms / 1000)
-    if change.rest is not None:
-        _rest(turn_id, change.rest, stop)
+    if result.outcome is not None:
+        _outcome(turn_id, result.outcome, paused=result.cancel_reason == CancelReason.PAUSED)
 
 
-def _rest(turn_id: UUID, rest: Outcome, stop: str | None) -> None:
-    match rest:
-        case Finish(status="done") if stop == "Paused":  # the database decides last: write_turn
-            RESTS.labels("paused").inc()
+def _outcome(turn_id: UUID, outcome: Outcome, *, paused: bool) -> None:
+    match outcome:
         case Finish(status=status):
-            _ended(turn_id, "cancelled" if status == "done" and stop is not None else status)
-        case Park() if stop not in (None, "Paused"):
-            _ended(turn_id, "cancelled")
+            _ended(turn_id, status)
+        case Park() if paused:
+            RESTS.labels("paused").inc()
         case Park(for_approval=True):
             RESTS.labels("approval").inc()
         case Park(error_class=None):

@@ -29,7 +29,7 @@ class Lease:
         self.task = task
         self.renewed_at = renewed_at
         self.lost = False
-        self.stop = CancelToken()
+        self.cancel = CancelToken()
 
 
 class Leases:
@@ -124,7 +124,7 @@ class Leases:
                 log.warning("it could not be asked which turns shall stop: %s", type(error).__name__)
                 continue
             for session_id, reason in wanted.items():
-                held[session_id].stop.ask(CancelReason(reason))
+                held[session_id].cancel.request(CancelReason(reason))
 
 
 def _lose(lease: Lease) -> None:

@@ -34,7 +34,6 @@ class Resources:
         self.settings = settings
         self.database = Database(settings.database_url, pool_size=settings.db_pool_size, application_name="turnline-worker")
         self.outside = HttpClients(settings)
-        self.performer = Performer(settings, self.outside)
         self.publisher = Publisher(settings.realtime_url)
         self.dispatcher = Dispatcher(app, settings.database_url)
         self.leases = Leases(self.database, lease_s=settings.turn_lease_s, every_s=settings.turn_heartbeat_s, look_s=settings.stop_look_s)
@@ -45,6 +44,7 @@ class Resources:
             wall_clock_s=settings.turn_wall_clock_s,
         )
         self.health_recorder = HealthRecorder(self.database, settings)
+        self.performer = Performer(settings, self.outside, self.health_recorder.of)
         self._box = SecretBox(settings.secret_keys.get_secret_value())
         self._process = f"{socket.gethostname()}:{os.getpid()}"
 

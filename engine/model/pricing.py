@@ -1,4 +1,4 @@
-"""Usage and a price, into dollars: plain arithmetic in `Decimal`, by kind of token."""
+"""The cost of usage at a price, in `Decimal` arithmetic by kind of token."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _NOTHING = Decimal(0)
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Dollars for a million tokens of one kind.
+    """US dollars per million tokens of one kind.
 
-    `tiers` are (input tokens, dollars), ascending: a call with more input tokens than that pays those dollars for all its tokens.
+    `tiers` are (input tokens, dollars) in ascending order: a call with more input tokens pays that rate for all its tokens.
     """
 
     usd: Decimal
     tiers: tuple[tuple[int, Decimal], ...] = ()
 
     def at(self, input_tokens: int) -> Decimal:
-        """Dollars for a million tokens in a call with so many input tokens."""
+        """Return the rate for a call with `input_tokens`."""
         usd = self.usd
         for above, tier_usd in self.tiers:
             if input_tokens > above:
@@ -33,7 +33,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What a vendor asks for one model. Kinds without a rate of their own are charged as what they are part of."""
+    """A vendor's rates for one model. A kind of token without a rate is charged as the kind that includes it."""
 
     input: Rate
     output: Rate
@@ -76,6 +76,6 @@ def max_cost_usd(input_tokens: int, max_tokens: int, price: Price) -> Decimal:
 
 
 def ledger_usd(cost: Decimal) -> Decimal:
-    """Return `cost` as the ledger's `numeric(20,10)` keeps it, the one place where money is rounded: half to even, ten digits."""
+    """Return `cost` as the ledger's `numeric(20,10)` keeps it, the only place where money is rounded: half to even, ten digits."""
     with localcontext(prec=60):
         return cost.quantize(_LEDGER_STEP, rounding=ROUND_HALF_EVEN)

@@ -15,12 +15,12 @@ STYLES = {
 
 
 def instructions(name: str, system_prompt: str | None, conversation_style: str) -> str:
-    """The system message of an agent. Holds no secret and nothing a customer wrote."""
+    """Return the system message of an agent. It has no secrets and no customer's text."""
     return "\n\n".join(part for part in (f"You are {name}.", system_prompt, STYLES.get(conversation_style)) if part)
 
 
 def model_request(state: TurnState, context: TurnContext) -> ModelRequest:
-    """The next model call of a turn."""
+    """Return the next model call of a turn."""
     return ModelRequest(
         model_provider=context.model_provider,
         model_name=context.model_name,

@@ -1,4 +1,4 @@
-"""Counting tokens without the vendor's tokeniser: a bound that holds, and an estimate that is near."""
+"""Token counts without the vendor's tokeniser: an upper bound, and an estimate."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from collections.abc import Iterator
 from engine.events import Usage
 from engine.turn.context import ModelRequest
 
-# A token of a byte-level tokeniser stands for one byte at least, so bytes bound tokens; English takes about four bytes for one.
+# A token of a byte-level tokeniser is at least one byte, so bytes bound tokens; English text has about four bytes to a token.
 BYTES_PER_TOKEN = 4
 # What vendors add around each message and each tool; the true figures are 3 to 8.
 PER_PART = 16
 
 
 def bound_tokens(request: ModelRequest) -> int:
-    """The most input tokens that `request` can be counted as."""
+    """Return the most input tokens that `request` can have."""
     return sum(len(part.encode("utf-8", "surrogatepass")) + PER_PART for part in _parts(request)) + PER_PART
 
 
-def estimated_usage(request: ModelRequest, heard: str) -> Usage:
-    """Our count of a call that was cut off after `heard`: never more than `bound_tokens` and `max_tokens`."""
-    given = sum(-(-len(part.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN) + PER_PART // 4 for part in _parts(request))
-    made = -(-len(heard.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)
-    return Usage(input_tokens=given, output_tokens=min(made, request.max_tokens))
+def estimated_usage(request: ModelRequest, streamed: str) -> Usage:
+    """Return our count of a call that was cut off after `streamed`: at most `bound_tokens` and `max_tokens`."""
+    sent = sum(-(-len(part.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN) + PER_PART // 4 for part in _parts(request))
+    written = -(-len(streamed.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)
+    return Usage(input_tokens=sent, output_tokens=min(written, request.max_tokens))
 
 
 def _parts(request: ModelRequest) -> Iterator[str]:

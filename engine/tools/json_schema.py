@@ -1,7 +1,7 @@
 """JSON Schema for a tool's arguments and results, checked when a tool is saved and applied at every call.
 
-Schemas are written by tenants: no reference is ever fetched, patterns run on an engine that cannot be made to hang, and a schema whose
-references multiply (two to a level, thirty levels deep, a billion checks) is refused when it is saved.
+Tenants write the schemas. So references are never fetched, patterns run on an engine with a backtracking limit, and a schema whose
+references multiply (two per level, thirty levels, a billion checks) is refused when it is saved.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_FAILURES = 10
 _MAX_SENTENCE = 300
 _BACKTRACK_LIMIT = 50_000
 
-# Where schemas stand within a schema. Those of `properties` and `prefixItems` look at different parts of a value; others may meet at one.
+# Keywords that contain schemas. Those of `properties` and `prefixItems` apply to different parts of a value; others may share a part.
 _BY_NAME = frozenset({"properties", "patternProperties", "dependentSchemas"})
 _LISTED = frozenset({"allOf", "anyOf", "oneOf", "prefixItems", "items"})
 _SINGLE = frozenset(
@@ -40,11 +40,11 @@ _OTHER_REFERENCES = frozenset({"$dynamicRef", "$recursiveRef"})
 def check_schema(schema: object, where: str, *, object_only: bool | None = None) -> None:
     """Return if `schema` is a JSON Schema that may be stored and used. `where` names it in sentences, for example "parameters".
 
-    `object_only`: it must describe objects (`"type": "object"`); by default that is asked of `where == "parameters"`, since a model's
-    arguments are always an object.
+    `object_only`: it must describe objects (`"type": "object"`). The default is True for `where == "parameters"`, because the arguments
+    that a model writes are always an object.
 
     Raises:
-        Rejected: it is not; the sentence says what and where.
+        Rejected: it is not; the message says what is wrong and where.
     """
     if not isinstance(schema, dict):
         raise Rejected(f"{where} must be a JSON Schema object.")
@@ -53,7 +53,7 @@ def check_schema(schema: object, where: str, *, object_only: bool | None = None)
         raise Rejected(f"{where} is longer than {MAX_SCHEMA_BYTES} bytes.")
     if (where == "parameters" if object_only is None else object_only) and schema.get("type") != "object":
         raise Rejected(f'{where} must be the schema of an object: its "type" must be "object".')
-    _Weighing(schema, where).check()
+    _CostCheck(schema, where).check()
     try:
         _compile(schema)
     except ValueError as error:
@@ -61,7 +61,7 @@ def check_schema(schema: object, where: str, *, object_only: bool | None = None)
 
 
 def validate(schema: Mapping[str, Any], value: object) -> list[str]:
-    """Return what is wrong with `value`, in sentences with their places, at most 10; an empty list if nothing is.
+    """Return at most 10 messages that say what is wrong with `value` and where, or an empty list.
 
     Raises:
         Rejected: the schema itself cannot be used.
@@ -104,8 +104,8 @@ def _refuse(uri: str) -> NoReturn:
     raise ValueError(f"the reference {uri!r} is not fetched")
 
 
-class _Weighing:
-    """Adds up what checking a value may cost, following references, and stops as soon as it is too much."""
+class _CostCheck:
+    """Adds up the cost of checking a value, following references, and stops as soon as it is too high."""
 
     def __init__(self, schema: dict[str, Any], where: str) -> None:
         self._root = schema
@@ -113,13 +113,13 @@ class _Weighing:
         self._left = MAX_SCHEMA_WEIGHT
 
     def check(self) -> None:
-        """Raise Rejected if the schema refers outside of itself, or multiplies."""
+        """Raise Rejected if the schema refers outside of itself, or if its references multiply."""
         if self._loops(self._root, frozenset({id(self._root)})) > 1:
-            # One way back is a tree, walked as deep as the value is; two ways back at one place double at every level.
+            # One way back describes a tree, walked as deep as the value is. Two ways back at one value double the work at every level.
             raise Rejected(f"{self._where} refers back to itself in more than one way, which is too costly to check.")
 
     def _loops(self, schema: object, within: frozenset[int]) -> int:
-        """How many references below `schema` lead back to a schema that they stand in, where they may meet at one value."""
+        """Return how many references below `schema` lead back to an enclosing schema and may apply to the same value."""
         self._left -= 1
         if self._left < 0:
             raise Rejected(f"{self._where} is too costly to check: its references multiply to more than {MAX_SCHEMA_WEIGHT} schemas.")
@@ -151,7 +151,7 @@ class _Weighing:
             elif isinstance(target, list) and name.isdecimal() and int(name) < len(target):
                 target = target[int(name)]
             else:
-                raise Rejected(f"{self._where} refers to {reference[:100]!r}, which is not there.")
+                raise Rejected(f"{self._where} refers to {reference[:100]!r}, which does not exist.")
         if id(target) in within:
             return 1
         return self._loops(target, within | {id(target)})

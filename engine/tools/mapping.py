@@ -1,7 +1,7 @@
-"""JMESPath mappings: how a tool's arguments become a request, and an answer becomes a result.
+"""JMESPath mappings from a tool's arguments to a request, and from an answer to a result.
 
-A mapping is null (as it is), one expression, or an object of {name: expression}. Expressions are written by tenants, and JMESPath has no
-loops, but it can double a value with every `|`; so the interpreter here has a budget.
+A mapping is null (identity), one expression, or an object of {name: expression}. Tenants write the expressions. JMESPath has no loops, but
+each `|` can double a value, so the interpreter here has a budget.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _CHARS_PER_STEP = 100
 
 
 class _TooCostly(Exception):
-    """The budget of one evaluation is spent."""
+    """The evaluation exceeds its budget."""
 
 
-# What JMESPath's own functions let through: to_number('1e999'), ceil of it, nesting without end.
+# JMESPath's own functions raise these: to_number('1e999'), ceil of it, deep nesting.
 _FAILURES = (exceptions.JMESPathError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError)
 
 
@@ -35,7 +35,7 @@ def check_mapping(mapping: object, where: str = "The mapping") -> None:
     """Return if `mapping` is null, a JMESPath expression, or an object of them.
 
     Raises:
-        Rejected: it is not; the sentence says what and where.
+        Rejected: it is not; the message says what is wrong and where.
     """
     if mapping is None:
         return
@@ -46,17 +46,17 @@ def check_mapping(mapping: object, where: str = "The mapping") -> None:
             raise Rejected(f"{where} has more than {MAX_TARGETS} names.")
         for name, expression in mapping.items():
             if not isinstance(expression, str):
-                raise Rejected(f"{where} must give a JMESPath expression, as text, for {str(name)[:60]!r}.")
+                raise Rejected(f"{where} must give a JMESPath expression, as a string, for {str(name)[:60]!r}.")
             _check_expression(expression, f"{where} for {str(name)[:60]!r}")
     else:
         raise Rejected(f"{where} must be null, a JMESPath expression, or an object of names and JMESPath expressions.")
 
 
 def apply_mapping(mapping: object, document: Any) -> Any:
-    """Return what `mapping` makes of `document`. What an expression does not find is null.
+    """Return the result of `mapping` on `document`. An expression that finds nothing yields null.
 
     Raises:
-        Rejected: an expression is wrong, fails on this document, or costs too much.
+        Rejected: an expression is invalid, fails on this document, or exceeds its budget.
     """
     if mapping is None:
         return document
@@ -67,7 +67,7 @@ def apply_mapping(mapping: object, document: Any) -> Any:
     else:
         raise Rejected("The mapping must be null, a JMESPath expression, or an object of names and JMESPath expressions.")
     if problem := find_unstorable(result, max_nodes=MAX_RESULT_NODES):
-        raise Rejected(f"What the mapping makes cannot be used: the value{problem[0]} {problem[1]}.")
+        raise Rejected(f"The result of the mapping cannot be used: the value{problem[0]} {problem[1]}.")
     return result
 
 
@@ -110,7 +110,7 @@ def _short(expression: str) -> str:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
-        return "it is nested too deep."
+        return "it is nested too deeply."
     if isinstance(error, exceptions.ParseError):
         found = "end" if error.token_value in (None, "") else repr(str(error.token_value)[:40])
         return f"unexpected {found} at character {error.lex_position}."
@@ -119,13 +119,13 @@ def _reason(error: Exception) -> str:
 
 
 def _require_small(value: Any) -> None:
-    """Raise where walking all of `value` would cost too much: parts of it that are shared are walked every time they occur."""
+    """Raise if walking all of `value` would exceed the budget; shared parts are walked each time they occur."""
     if find_unstorable(value, max_nodes=MAX_STEPS // 10):
         raise _TooCostly
 
 
 class _Functions(functions.Functions):
-    """JMESPath's functions; the two that can make a text longer than what they are given have a limit."""
+    """JMESPath's functions. The two whose result can be longer than their arguments have a limit."""
 
     @functions.signature({"types": ["string"]}, {"types": ["array-string"]})
     def _func_join(self, separator: str, array: list[str]) -> str:
@@ -140,7 +140,7 @@ class _Functions(functions.Functions):
 
 
 class _Interpreter(visitor.TreeInterpreter):
-    """JMESPath's interpreter, with a budget of steps for one evaluation."""
+    """JMESPath's interpreter with a budget of steps for one evaluation."""
 
     _shared_functions = _Functions()
 
@@ -149,24 +149,24 @@ class _Interpreter(visitor.TreeInterpreter):
         self._left = MAX_STEPS
 
     def visit(self, node: Any, *args: Any, **kwargs: Any) -> Any:
-        """Take one step."""
+        """Visit a node, which costs one step."""
         self._spend(1)
         return super().visit(node, *args, **kwargs)
 
     def visit_flatten(self, node: Any, value: Any) -> Any:
-        """Flatten; every element costs."""
+        """Flatten; each element costs."""
         merged = super().visit_flatten(node, value)
         self._spend(len(merged or ()) // 4)
         return merged
 
     def visit_comparator(self, node: Any, value: Any) -> Any:
-        """Compare; values that are equal are walked to their ends, so both must be of bounded size."""
+        """Compare. Equal values are walked to their ends, so both must be of bounded size."""
         for child in node["children"]:
             _require_small(self.visit(child, value))
         return super().visit_comparator(node, value)
 
     def visit_function_expression(self, node: Any, value: Any) -> Any:
-        """Call a function; what it is given costs by its size."""
+        """Call a function. Its arguments cost by their size."""
         arguments = [self.visit(child, value) for child in node["children"]]
         self._spend(sum(len(each) for each in arguments if isinstance(each, (str, list, dict))) // _CHARS_PER_STEP)
         if node["value"] == "contains":

@@ -1,4 +1,4 @@
-"""What one commit of a turn carries: what was learned, and the intent of what comes next."""
+"""One commit of a turn (what was learned and the intent of the next step), and what the database answers to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.turn.context import Bound, Cost
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """A model call whose ledger row exists: the `attempt`-th request of step `step`, both from 0."""
+    """A model call that has a row in the ledger: request number `attempt` of step `step`, both counted from 0."""
 
     step: int
     attempt: int
@@ -21,7 +21,10 @@ class Reserved:
 
 @dataclass(frozen=True, slots=True)
 class SettledCall:
-    """The outcome of a reserved model call, for its ledger row. `estimated`: its tokens are our count, the provider told none."""
+    """The result of a reserved model call, for its ledger row.
+
+    `estimated`: the provider sent no usage, so the tokens are our own count.
+    """
 
     call: Reserved
     state: ModelCallState
@@ -34,9 +37,9 @@ class SettledCall:
 
 @dataclass(frozen=True, slots=True)
 class ToolIntent:
-    """A tool call about to be made. `idempotency_key` is sent with every attempt of it.
+    """A tool call about to be made. Every attempt sends the same `idempotency_key`.
 
-    With an `approval_hash` it is not made before a person has approved what hashes to it.
+    With an `approval_hash`, the call waits until a person approves exactly what hashes to it.
     """
 
     tool_call_id: str
@@ -53,7 +56,7 @@ class ToolIntent:
 
 @dataclass(frozen=True, slots=True)
 class ToolStart:
-    """A tool call of an earlier commit that is begun now. `approval_hash`: of what is run, where it took an approval."""
+    """A tool call of an earlier commit that starts now. `approval_hash` is set if it needed an approval."""
 
     tool_call_id: str
     approval_hash: str | None = None
@@ -69,22 +72,23 @@ class ToolSettled:
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """The intent of a model call: its ledger row, before the request. `heard`: the last customer message known so far, by offset.
+    """The intent of a model call: its ledger row is written before the request.
 
-    `bound` is held against budgets. `again`: the row exists, and its hold becomes this.
+    `last_message_offset` is the offset of the last customer message known so far. `bound` is reserved in the budgets. `again`: the row
+    exists already, and only the amount reserved for it changes.
     """
 
     call: Reserved
     provider: str
     model: str
-    heard: int = -1
+    last_message_offset: int = -1
     bound: Bound | None = None
     again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The turn has come to its end: `status` is done, failed or cancelled; the other two say why it is not done."""
+    """The turn ends. `status` is done, failed, dead or cancelled; the other two fields say why it is not done."""
 
     status: str
     error_class: str | None = None
@@ -93,9 +97,9 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """The turn rests for `wait_s` seconds and holds no worker. `refund`: this claim shall not count as an attempt.
+    """The turn waits for `wait_s` seconds and holds no worker. `refund`: this claim does not count as an attempt.
 
-    `for_approval`: it rests until somebody has decided about one of its tool calls, or the first approval expires.
+    `for_approval`: it waits until one of its tool calls is approved or denied, or the first approval expires.
     """
 
     wait_s: float
@@ -110,7 +114,7 @@ Outcome = Finish | Park
 
 @dataclass(frozen=True, slots=True)
 class TurnCommit:
-    """One commit: all of it is written, or nothing."""
+    """One transaction of a turn: all of it is written, or none."""
 
     events: tuple[Event, ...] = ()
     model_call: SettledCall | None = None
@@ -118,18 +122,21 @@ class TurnCommit:
     tool_calls: tuple[ToolIntent, ...] = ()
     starts: tuple[ToolStart, ...] = ()
     reserve: Reserve | None = None
-    rest: Outcome | None = None
+    outcome: Outcome | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CommitResult:
-    """What a commit brought back: with `reserve`, the customer's messages that arrived meanwhile and must be read by that call.
+    """The database's answer to a commit.
 
-    `read_through` is the offset of the last customer message that the reserved call reads. `stop` says why the turn must not go on
-    (see `CancelToken`); nothing that the change intended was begun then. `refused` says which budget has no room for the reserved call.
+    `new_messages`: customer messages that arrived meanwhile and that the reserved call must read; only with a `reserve`.
+    `read_through`: the offset of the last customer message that the reserved call reads. `cancel_reason`: why the turn must not go on
+    (a `CancelReason`); nothing that the commit intended was started then. `budget_refusal`: which budget has no room for the reserved call.
+    `outcome`: how the turn ended or parked. The database decides it: a turn that was to be done may have been cancelled or paused.
     """
 
-    news: tuple[Event, ...] = ()
+    new_messages: tuple[Event, ...] = ()
     read_through: int | None = None
-    stop: str | None = None
-    refused: str | None = None
+    cancel_reason: str | None = None
+    budget_refusal: str | None = None
+    outcome: Outcome | None = None

@@ -1,4 +1,4 @@
-"""What a turn starts with: the agent as it was when the turn was claimed, its tools, its limits."""
+"""The immutable inputs of a turn: the agent as it was when the turn was claimed, its tools and its limits."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from engine.enums import Effect, Role
 
 @dataclass(frozen=True, slots=True)
 class IntegrationSpec:
-    """What a tool is mapped to. `secrets` are decrypted; they live in the worker's memory only.
+    """One thing that a tool is mapped to. `secrets` are decrypted and stay in the worker's memory.
 
-    `degraded`: it was, when the turn was claimed, so that an answer of it is news.
+    `degraded`: its health when the turn was claimed, so an answer of it is recorded at once.
     """
 
     id: UUID
@@ -28,9 +28,9 @@ class IntegrationSpec:
 
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
-    """A tool as the model sees it (`name`, `description`, `parameters`), and what it is mapped to.
+    """A tool as the model sees it (`name`, `description`, `parameters`), and its integrations.
 
-    `approval`: a person must approve each call of it. `offered`: not where all that it is mapped to is unhealthy.
+    `approval`: a person must approve each call. `offered` is False if every integration is unhealthy.
     """
 
     id: UUID
@@ -47,7 +47,7 @@ class ToolSpec:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one turn may use: answered model calls, tool calls, both together (`steps`), and seconds of being carried, waits not counted."""
+    """The most that one turn may use: answered model calls, tool calls, both together (`steps`), and seconds of a worker's time."""
 
     model_calls: int = 8
     tool_calls: int = 16
@@ -57,9 +57,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class TurnContext:
-    """Everything a turn needs besides the log.
+    """Everything a turn needs besides the log. `temperature` is 0 to 100.
 
-    `opened_at_offset` is where its stretch of the log begins. `budgeted`: its model calls count against budgets.
+    `opened_at_offset`: the first offset of the messages that this turn answers. `budgeted`: its model calls count against budgets.
     """
 
     turn_id: UUID
@@ -78,13 +78,13 @@ class TurnContext:
     budgeted: bool = False
 
     def tool(self, name: str) -> ToolSpec | None:
-        """The agent's tool of that name, or None."""
+        """Return the agent's tool of that name, or None."""
         return next((tool for tool in self.tools if tool.name == name), None)
 
 
 @dataclass(frozen=True, slots=True)
 class PromptToolCall:
-    """A past tool call, as replayed to the model: `arguments` is the JSON text the model had written."""
+    """A past tool call, sent to the model again. `arguments` is the JSON text as the model wrote it."""
 
     tool_call_id: str
     tool_name: str
@@ -93,7 +93,7 @@ class PromptToolCall:
 
 @dataclass(frozen=True, slots=True)
 class PromptMessage:
-    """One message of the model's input, in no vendor's form. Roles stand in an order every provider accepts."""
+    """One message of the model's input, independent of any vendor's protocol. `opaque` are blocks that must be sent back unchanged."""
 
     role: Role
     text: str = ""
@@ -104,7 +104,7 @@ class PromptMessage:
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """One call of a model, in no vendor's form. `temperature` is 0–100 and is divided by 100 on the wire."""
+    """One call of a model, independent of any vendor's protocol. `temperature` is 0 to 100; providers send it divided by 100."""
 
     model_provider: str
     model_name: str
@@ -116,7 +116,7 @@ class ModelRequest:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The most a model call can use: tokens, and US dollars, or None where no price is known."""
+    """The most that a model call can use: tokens, and US dollars (None if the price is unknown)."""
 
     tokens: int
     usd: Decimal | None
@@ -124,9 +124,9 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one model call cost. `cost_usd` is None where no price is known ("unpriced"), never 0 for want of one.
+    """The cost of one model call in US dollars, or None if the price is unknown ("unpriced"); never 0 instead.
 
-    `price_source` names the list the price came from and its version, for example "genai-prices 0.2.3".
+    `price_source` names the price list and its version, for example "genai-prices 0.2.3".
     """
 
     cost_usd: Decimal | None

@@ -1,4 +1,4 @@
-"""What a turn writes into the log, as events."""
+"""The events that a turn appends to the log."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SPENT_TEXT = "This message could not be answered: a limit on what may be spent o
 
 
 def reply_events(reply: ModelReply, turn_id: UUID, *, step: int, read_through: int) -> tuple[Event, ...]:
-    """The events of a model reply: its text, or one for each tool call it asks for."""
-    place = {"step": step, "read_through": read_through}
+    """Return the events of a model reply: one with its text, or one for each tool call."""
+    position_in_turn = {"step": step, "read_through": read_through}
     if not reply.tool_calls:
-        metadata = {**place, "model": reply.model, "finish_reason": str(reply.finish_reason)}
+        metadata = {**position_in_turn, "model": reply.model, "finish_reason": str(reply.finish_reason)}
         return (Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": reply.text}, metadata, turn_id),)
     events = []
     for position, call in enumerate(reply.tool_calls):
@@ -27,12 +27,12 @@ def reply_events(reply: ModelReply, turn_id: UUID, *, step: int, read_through: i
             extra["text"] = reply.text
         if position == 0 and reply.opaque:
             extra["opaque"] = list(reply.opaque)
-        events.append(Event(EventKind.TOOL_CALL, Source.AI_AGENT, content, {**place, **extra}, turn_id))
+        events.append(Event(EventKind.TOOL_CALL, Source.AI_AGENT, content, {**position_in_turn, **extra}, turn_id))
     return tuple(events)
 
 
 def result_event(call: ToolCall, outcome: ToolOutcome, edited_arguments: dict[str, Any] | None = None) -> Event:
-    """The `tool_result` of a call, as it stands in the log. `edited_arguments`: those a person had put in place of the model's."""
+    """Return the `tool_result` of a call. `edited_arguments`: those that a person put in place of the model's."""
     content: dict[str, object] = {"tool_call_id": call.tool_call_id, "tool_name": call.tool_name, "status": str(outcome.status)}
     if outcome.status is ToolStatus.SUCCEEDED:
         content["result"] = outcome.result
@@ -44,13 +44,16 @@ def result_event(call: ToolCall, outcome: ToolOutcome, edited_arguments: dict[st
 
 
 def failure_event(finish: Finish) -> Event:
-    """The `status_update` a customer's client can show when a turn ends without a reply. Names the class of error, not its detail."""
+    """Return the `status_update` that a customer's client can show when a turn ends without a reply. It has no error detail."""
     text = SPENT_TEXT if finish.error_class == "BudgetSpent" else FAILED_TEXT
     return Event(EventKind.STATUS_UPDATE, Source.SYSTEM, {"status": finish.status, "error_class": finish.error_class, "text": text})
 
 
 def cancelled_event(reason: CancelReason, partial_text: str, *, read_through: int) -> Event:
-    """The `status_update` of a turn that was stopped, with what had been said of its reply. `read_through`: what that answered."""
+    """Return the `status_update` of a cancelled turn, with the part of its reply that was streamed.
+
+    `read_through`: the offset of the last message that this part had read.
+    """
     content: dict[str, object] = {"status": "cancelled", "error_class": str(reason), "text": "The reply was cancelled."}
     if partial_text:
         content["partial_text"] = partial_text

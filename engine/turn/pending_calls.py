@@ -1,4 +1,4 @@
-"""Tool calls that a claim finds without a result: how far a former claim came with them, and what a person has decided."""
+"""Tool calls without a result: how far an earlier claim got with each, and what a person decided about it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from engine.enums import ApprovalStatus, ToolCallState, ToolStatus
 from engine.events import ToolCall, ToolOutcome
 from engine.turn.commit import ToolStart
 from engine.turn.context import TurnContext
-from engine.turn.decide import approval_hash
+from engine.turn.tool_intents import approval_hash
 
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """What a person has decided about one tool call, bound to `arguments_hash`. `edited_arguments` take the place of the model's."""
+    """A person's decision about one tool call. It is valid for the call that `arguments_hash` was made of, and for one use.
+
+    `edited_arguments` replace the model's.
+    """
 
     decision: ApprovalStatus
     arguments_hash: str
@@ -27,7 +30,7 @@ class Approval:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A tool call that has a row and no result."""
+    """The row of a tool call without a result. `state` is requested, awaiting_approval or running."""
 
     idempotency_key: str
     state: ToolCallState
@@ -35,8 +38,12 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True)
-class Sorted:
-    """The pending calls of a turn: to be begun (by a commit first), to be made now, to be answered without being made, to wait for."""
+class SortedCalls:
+    """The pending calls of a turn by what they need next.
+
+    `starts`: to be marked as running by a commit. `ready`: to be made now. `answers`: results of calls that are not made. `waiting`: those
+    that a person must decide about.
+    """
 
     starts: tuple[ToolStart, ...] = ()
     ready: tuple[ToolCall, ...] = ()
@@ -44,8 +51,8 @@ class Sorted:
     waiting: tuple[ToolCall, ...] = ()
 
 
-def sort(calls: tuple[ToolCall, ...], rows: Mapping[str, Pending], context: TurnContext) -> Sorted:
-    """Say of each pending call what is to be done with it next. A call without a row is ready."""
+def sort_pending(calls: tuple[ToolCall, ...], rows: Mapping[str, Pending], context: TurnContext) -> SortedCalls:
+    """Sort `calls` by what they need next. A call without a row is ready."""
     starts: list[ToolStart] = []
     ready: list[ToolCall] = []
     waiting: list[ToolCall] = []
@@ -63,41 +70,44 @@ def sort(calls: tuple[ToolCall, ...], rows: Mapping[str, Pending], context: Turn
                     starts.append(ToolStart(call.tool_call_id))
                 case ToolCallState.AWAITING_APPROVAL:
                     waiting.append(call)
+                case _:
+                    raise AssertionError(f"a tool call in state {state} has a result")
         elif approval.decision is not ApprovalStatus.APPROVED:
-            answers[call.tool_call_id] = _denied(_why(approval))
+            answers[call.tool_call_id] = _denied(_reason(approval))
         elif (hashed := approval_hash(context, approved)) != approval.arguments_hash:
-            answers[call.tool_call_id] = _changed(begun=state is ToolCallState.RUNNING)
+            answers[call.tool_call_id] = _differs_from_approval(begun=state is ToolCallState.RUNNING)
         elif state is ToolCallState.RUNNING:
             ready.append(approved)
         elif approval.used:
-            answers[call.tool_call_id] = _denied(_why(approval))
+            answers[call.tool_call_id] = _denied(_reason(approval))
         else:
             starts.append(ToolStart(call.tool_call_id, hashed))
-    return Sorted(tuple(starts), tuple(ready), answers, tuple(waiting))
+    return SortedCalls(tuple(starts), tuple(ready), answers, tuple(waiting))
 
 
 def as_approved(call: ToolCall, row: Pending | None) -> ToolCall:
-    """The call with the arguments that a person has put in place of the model's, where they did."""
+    """Return `call` with the arguments that a person put in place of the model's, if any."""
     edited = row.approval.edited_arguments if row and row.approval else None
     if edited is None:
         return call
     return replace(call, arguments=edited, raw_arguments=dumps(edited, ensure_ascii=False, separators=(",", ":")))
 
 
-def _why(approval: Approval) -> str:
+def _reason(approval: Approval) -> str:
     match approval.decision:
         case ApprovalStatus.DENIED:
-            return f"A person decided against it{f': {approval.reason}' if approval.reason else '.'}"
+            return f"A person denied it{f': {approval.reason}' if approval.reason else '.'}"
         case ApprovalStatus.EXPIRED:
             return "Nobody approved it in time, so it was not made."
         case _:
-            return "Its approval was used or withdrawn before, so it was not made."
+            return "Its approval was already used or withdrawn, so it was not made."
 
 
-def _changed(*, begun: bool) -> ToolOutcome:
+def _differs_from_approval(*, begun: bool) -> ToolOutcome:
     if begun:
-        return ToolOutcome(ToolStatus.UNKNOWN, error="It was started, and what was approved is not what would be run again.", requests=0)
-    return _denied("What was approved is not what would be run, so it was not run.")
+        error = "It was started, and the call that would be repeated differs from the approved one."
+        return ToolOutcome(ToolStatus.UNKNOWN, error=error, requests=0)
+    return _denied("The call differs from the approved one, so it was not made.")
 
 
 def _denied(sentence: str) -> ToolOutcome:

@@ -1,301 +1,192 @@
-"""One claim's way through a turn, commit by commit."""
+"""Runs one claimed turn: decide, perform, commit, until the turn finishes or parks."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
 
-from engine.enums import CancelReason, Effect, FinishReason, ModelCallState, ToolCallState, ToolStatus
-from engine.errors import Ambiguous, Permanent, RateLimited, Transient, TurnlineError, Unreachable
+from engine.enums import CancelReason, Effect, FinishReason, ModelCallState, ToolStatus
+from engine.errors import Ambiguous, Permanent, Transient, TurnlineError
 from engine.events import ModelReply, ToolCall, ToolOutcome
 from engine.model.prompt import model_request
 from engine.safe_json import clean_text
-from engine.turn.cancellation import CancelToken
-from engine.turn.commit import CommitResult, Finish, Outcome, Park, Reserve, Reserved, SettledCall, ToolSettled, TurnCommit
-from engine.turn.context import Cost, TurnContext
-from engine.turn.decide import CallModel, CallTools, decide, tool_intents
-from engine.turn.log_events import cancelled_event, failure_event, reply_events, result_event
-from engine.turn.pending_calls import Pending, sort
-from engine.turn.ports import Perform, ResumePoint, TurnLog
-from engine.turn.state import TurnState
-
-INLINE_WAIT_S = 5.0  # a longer wait holds no worker: the turn is parked
-INLINE_TRIES = 3
-PARK_MAX_S = 60.0
-
-Result = TypeVar("Result")
-
-
-class CutOff(Exception):
-    """What was under way was cut off, because the turn is to stop."""
+from engine.sentences import RESULT_LOST
+from engine.turn.cancellation import CancelToken, CutOff
+from engine.turn.commit import Finish, Outcome, Park, Reserved, TurnCommit
+from engine.turn.commit_builder import CommitBuilder
+from engine.turn.context import TurnContext
+from engine.turn.decide import BeginTools, CallModel, CallTools, Cancel, Decision, ReserveCall, decide
+from engine.turn.log_events import reply_events
+from engine.turn.ports import OnDelta, Performer, ResumePoint, TurnLog
+from engine.turn.progress import Progress
+from engine.turn.retry import Jitter, Retry, after_failure
 
 
 class TurnRunner:
-    """One claim's way through a turn."""
+    """Runs one claim of a turn.
+
+    After `slice_s` seconds the turn is parked for no time, so that a long one stays within the limits on a task. A turn that its provider
+    keeps waiting fails `patience_s` seconds after it was first claimed. Once `cancel` is requested, calls under way are cut off and the
+    turn ends with what was learned so far. `on_delta` receives the text of replies as it is streamed. `clock` returns seconds.
+    """
 
     def __init__(
-        self, log: TurnLog, perform: Perform, context: TurnContext, start: ResumePoint, stop: CancelToken, slice_s: float, patience_s: float
+        self,
+        log: TurnLog,
+        performer: Performer,
+        context: TurnContext,
+        resume_point: ResumePoint,
+        cancel: CancelToken | None = None,
+        *,
+        on_delta: OnDelta = lambda text: None,
+        slice_s: float = 120.0,
+        patience_s: float = 3600.0,
+        clock: Callable[[], float] | None = None,
+        jitter: Jitter = random.uniform,
     ) -> None:
-        self.log, self.perform, self.context, self.start, self.stop = log, perform, context, start, stop
-        self.state = TurnState.of(context.turn_id, context.opened_at_offset, start.events)
-        self.reserved = start.reserved  # the model call whose ledger row waits for its outcome
-        self.covered = not context.budgeted  # whether budgets hold what that call may cost
-        self.refused: str | None = None  # why no budget has room for it
-        self.rows = dict(start.pending)  # the pending tool calls that have a row
-        self.fresh: set[str] = set()  # those of them that were begun by this claim, and by nobody before
-        self.tries = 0
-        self.clock = asyncio.get_running_loop().time
-        self.ends_at = self.clock() + slice_s
-        self.gives_up_at = self.clock() + patience_s - start.elapsed_s
-        self.spent_at = self.clock() + context.limits.wall_clock_s - start.running_s
+        self._log, self._performer, self._context, self._on_delta = log, performer, context, on_delta
+        self._cancel = cancel or CancelToken()
+        self._commits = CommitBuilder(context, performer.bound)
+        self._resume_point = resume_point
+        self._progress = Progress.of(context, resume_point)
+        self._clock, self._jitter = clock or asyncio.get_running_loop().time, jitter
+        now = self._clock()
+        self._slice_ends_at = now + slice_s
+        self._patience_ends_at = now + patience_s - resume_point.elapsed_s
+        self._work_ends_at = now + context.limits.wall_clock_s - resume_point.running_s
 
     async def run(self) -> Outcome:
-        """Commit after commit, until the turn rests."""
+        """Run the turn until it finishes or parks, and return which.
+
+        Each pass is durable: what was learned is committed together with the intent of the next step, so a dead worker's turn resumes from
+        the log and repeats nothing that had finished. Messages that arrive meanwhile are read by the next model call.
+
+        Raises:
+            LeaseLost: another worker holds the turn now; nothing of this pass was written.
+        """
         while True:
-            change = await self._next()
-            written = await self.log.write(change)
-            if change.rest is not None:
-                return change.rest
-            self._learn(change, written)
+            decision = decide(self._progress, self._context, cancel_reason=self._cancel.reason, out_of_time=self._out_of_time())
+            commit = await self._perform(decision)
+            result = await self._log.write(commit)
+            if result.outcome is not None:  # the database decides it: a turn that was to be done may have been cancelled
+                return result.outcome
+            if result.cancel_reason is not None:
+                self._cancel.request(CancelReason(result.cancel_reason))
+            self._progress = self._progress.then(commit, result)
 
-    def _learn(self, change: TurnCommit, written: CommitResult) -> None:
-        self.state = self.state.then((*change.events, *written.news))
-        stopped = written.stop is not None
-        if written.stop is not None:
-            self.stop.ask(CancelReason(written.stop))
-        for intent in change.tool_calls:
-            state = ToolCallState.REQUESTED if stopped else ToolCallState.RUNNING
-            if intent.approval_hash is not None:
-                state = ToolCallState.AWAITING_APPROVAL
-            self._row(intent.tool_call_id, Pending(intent.idempotency_key, state))
-        if not stopped:
-            for begun in change.starts:
-                self._row(begun.tool_call_id, replace(self.rows[begun.tool_call_id], state=ToolCallState.RUNNING))
-        if change.reserve is not None:
-            self.refused = written.refused
-            if (stopped or written.refused) and not change.reserve.again:
-                self.reserved = None
-            # News that came with the commit makes the call longer than what was held for it.
-            self.covered = not self.context.budgeted or not written.news
-
-    def _row(self, tool_call_id: str, row: Pending) -> None:
-        self.rows[tool_call_id] = row
-        if row.state is ToolCallState.RUNNING:
-            self.fresh.add(tool_call_id)
-
-    async def _next(self) -> TurnCommit:
-        if self.refused is not None:
-            return self._ending(self._unsent(), Finish("failed", "BudgetSpent", self.refused))
-        if self.stop.reason is CancelReason.PAUSED:
-            return replace(self._unsent(), rest=Park(0.0, refund=True))
-        if self.stop.reason is not None:
-            return self._stopping(self._unsent(), self.stop.reason)
-        match decision := self._decide(self.state):
-            case CallModel(step):
-                if self.reserved is None:
-                    return self._reserving(TurnCommit(), Reserved(step, 0))
-                if not self.covered:
-                    return self._reserving(TurnCommit(), self.reserved, again=True)
-                return await self._ask_model()
+    async def _perform(self, decision: Decision) -> TurnCommit:
+        """Carry out `decision` and return the commit of what was learned."""
+        match decision:
+            case CallModel(call):
+                return await self._call_model(call)
             case CallTools():
-                return await self._use_tools(decision)
+                return await self._call_tools(decision)
+            case ReserveCall(call, again):
+                return self._commits.reserving(TurnCommit(), self._progress, call, again=again)
+            case BeginTools(starts):
+                return TurnCommit(starts=starts)
+            case Cancel(reason):
+                return self._commits.cancelled(self._commits.unsent(self._progress), self._progress, reason)
             case Finish():
-                return self._ending(self._unsent(), decision)
+                return self._commits.finished(self._commits.unsent(self._progress), decision)
+            case Park():
+                return replace(self._commits.unsent(self._progress), outcome=decision)
 
-    def _decide(self, state: TurnState) -> CallModel | CallTools | Finish:
-        decision = decide(state, self.context)
-        if isinstance(decision, CallModel) and self.clock() > self.spent_at:
-            limit = self.context.limits.wall_clock_s
-            return Finish("failed", "BudgetSpent", f"no reply after {limit:.0f} s of work, the limit of one turn")
-        return decision
+    async def _call_model(self, call: Reserved) -> TurnCommit:
+        sent_at = self._clock()
+        request = model_request(self._progress.state, self._context)
+        streamed: list[str] = []
 
-    async def _run_or_cancel(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """What `work` returns or raises. Raises CutOff where a stop was asked for first; then it runs on no more."""
-        working = asyncio.ensure_future(work)
-        stopping = asyncio.ensure_future(self.stop.wait())
+        def on_delta(text: str) -> None:
+            streamed.append(text)
+            self._on_delta(text)
+
         try:
-            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
-                working.cancel()
-                await asyncio.wait({working})
-            if working.cancelled():
-                raise CutOff
-            return working.result()
-        finally:
-            working.cancel()
-            stopping.cancel()
-            await asyncio.gather(working, stopping, return_exceptions=True)
-
-    async def _ask_model(self) -> TurnCommit:
-        begun_at = self.clock()
-        request = model_request(self.state, self.context)
-        heard: list[str] = []
-        try:
-            reply, cost = await self._run_or_cancel(self.perform.call_model(request, heard))
+            reply, cost = await self._cancel.guard(self._performer.call_model(request, on_delta))
         except CutOff:
-            assert self.stop.reason is not None  # noqa: S101 - nothing else cuts it off
-            partial = clean_text("".join(heard))
-            usage, cost = self.perform.estimate(request, partial)
-            cut = ModelReply(partial, (), FinishReason.STOP, self.context.model_name, usage)
-            settled = replace(self._outcome(ModelCallState.SETTLED, self.stop.reason, begun_at, cut, cost), estimated=True)
-            return self._stopping(TurnCommit(model_call=settled), self.stop.reason, partial)
+            reason, partial_text = await self._cancel.wait(), clean_text("".join(streamed))
+            usage, cost = self._performer.estimate(request, partial_text)
+            cut = ModelReply(partial_text, (), FinishReason.STOP, self._context.model_name, usage)
+            commit = self._commits.settled(
+                call, ModelCallState.SETTLED, reply=cut, cost=cost, error_class=reason, latency_ms=self._ms_since(sent_at), estimated=True
+            )
+            return self._commits.cancelled(commit, self._progress, reason, partial_text)
         except (Transient, Ambiguous) as error:
-            return await self._try_again(error, begun_at)
+            return await self._after_failure(call, error, sent_at)
         except Permanent as error:
-            settled = self._outcome(_state_of(error), error.error_class, begun_at)
-            return self._ending(TurnCommit(model_call=settled), Finish("failed", error.error_class, str(error)))
-        self.tries = 0
-        settled = self._outcome(ModelCallState.SETTLED, None, begun_at, reply, cost)
+            return self._commits.finished(self._failed(call, error, sent_at), Finish("failed", error.error_class, str(error)))
+        commit = self._commits.settled(call, ModelCallState.SETTLED, reply=reply, cost=cost, latency_ms=self._ms_since(sent_at))
         if not reply.tool_calls and not reply.text:
             detail = f"the model answered with nothing (finish reason: {reply.finish_reason})"
-            return self._ending(TurnCommit(model_call=settled), Finish("failed", "EmptyReply", detail))
-        events = reply_events(reply, self.context.turn_id, step=self.state.step, read_through=self.state.heard)
-        return self._intending(TurnCommit(events=events, model_call=settled))
+            return self._commits.finished(commit, Finish("failed", "EmptyReply", detail))
+        state = self._progress.state
+        events = reply_events(reply, self._context.turn_id, step=state.step, read_through=state.last_message_offset)
+        return self._with_next_intent(replace(commit, events=events))
 
-    def _outcome(
-        self,
-        state: ModelCallState,
-        error_class: str | None,
-        begun_at: float | None = None,
-        reply: ModelReply | None = None,
-        cost: Cost | None = None,
-    ) -> SettledCall:
-        assert self.reserved is not None, "a model call without its ledger row"  # noqa: S101 - the loop's own invariant
-        call, self.reserved = self.reserved, None
-        latency_ms = None if begun_at is None else round((self.clock() - begun_at) * 1000)
-        return SettledCall(call, state, reply, cost or Cost(None, None), error_class, latency_ms)
-
-    def _unsent(self) -> TurnCommit:
-        """A reserved call that will not be made after all is settled as such."""
-        return TurnCommit(model_call=self._outcome(ModelCallState.FAILED, "NotSent") if self.reserved else None)
-
-    async def _try_again(self, error: Transient | Ambiguous, begun_at: float) -> TurnCommit:
-        """After a failed request: try again here if that is soon, park if it is not, give up when patience has run out."""
-        settled = self._outcome(_state_of(error), error.error_class, begun_at)
-        wished = error.retry_after_s if isinstance(error, Transient) else None
-        self.tries += 1
-        short_s = wished if wished is not None else random.uniform(0.1, 0.5 * 2**self.tries)  # noqa: S311 - jitter
-        if self.tries < INLINE_TRIES and short_s <= INLINE_WAIT_S:
-            try:
-                await self._run_or_cancel(asyncio.sleep(short_s))
-            except CutOff:
-                return TurnCommit(model_call=settled)
-            return self._reserving(TurnCommit(model_call=settled), Reserved(settled.call.step, settled.call.attempt + 1))
-        # A wait that costs no attempt grows with the turn's age instead.
-        longest_s = max(2.0 ** (self.start.attempts + 1), self.start.elapsed_s / 4)
-        jitter_s = random.uniform(1.0, min(PARK_MAX_S, longest_s))  # noqa: S311
-        wait_s = max(wished or 0.0, jitter_s)
-        if self.clock() + wait_s > self.gives_up_at:
-            detail = f"{error}; waiting {wait_s:.0f} s more would be longer than a turn may last"
-            return self._ending(TurnCommit(model_call=settled), Finish("failed", error.error_class, detail))
-        return TurnCommit(
-            model_call=settled, rest=Park(wait_s, isinstance(error, RateLimited | Unreachable), error.error_class, str(error))
+    async def _after_failure(self, call: Reserved, error: Transient | Ambiguous, sent_at: float) -> TurnCommit:
+        commit = self._failed(call, error, sent_at)
+        reaction = after_failure(
+            error,
+            failures=self._progress.failures + 1,
+            attempts=self._resume_point.attempts,
+            elapsed_s=self._resume_point.elapsed_s,
+            patience_left_s=self._patience_ends_at - self._clock(),
+            jitter=self._jitter,
         )
+        match reaction:
+            case Retry(wait_s):
+                try:
+                    await self._cancel.guard(asyncio.sleep(wait_s))
+                except CutOff:
+                    return commit
+                return self._commits.reserving(commit, self._progress, Reserved(call.step, call.attempt + 1))
+            case Park():
+                return replace(commit, outcome=reaction)
+            case Finish():
+                return self._commits.finished(commit, reaction)
 
-    async def _use_tools(self, decision: CallTools) -> TurnCommit:
-        todo = sort(decision.calls, self.rows, self.context)
-        if todo.starts:
-            return TurnCommit(starts=todo.starts)
-        if not todo.ready and not todo.answers:
-            return TurnCommit(rest=Park(0.0, refund=True, for_approval=True))
-        outcomes = dict(todo.answers)
+    async def _call_tools(self, decision: CallTools) -> TurnCommit:
+        outcomes = dict(decision.answers)
 
-        async def use(call: ToolCall) -> None:
-            outcomes[call.tool_call_id] = await self._use_tool(call, refused=call.tool_call_id in decision.refused)
+        async def call_one(call: ToolCall) -> None:
+            outcomes[call.tool_call_id] = await self._call_tool(call, over_limit=call.tool_call_id in decision.over_limit)
 
-        async def use_all() -> None:
+        async def call_all() -> None:
             async with asyncio.TaskGroup() as group:
-                for call in todo.ready:
-                    group.create_task(use(call))
+                for call in decision.ready:
+                    group.create_task(call_one(call))
 
         try:
-            await self._run_or_cancel(use_all())
+            await self._cancel.guard(call_all())
         except CutOff:
-            assert self.stop.reason is not None  # noqa: S101 - nothing else cuts it off
-            cut = {call.tool_call_id: self._cut_off(call) for call in todo.ready}
-            return self._stopping(self._resulting(decision.calls, cut | outcomes), self.stop.reason)
-        return self._intending(self._resulting(decision.calls, outcomes))
+            cut = {call.tool_call_id: self._commits.cut_off(call) for call in decision.ready}
+            results = self._commits.results(self._progress, decision.calls, cut | outcomes)
+            return self._commits.cancelled(results, self._progress, await self._cancel.wait())
+        return self._with_next_intent(self._commits.results(self._progress, decision.calls, outcomes))
 
-    async def _use_tool(self, call: ToolCall, *, refused: bool) -> ToolOutcome:
-        if refused:
-            limit = self.context.limits.tool_calls
+    async def _call_tool(self, call: ToolCall, *, over_limit: bool) -> ToolOutcome:
+        if over_limit:
+            limit = self._context.limits.tool_calls
             return ToolOutcome(ToolStatus.DENIED, error=f"This turn has used up its {limit} tool calls.", requests=0)
-        begun = call.tool_call_id not in self.fresh
-        tool = self.context.tool(call.tool_name)
+        begun = call.tool_call_id not in self._progress.begun_here
+        tool = self._context.tool(call.tool_name)
         if begun and (tool is None or tool.effect is Effect.UNSAFE):
-            return ToolOutcome(
-                ToolStatus.UNKNOWN, error="It was started and nobody heard how it ended: it may or may not have happened.", requests=0
-            )
-        return await self.perform.call_tool(self.context, call, self.rows[call.tool_call_id].idempotency_key, begun=begun)
+            return ToolOutcome(ToolStatus.UNKNOWN, error=RESULT_LOST, requests=0)
+        key = self._progress.rows[call.tool_call_id].idempotency_key
+        return await self._performer.call_tool(self._context, call, key, begun=begun)
 
-    def _cut_off(self, call: ToolCall) -> ToolOutcome:
-        """What is known of a call that was under way when the turn was stopped."""
-        tool = self.context.tool(call.tool_name)
-        if tool is None or tool.effect is Effect.PURE:
-            return ToolOutcome(ToolStatus.FAILED, error="It was cut off: the reply was cancelled.")
-        return ToolOutcome(ToolStatus.UNKNOWN, error="It was cut off when the reply was cancelled: it may or may not have happened.")
+    def _with_next_intent(self, commit: TurnCommit) -> TurnCommit:
+        slice_over = self._clock() > self._slice_ends_at
+        return self._commits.with_next_intent(commit, self._progress, slice_over=slice_over, out_of_time=self._out_of_time())
 
-    def _resulting(self, calls: tuple[ToolCall, ...], outcomes: dict[str, ToolOutcome]) -> TurnCommit:
-        """The results of those calls that have an outcome, in the order asked."""
-        had = [call for call in calls if call.tool_call_id in outcomes]
-        events = []
-        for call in had:
-            approval = self.rows[call.tool_call_id].approval if call.tool_call_id in self.rows else None
-            events.append(result_event(call, outcomes[call.tool_call_id], approval.edited_arguments if approval else None))
-        return TurnCommit(
-            events=tuple(events), tool_results=tuple(ToolSettled(call.tool_call_id, outcomes[call.tool_call_id]) for call in had)
-        )
+    def _failed(self, call: Reserved, error: TurnlineError, sent_at: float) -> TurnCommit:
+        state = ModelCallState.UNKNOWN if error.maybe_done else ModelCallState.FAILED
+        return self._commits.settled(call, state, error_class=error.error_class, latency_ms=self._ms_since(sent_at))
 
-    def _intending(self, change: TurnCommit) -> TurnCommit:
-        """`change` with the intent of what follows it, in the same commit."""
-        state = self.state.then(change.events)
-        match self._decide(state):
-            case CallModel(step):
-                if self.clock() > self.ends_at:
-                    return replace(change, rest=Park(0.0, refund=True))
-                return self._reserving(change, Reserved(step, 0))
-            case CallTools(calls, refused):
-                new = tuple(call for call in calls if call.tool_call_id not in self.rows)
-                intents = tool_intents(new, self.context, state.step - 1, refused)
-                # Where everything that is left waits for a person, no worker does.
-                waits = all(intent.approval_hash is not None for intent in intents)
-                return replace(change, tool_calls=intents, rest=Park(0.0, refund=True, for_approval=True) if waits else None)
-            case Finish() as finish:
-                return self._ending(change, finish)
+    def _out_of_time(self) -> bool:
+        return self._clock() > self._work_ends_at
 
-    def _reserving(self, change: TurnCommit, call: Reserved, *, again: bool = False) -> TurnCommit:
-        self.reserved = call
-        bound = None
-        if self.context.budgeted:
-            bound = self.perform.bound(model_request(self.state.then(change.events), self.context))
-        reserve = Reserve(call, self.context.model_provider, self.context.model_name, self.state.heard, bound, again)
-        return replace(change, reserve=reserve)
-
-    def _ending(self, change: TurnCommit, finish: Finish) -> TurnCommit:
-        events = change.events if finish.status == "done" else (*change.events, failure_event(finish))
-        return replace(change, events=events, rest=finish)
-
-    def _stopping(self, change: TurnCommit, reason: CancelReason, partial: str = "") -> TurnCommit:
-        """`change` as the turn's last: what is pending gets a result, and the log says that it was cancelled."""
-        left = self.state.then(change.events).pending
-        results = self._resulting(left, {call.tool_call_id: self._left(call) for call in left})
-        status = cancelled_event(reason, partial, read_through=self.state.heard)
-        return replace(
-            change,
-            events=(*change.events, *results.events, status),
-            tool_results=(*change.tool_results, *results.tool_results),
-            rest=Finish("cancelled", reason),
-        )
-
-    def _left(self, call: ToolCall) -> ToolOutcome:
-        row = self.rows.get(call.tool_call_id)
-        if row is not None and row.state is ToolCallState.RUNNING and call.tool_call_id not in self.fresh:
-            return replace(self._cut_off(call), requests=0)
-        return ToolOutcome(ToolStatus.DENIED, error="It was not made: the reply was cancelled before.", requests=0)
-
-
-def _state_of(error: TurnlineError) -> ModelCallState:
-    return ModelCallState.UNKNOWN if error.maybe_done else ModelCallState.FAILED
+    def _ms_since(self, moment: float) -> int:
+        return round((self._clock() - moment) * 1000)

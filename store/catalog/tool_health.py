@@ -14,8 +14,9 @@ from uuid import UUID
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from engine.enums import HealthStatus
 from engine.errors import NotFound
-from engine.tools.health import Health, Status, Thresholds
+from engine.tools.health import Health, Thresholds
 from engine.turn.context import IntegrationSpec
 from models.tool import ToolHealthChangeRow, ToolRow
 from store.database import Database
@@ -76,8 +77,8 @@ class Changed:
     """A status that is another than before."""
 
     tool_id: UUID
-    before: Status
-    now: Status
+    before: HealthStatus
+    now: HealthStatus
 
 
 async def take(maintenance: Database, limit: int, *, failed: bool, due_at: datetime | None = None) -> list[tuple[UUID, UUID]]:
@@ -141,12 +142,12 @@ async def record(database: Database, heard: Observation, thresholds: Thresholds,
         row = (await db.execute(text(_HELD), asked)).mappings().one_or_none()
         if row is None or (heard.error is not None and not heard.by_call and row["answered_meanwhile"]):
             return None
-        before = Health(Status(row["health_status"]), row["error_count"], row["answers_in_row"])
+        before = Health(HealthStatus(row["health_status"]), row["error_count"], row["answers_in_row"])
         now = before.after(heard.error is None, thresholds)
         values: dict[str, Any] = {"id": heard.integration_id, "status": now.status, "failures": now.failures, "answers": now.answers}
         # What is used and answers is known to be there, whatever probes have said; what is unhealthy is not used.
-        in_use = heard.by_call and heard.error is None and now.status is not Status.UNHEALTHY
-        waits = every_s if in_use or now == Health(Status.HEALTHY) else every_s / SOONER
+        in_use = heard.by_call and heard.error is None and now.status is not HealthStatus.UNHEALTHY
+        waits = every_s if in_use or now == Health(HealthStatus.HEALTHY) else every_s / SOONER
         await db.execute(text(_RECORD), values | {"error": heard.error, "every_s": waits})
         if now.status is before.status:
             return None

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from engine.errors import Conflict, NotFound, Rejected
 from engine.safe_json import check_json_value
 from engine.tools.json_schema import validate
-from engine.turn.decide import hash_to_approve
+from engine.turn.tool_intents import hash_to_approve
 from models import ApprovalRow, SessionRow
 from store import pagination
 from store.database import Database, dumps

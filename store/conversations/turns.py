@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -65,10 +66,11 @@ class Claim:
         self.attempts: int = row["o_attempts"]
         self.last_offset = -1
         self.next_turn: UUID | None = None
+        self.on_commit: Callable[[TurnCommit, CommitResult, float], None] | None = None  # (commit, result, seconds it took)
         self.outstanding: Reserved | None = None if row["o_attempt"] is None else Reserved(row["o_step"], row["o_attempt"])
         self._writes: int = row["o_writes"]
         self.context = _context(self, row, limits, secrets)
-        self.start = ResumePoint(
+        self.resume_point = ResumePoint(
             events=tuple(_event(item) for item in row["o_events"] or ()),
             reserved=self.outstanding,
             pending={item["tool_call_id"]: _pending(item) for item in row["o_pending"] or ()},
@@ -77,35 +79,40 @@ class Claim:
             attempts=row["o_attempts"],
         )
 
-    async def write(self, change: TurnCommit) -> CommitResult:
-        """Commit `change`; sent again while the connection breaks, written once.
+    async def write(self, commit: TurnCommit) -> CommitResult:
+        """Commit `commit`; sent again while the connection breaks, written once.
 
         Raises:
             LeaseLost: another claim holds the session; nothing was written.
             psycopg.Error: the database refuses it, or was gone for too long.
         """
-        payload = Jsonb(_payload(change, self.approval_s))
-        _about_to_commit(change)
+        began = time.perf_counter()
+        payload = Jsonb(_payload(commit, self.approval_s))
+        _about_to_commit(commit)
         row = await _with_retries(
             lambda: self.database.call(
                 WRITE, self.workspace_id, self.session_id, self.turn_id, self.fence, self._writes, payload, share=self.workspace_id
             )
         )
-        _committed(change)
+        _committed(commit)
         self._writes += 1
         self.last_offset = row["o_last_offset"]
         self.next_turn = row["o_next_turn"]
-        if change.reserve is not None:
-            begun = change.reserve.again or (row["o_cancel_reason"] is None and row["o_budget_refusal"] is None)
-            self.outstanding = change.reserve.call if begun else None
-        elif change.model_call is not None:
+        if commit.reserve is not None:
+            begun = commit.reserve.again or (row["o_cancel_reason"] is None and row["o_budget_refusal"] is None)
+            self.outstanding = commit.reserve.call if begun else None
+        elif commit.model_call is not None:
             self.outstanding = None
-        return CommitResult(
+        result = CommitResult(
             tuple(_event(item) for item in row["o_new_messages"] or ()),
             row["o_read_through"],
             row["o_cancel_reason"],
             row["o_budget_refusal"],
+            commit.outcome,
         )
+        if self.on_commit is not None:
+            self.on_commit(commit, result, time.perf_counter() - began)
+        return result
 
 
 async def claim(
@@ -240,16 +247,16 @@ def _event(item: Mapping[str, Any]) -> Event:
     )
 
 
-def _payload(change: TurnCommit, approval_s: float) -> dict[str, Any]:
-    """`change` as write_turn reads it; parts that are empty are left out."""
+def _payload(commit: TurnCommit, approval_s: float) -> dict[str, Any]:
+    """`commit` as write_turn reads it; parts that are empty are left out."""
     payload: dict[str, Any] = {}
-    if change.events:
+    if commit.events:
         payload["events"] = [
-            {"kind": event.kind, "source": event.source, "content": event.content, "metadata": event.metadata} for event in change.events
+            {"kind": event.kind, "source": event.source, "content": event.content, "metadata": event.metadata} for event in commit.events
         ]
-    if change.model_call:
-        payload["model_call"] = _settled(change.model_call)
-    if change.tool_results:
+    if commit.model_call:
+        payload["model_call"] = _settled(commit.model_call)
+    if commit.tool_results:
         payload["tool_results"] = [
             {
                 "tool_call_id": settled.tool_call_id,
@@ -259,28 +266,28 @@ def _payload(change: TurnCommit, approval_s: float) -> dict[str, Any]:
                 "error": settled.outcome.error,
                 "integration_id": str(settled.outcome.integration_id) if settled.outcome.integration_id else None,
             }
-            for settled in change.tool_results
+            for settled in commit.tool_results
         ]
-    if change.tool_calls:
+    if commit.tool_calls:
         payload["tool_calls"] = [
-            {**asdict(intent), "tool_id": str(intent.tool_id) if intent.tool_id else None} for intent in change.tool_calls
+            {**asdict(intent), "tool_id": str(intent.tool_id) if intent.tool_id else None} for intent in commit.tool_calls
         ]
         payload["approval_s"] = approval_s
-    if change.starts:
-        payload["starts"] = [asdict(start) for start in change.starts]
-    if change.reserve:
-        bound = change.reserve.bound
+    if commit.starts:
+        payload["starts"] = [asdict(start) for start in commit.starts]
+    if commit.reserve:
+        bound = commit.reserve.bound
         payload["reserve"] = {
-            "step": change.reserve.call.step,
-            "attempt": change.reserve.call.attempt,
-            "provider": change.reserve.provider,
-            "model": change.reserve.model,
-            "last_message_offset": change.reserve.heard,
-            "again": change.reserve.again,
+            "step": commit.reserve.call.step,
+            "attempt": commit.reserve.call.attempt,
+            "provider": commit.reserve.provider,
+            "model": commit.reserve.model,
+            "last_message_offset": commit.reserve.last_message_offset,
+            "again": commit.reserve.again,
             "reserved_tokens": bound.tokens if bound else None,
             "reserved_usd": None if bound is None or bound.usd is None else str(bound.usd),
         }
-    match change.rest:
+    match commit.outcome:
         case Finish(status, error_class, error_detail):
             payload["outcome"] = {"status": status, "error_class": error_class, "error_detail": _bounded(error_detail)}
         case Park(wait_s, refund, error_class, error_detail, for_approval):
@@ -318,21 +325,21 @@ def _settled(settled: SettledCall) -> dict[str, Any]:
     return row
 
 
-def _about_to_commit(change: TurnCommit) -> None:
+def _about_to_commit(commit: TurnCommit) -> None:
     """The crash points before a write."""
     failpoint("write.before_send")
-    if isinstance(change.rest, Finish):
+    if isinstance(commit.outcome, Finish):
         failpoint("turn.before_final_commit")
 
 
-def _committed(change: TurnCommit) -> None:
+def _committed(commit: TurnCommit) -> None:
     """The crash points after a write."""
     failpoint("write.committed")
-    if isinstance(change.rest, Finish):
+    if isinstance(commit.outcome, Finish):
         failpoint("turn.final_commit")
-    elif change.tool_results:
+    elif commit.tool_results:
         failpoint("tool_call.committed")
-    elif change.model_call is not None:
+    elif commit.model_call is not None:
         failpoint("model_call.committed")
 
 

@@ -160,7 +160,9 @@ def test_a_queryable_tool_needs_integrations_that_can_be_asked(acme: Tenant):
     path = f"/v1/tools/{tool['id']}/integrations"
     bare = {"url": "https://x.example"}
     refused = acme.call("POST", path, 422, json={"integration_type": "custom_tool", "configuration": bare})
-    assert refused["detail"] == "A queryable tool's integration needs status in its configuration: how to ask whether a call happened."
+    assert (
+        refused["detail"] == "A queryable tool's integration needs `status` in its configuration: the request that asks if a call happened."
+    )
 
     made = acme.integration(tool["id"], configuration=bare | {"status": STATUS})
     assert made["configuration"]["status"] == STATUS

@@ -56,10 +56,10 @@ async def test_a_restored_database_goes_on_where_the_backup_was_made(database_ur
     await database.open()
     again = await claimed(database, open_turn.turn_id, owner="a worker of today")
     assert again.attempts == 2
-    assert again.start.reserved is not None
+    assert again.resume_point.reserved is not None
     said = Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "No."}, {"read_through": 2})
-    call = replace(ASKED, call=again.start.reserved)
-    await again.write(TurnCommit(events=(said,), model_call=call, rest=Finish("done")))
+    call = replace(ASKED, call=again.resume_point.reserved)
+    await again.write(TurnCommit(events=(said,), model_call=call, outcome=Finish("done")))
     await database.close()
     assert violations(restored_url) == {}
 

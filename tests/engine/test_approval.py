@@ -11,11 +11,10 @@ from engine.enums import ApprovalStatus, Effect, EventKind, Source, ToolCallStat
 from engine.events import Event, ToolCall, ToolOutcome
 from engine.turn.commit import Finish, Park, Reserved
 from engine.turn.context import ToolSpec, TurnContext
-from engine.turn.decide import approval_hash
-from engine.turn.loop import advance
 from engine.turn.pending_calls import Approval, Pending
 from engine.turn.ports import ResumePoint
-from tests.support.fakes import TURN, ListLog, Script, calls, context, customer, says
+from engine.turn.tool_intents import approval_hash
+from tests.support.fakes import TURN, ListLog, Script, calls, context, customer, run, says
 
 SCHEMA = {"type": "object", "properties": {"cents": {"type": "integer"}}, "required": ["cents"]}
 REFUND = ToolSpec(UUID(int=8), "refund", "", SCHEMA, effect=Effect.UNSAFE, approval=True)
@@ -54,7 +53,7 @@ def waiting(call: ToolCall, given: TurnContext, decision: ApprovalStatus = Appro
 async def test_a_call_that_needs_approval_parks_the_turn_in_the_commit_that_asks_for_it():
     log, world = ListLog(customer("Refund me", 0)), Script(calls(refund()))
 
-    assert await advance(log, world, context(REFUND), ResumePoint(tuple(log.events), FIRST)) == WAITS
+    assert await run(log, world, context(REFUND), ResumePoint(tuple(log.events), FIRST)) == WAITS
 
     (change,) = log.changes
     assert change.tool_calls[0].approval_hash == approval_hash(context(REFUND), refund())
@@ -66,7 +65,7 @@ async def test_the_others_of_a_reply_are_made_at_once():
     log = ListLog(customer("Refund me", 0))
     world = Script(calls(refund(), look), tools={"c1": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
 
-    assert await advance(log, world, context(REFUND, LOOKUP), ResumePoint(tuple(log.events), FIRST)) == WAITS
+    assert await run(log, world, context(REFUND, LOOKUP), ResumePoint(tuple(log.events), FIRST)) == WAITS
 
     assert [call.tool_call_id for call in world.made] == ["c1"]
     assert [event.content["tool_call_id"] for event in log.changes[-1].events] == ["c1"]
@@ -77,14 +76,14 @@ async def test_nobody_is_asked_to_approve_what_cannot_be_carried_out():
     failed = ToolOutcome(ToolStatus.FAILED, error="cents must be an integer", requests=0)
     world = Script(calls(refund(cents='"much"')), says("Sorry."), tools={"c0": failed})
 
-    assert await advance(log, world, context(REFUND), ResumePoint(tuple(log.events), FIRST)) == Finish("done")
+    assert await run(log, world, context(REFUND), ResumePoint(tuple(log.events), FIRST)) == Finish("done")
 
 
 async def test_an_approved_call_is_begun_by_a_commit_and_then_made():
     given = context(REFUND)
     log, world = ListLog(*asked(refund())), Script(says("Done."), tools={"c0": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
 
-    rest = await advance(log, world, given, ResumePoint(tuple(log.events), None, {"c0": waiting(refund(), given, ApprovalStatus.APPROVED)}))
+    rest = await run(log, world, given, ResumePoint(tuple(log.events), None, {"c0": waiting(refund(), given, ApprovalStatus.APPROVED)}))
 
     assert rest == Finish("done")
     (start,) = log.changes[0].starts
@@ -97,7 +96,7 @@ async def test_a_call_is_made_with_the_arguments_that_a_person_put_in_place_and_
     log, world = ListLog(*asked(refund())), Script(says("Done."), tools={"c0": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
     row = waiting(refund(cents=100), given, ApprovalStatus.APPROVED, edited_arguments={"cents": 100})
 
-    await advance(log, world, given, ResumePoint(tuple(log.events), None, {"c0": row}))
+    await run(log, world, given, ResumePoint(tuple(log.events), None, {"c0": row}))
 
     assert world.made[0].arguments == {"cents": 100}
     assert '"cents":100' in world.requests[0].messages[-1].text
@@ -110,14 +109,14 @@ async def test_a_call_is_made_with_the_arguments_that_a_person_put_in_place_and_
         ({"decision": ApprovalStatus.EXPIRED}, "in time"),
         ({"decision": ApprovalStatus.APPROVED, "used": True}, "used or withdrawn"),
         ({"decision": ApprovalStatus.CANCELLED}, "used or withdrawn"),
-        ({"decision": ApprovalStatus.APPROVED, "edited_arguments": {"cents": 999_999}}, "not what would be run"),
+        ({"decision": ApprovalStatus.APPROVED, "edited_arguments": {"cents": 999_999}}, "differs from the approved one"),
     ],
 )
 async def test_what_was_not_approved_is_not_made_and_the_model_is_told_why(row: dict[str, object], says_: str):
     given = context(REFUND)
     log, world = ListLog(*asked(refund())), Script(says("Sorry."))
 
-    await advance(log, world, given, ResumePoint(tuple(log.events), None, {"c0": waiting(refund(), given, **row)}))  # type: ignore[arg-type]
+    await run(log, world, given, ResumePoint(tuple(log.events), None, {"c0": waiting(refund(), given, **row)}))  # type: ignore[arg-type]
 
     assert world.made == []
     assert log.changes[0].events[0].content["status"] == "denied"
@@ -143,7 +142,7 @@ async def test_of_several_the_decided_ones_go_on_and_the_others_wait():
     rows = {call.tool_call_id: waiting(call, given) for call in some}
     rows["c1"] = waiting(some[1], given, ApprovalStatus.APPROVED)
 
-    assert await advance(log, world, given, ResumePoint(tuple(log.events), None, rows)) == WAITS
+    assert await run(log, world, given, ResumePoint(tuple(log.events), None, rows)) == WAITS
 
     assert [call.tool_call_id for call in world.made] == ["c1"]
     assert [event.content["tool_call_id"] for event in log.changes[-1].events] == ["c1"]

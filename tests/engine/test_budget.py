@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from dataclasses import replace
 from uuid import UUID
 
@@ -14,19 +13,12 @@ from engine.errors import TimedOut
 from engine.events import Event, ModelReply, ToolCall, ToolOutcome
 from engine.turn.commit import CommitResult, Finish, Reserved, TurnCommit
 from engine.turn.context import Limits, ToolSpec
-from engine.turn.loop import advance
 from engine.turn.ports import ResumePoint
-from tests.support.fakes import Hanging, ListLog, Script, calls, context, customer, says
+from tests.support.fakes import Hanging, ListLog, Script, calls, context, customer, run, says
 
 LOOKUP = ToolSpec(UUID(int=9), "lookup", "", {"type": "object"}, effect=Effect.PURE)
 FOUND = ToolOutcome(ToolStatus.SUCCEEDED, {})
 OPENING = customer("Is order 41 paid?", 0)
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Backing off between tries is not what these tests are about."""
-    monkeypatch.setattr(random, "uniform", lambda low, high: 0.0)
 
 
 def start(**fields: object) -> ResumePoint:
@@ -41,9 +33,9 @@ class Counting(Script):
         self.log = log
         self.after: list[int] = []
 
-    async def call_model(self, request, heard):
+    async def call_model(self, request, on_delta):
         self.after.append(len(self.log.changes))
-        return await super().call_model(request, heard)
+        return await super().call_model(request, on_delta)
 
 
 class Refusing(ListLog):
@@ -56,7 +48,7 @@ class Refusing(ListLog):
     async def write(self, change: TurnCommit) -> CommitResult:
         written = await super().write(change)
         full = change.reserve is not None and len(self.changes) > self.nth
-        return replace(written, refused="The session's budget is spent.") if full else written
+        return replace(written, budget_refusal="The session's budget is spent.") if full else written
 
 
 def holds(log: ListLog) -> list[tuple[Reserved, bool, bool]]:
@@ -69,7 +61,7 @@ async def test_a_budgeted_turn_holds_the_most_a_call_can_use_before_it_calls():
     log = ListLog(OPENING)
     world = Counting(log, calls(ToolCall("c1", "lookup", {}, "{}")), says("Yes."), c1=FOUND)
 
-    assert await advance(log, world, context(LOOKUP, budgeted=True), start()) == Finish("done")
+    assert await run(log, world, context(LOOKUP, budgeted=True), start()) == Finish("done")
 
     assert holds(log) == [(Reserved(0, 0), True, True), (Reserved(1, 0), False, True)]
     assert world.after == [1, 3], "each call comes after the commit that holds for it"
@@ -83,7 +75,7 @@ async def test_without_budgets_nothing_is_held_and_no_commit_is_spent_on_it():
     log = ListLog(OPENING)
     world = Counting(log, says("Yes."))
 
-    assert await advance(log, world, context(), start()) == Finish("done")
+    assert await run(log, world, context(), start()) == Finish("done")
     assert (holds(log), world.after) == ([], [0])
 
 
@@ -91,7 +83,7 @@ async def test_news_that_makes_the_call_longer_is_held_for_before_the_call():
     log = ListLog(OPENING, arriving={0: (customer("And order 42, and 43, and all the others?", 0),)})
     world = Counting(log, says("All of them."))
 
-    assert await advance(log, world, context(budgeted=True), start()) == Finish("done")
+    assert await run(log, world, context(budgeted=True), start()) == Finish("done")
 
     assert holds(log) == [(Reserved(0, 0), True, True), (Reserved(0, 0), True, True)]
     assert world.after == [2]
@@ -105,7 +97,7 @@ async def test_another_try_is_held_for_as_well():
     log = ListLog(OPENING)
     world = Counting(log, TimedOut("slow"), says("Yes."))
 
-    assert await advance(log, world, context(budgeted=True), start()) == Finish("done")
+    assert await run(log, world, context(budgeted=True), start()) == Finish("done")
     assert holds(log) == [(Reserved(0, 0), True, True), (Reserved(0, 1), False, True)]
 
 
@@ -114,7 +106,7 @@ async def test_where_no_budget_has_room_the_turn_fails_with_its_sentence_and_not
     log = Refusing(nth)
     world = Counting(log, calls(ToolCall("c1", "lookup", {}, "{}")), says("Never."), c1=FOUND)
 
-    rest = await advance(log, world, context(LOOKUP, budgeted=True), start())
+    rest = await run(log, world, context(LOOKUP, budgeted=True), start())
 
     assert rest == Finish("failed", "BudgetSpent", "The session's budget is spent.")
     assert len(world.after) == nth / 2
@@ -149,7 +141,7 @@ async def test_each_limit_of_one_turn_ends_it_with_its_sentence(limits: Limits, 
     forever = [calls(ToolCall(f"c{number}", "lookup", {}, "{}")) for number in range(9)]
     world = Script(*forever, tools={f"c{number}": FOUND for number in range(9)})
 
-    rest = await advance(log, world, context(LOOKUP, limits=limits), start(**fields))
+    rest = await run(log, world, context(LOOKUP, limits=limits), start(**fields))
 
     assert rest == Finish("failed", "BudgetSpent", sentence)
     assert len(world.requests) == asked
@@ -161,7 +153,7 @@ async def test_tool_calls_over_the_limit_are_denied_and_the_model_may_still_answ
     world = Script(*asked, says("That is all I found."), tools={f"c{number}": FOUND for number in range(3)})
     log = ListLog(OPENING)
 
-    assert await advance(log, world, context(LOOKUP, limits=Limits(tool_calls=2)), start()) == Finish("done")
+    assert await run(log, world, context(LOOKUP, limits=Limits(tool_calls=2)), start()) == Finish("done")
 
     assert [call.tool_call_id for call in world.made] == ["c0", "c1"]
     assert "used up its 2 tool calls" in world.requests[-1].messages[-1].text
@@ -179,7 +171,7 @@ async def test_time_is_up_between_calls_and_never_in_the_middle_of_a_tool(monkey
 
     monkeypatch.setattr(world, "call_tool", slow)
 
-    rest = await advance(log, world, late, start())
+    rest = await run(log, world, late, start())
 
     assert isinstance(rest, Finish)
     assert rest.error_detail == "no reply after 0 s of work, the limit of one turn"

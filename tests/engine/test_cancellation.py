@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import random
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -13,10 +13,9 @@ from engine.events import Event, ToolCall, ToolOutcome
 from engine.turn.cancellation import CancelToken
 from engine.turn.commit import CommitResult, Finish, Park, Reserved, TurnCommit
 from engine.turn.context import ToolSpec
-from engine.turn.loop import advance
 from engine.turn.pending_calls import Pending
 from engine.turn.ports import ResumePoint
-from tests.support.fakes import Hanging, ListLog, Script, calls, context, customer, says
+from tests.support.fakes import Hanging, ListLog, Script, calls, context, customer, run, says
 
 TOOLS = {
     effect: ToolSpec(UUID(int=20 + number), f"{effect}_tool", "", {"type": "object"}, effect=effect) for number, effect in enumerate(Effect)
@@ -33,16 +32,16 @@ class StoppingLog(ListLog):
 
     async def write(self, change: TurnCommit) -> CommitResult:
         stops = len(self.changes) >= self._at
-        written = await super().write(change)
-        return CommitResult(written.news, written.read_through, self._reason if stops else None)
+        result = await super().write(change)
+        return replace(result, cancel_reason=self._reason if stops else None)
 
 
 async def stopped_while(hanging: Hanging, log: ListLog, world: Script, *tools: ToolSpec, reason: CancelReason) -> TurnCommit:
     """Run a turn, ask it to stop once `hanging` is waited for, and return its last change."""
     stop = CancelToken()
-    running = asyncio.create_task(advance(log, world, context(*tools), ResumePoint(tuple(log.events), FIRST), stop))
+    running = asyncio.create_task(run(log, world, context(*tools), ResumePoint(tuple(log.events), FIRST), stop))
     await asyncio.wait_for(hanging.hangs.wait(), 5)
-    stop.ask(reason)
+    stop.request(reason)
     assert await asyncio.wait_for(running, 5) == Finish("cancelled", reason)
     return log.changes[-1]
 
@@ -91,7 +90,7 @@ async def test_a_stop_heard_in_a_commit_begins_nothing_of_what_was_intended():
     log = StoppingLog(customer("Do it", 0), at=0, reason=CancelReason.TAKEN_OVER)
     world = Script(calls(ToolCall("c0", tool.name, {}, "{}")))
 
-    assert await advance(log, world, context(tool), ResumePoint(tuple(log.events), FIRST)) == Finish("cancelled", "TakenOver")
+    assert await run(log, world, context(tool), ResumePoint(tuple(log.events), FIRST)) == Finish("cancelled", "TakenOver")
 
     assert world.made == []
     result, status = log.changes[-1].events
@@ -104,7 +103,7 @@ async def test_a_paused_session_lets_a_turn_rest_at_its_next_commit():
     log = StoppingLog(customer("Look", 0), at=0, reason=CancelReason.PAUSED)
     world = Script(calls(ToolCall("c0", tool.name, {}, "{}")))
 
-    assert await advance(log, world, context(tool), ResumePoint(tuple(log.events), FIRST)) == Park(0.0, refund=True)
+    assert await run(log, world, context(tool), ResumePoint(tuple(log.events), FIRST)) == Park(0.0, refund=True)
 
     assert world.made == []
     assert log.changes[-1].events == ()
@@ -115,7 +114,7 @@ async def test_a_call_that_was_put_off_is_begun_by_a_commit_of_its_own():
     log = ListLog(*(await _asked(tool)).events)
     world = Script(says("Done."), tools={"c0": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
 
-    rest = await advance(log, world, context(tool), ResumePoint(tuple(log.events), None, {"c0": Pending("key", ToolCallState.REQUESTED)}))
+    rest = await run(log, world, context(tool), ResumePoint(tuple(log.events), None, {"c0": Pending("key", ToolCallState.REQUESTED)}))
 
     assert rest == Finish("done")
     assert [start.tool_call_id for start in log.changes[0].starts] == ["c0"]
@@ -126,18 +125,19 @@ async def test_a_call_that_was_put_off_is_begun_by_a_commit_of_its_own():
 async def _asked(tool: ToolSpec) -> ListLog:
     """A log in which the model has asked for the tool, and nothing has been done about it."""
     log = StoppingLog(customer("Do it", 0), at=0, reason=CancelReason.PAUSED)
-    await advance(log, Script(calls(ToolCall("c0", tool.name, {}, "{}"))), context(tool), ResumePoint(tuple(log.events), FIRST))
+    await run(log, Script(calls(ToolCall("c0", tool.name, {}, "{}"))), context(tool), ResumePoint(tuple(log.events), FIRST))
     return log
 
 
-async def test_a_turn_that_is_asked_to_stop_while_it_backs_off_does_not_wait(monkeypatch: pytest.MonkeyPatch):
+async def test_a_turn_cancelled_while_it_backs_off_does_not_wait():
     from engine.errors import ProviderDown
 
-    monkeypatch.setattr(random, "uniform", lambda low, high: 4.0)
     log, stop = ListLog(customer("Hello", 0)), CancelToken()
-    running = asyncio.create_task(advance(log, Script(ProviderDown("500")), context(), ResumePoint(tuple(log.events), FIRST), stop))
+    running = asyncio.create_task(
+        run(log, Script(ProviderDown("500")), context(), ResumePoint(tuple(log.events), FIRST), stop, jitter=lambda low, high: 4.0)
+    )
     await asyncio.sleep(0)
-    stop.ask(CancelReason.INTERRUPTED)
+    stop.request(CancelReason.INTERRUPTED)
 
     assert await asyncio.wait_for(running, 2) == Finish("cancelled", "Interrupted")
 
@@ -146,7 +146,7 @@ async def test_a_cancelled_task_leaves_nothing_running():
     hanging = Hanging()
     log = ListLog(customer("Hello", 0))
     before = len(asyncio.all_tasks())
-    running = asyncio.create_task(advance(log, Script(hanging), context(), ResumePoint(tuple(log.events), FIRST)))
+    running = asyncio.create_task(run(log, Script(hanging), context(), ResumePoint(tuple(log.events), FIRST)))
     await asyncio.wait_for(hanging.hangs.wait(), 5)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):

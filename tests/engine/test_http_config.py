@@ -142,13 +142,13 @@ def test_good_statuses():
         (STATUS | {"url": "ftp://x/"}, "status.url must begin"),
         (STATUS | {"url": "https://x/?key={idempotency_key}"}, "status.query"),
         (STATUS | {"url": "https://{order}/"}, "status.url may have"),
-        (STATUS | {"url": "https://u:p@x/"}, "status.url must not carry"),
+        (STATUS | {"url": "https://u:p@x/"}, "status.url must not contain"),
         (STATUS | {"method": "DELETE"}, "status.method must be one of GET, POST"),
         (STATUS | {"method": None}, "status.method"),
         (STATUS | {"headers": {"Idempotency-Key": "x"}}, "status.headers must not set"),
         (STATUS | {"secret_headers": {"A": "{{a"}}, "status.secret_headers has a template"),
         (STATUS | {"query": {"a": []}}, "status.query must give"),
-        (STATUS | {"query": {"a": "{key"}}, "status.query has for 'a'"),
+        (STATUS | {"query": {"a": "{key"}}, "status.query has, for 'a'"),
         (STATUS | {"done": "state =="}, "status.done is not a valid JMESPath"),
         (STATUS | {"done": {"a": "b"}}, "status.done must be a JMESPath"),
         (STATUS | {"done": 5}, "status.done must be a JMESPath"),
@@ -169,7 +169,7 @@ def test_what_an_effect_needs():
         check_effect(effect, GOOD)
     check_effect("queryable", GOOD | {"status": STATUS})
     for configuration in (GOOD, GOOD | {"status": None}):
-        with pytest.raises(Rejected, match="needs status"):
+        with pytest.raises(Rejected, match="needs `status`"):
             check_effect("queryable", configuration)
 
 

@@ -84,7 +84,7 @@ def test_good_schemas(schema: dict[str, Any]):
         ({"type": "object", "properties": {"a": {"$ref": "other.json"}}}, "only references"),
         ({"type": "object", "allOf": [{"$ref": "file:///etc/passwd"}]}, "only references"),
         ({"type": "object", "$dynamicRef": "#a"}, "$dynamicRef"),
-        ({"type": "object", "$ref": "#/$defs/a"}, "is not there"),
+        ({"type": "object", "$ref": "#/$defs/a"}, "does not exist"),
         ({"type": "object", "$defs": {"a": {"$id": "http://x/"}}, "$ref": "#/$defs/a"}, "$id"),
         ({"type": "object", "title": "a\x00"}, "U+0000"),
         ({"type": "object", "minProperties": float("nan")}, "finite"),

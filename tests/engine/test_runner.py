@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from uuid import UUID
 
 import pytest
@@ -12,20 +11,13 @@ from engine.errors import LeaseLost, ProviderDown, RateLimited, Rejected, ReplyL
 from engine.events import Event, ModelReply, ToolCall, ToolOutcome
 from engine.turn.commit import Finish, Park, Reserved
 from engine.turn.context import Limits, ToolSpec
-from engine.turn.loop import advance
 from engine.turn.pending_calls import Pending
 from engine.turn.ports import ResumePoint
-from tests.support.fakes import TURN, ListLog, Script, calls, context, customer, says
+from tests.support.fakes import TURN, ListLog, Script, calls, context, customer, run, says
 
 LOOKUP = ToolSpec(UUID(int=9), "orders_lookup", "", {"type": "object"}, effect=Effect.IDEMPOTENT)
 REFUND = ToolSpec(UUID(int=8), "refund", "", {"type": "object"}, effect=Effect.UNSAFE)
 FIRST = Reserved(0, 0)
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Backing off between tries is not what these tests are about."""
-    monkeypatch.setattr(random, "uniform", lambda low, high: 0.0 if low < 1 else low)
 
 
 def start(*events: Event, **fields: object) -> ResumePoint:
@@ -35,11 +27,11 @@ def start(*events: Event, **fields: object) -> ResumePoint:
 async def test_a_message_is_answered_in_one_commit():
     log, world = ListLog(), Script(says("Yes."))
 
-    assert await advance(log, world, context(), start(customer("Is order 41 paid?", 0))) == Finish("done")
+    assert await run(log, world, context(), start(customer("Is order 41 paid?", 0))) == Finish("done")
 
     assert log.kinds() == ["agent_message"]
     (change,) = log.changes
-    assert change.rest == Finish("done")
+    assert change.outcome == Finish("done")
     assert change.model_call is not None
     assert change.model_call.state is ModelCallState.SETTLED
     assert [(m.role, m.text) for m in world.requests[0].messages] == [(Role.SYSTEM, "Be brief."), (Role.USER, "Is order 41 paid?")]
@@ -50,7 +42,7 @@ async def test_a_tool_result_is_answered_before_the_turn_finishes():
     log = ListLog(customer("Is order 41 paid?", 0))
     world = Script(calls(call, text="Let me look."), says("Yes."), tools={"c1": ToolOutcome(ToolStatus.SUCCEEDED, {"paid": True})})
 
-    assert await advance(log, world, context(LOOKUP), start(*log.events)) == Finish("done")
+    assert await run(log, world, context(LOOKUP), start(*log.events)) == Finish("done")
 
     assert log.kinds() == ["customer_message", "tool_call", "tool_result", "agent_message"]
     asked, used, answered = log.changes
@@ -58,7 +50,7 @@ async def test_a_tool_result_is_answered_before_the_turn_finishes():
     assert asked.tool_calls[0].tool_id == LOOKUP.id
     assert used.reserve is not None
     assert used.reserve.call == Reserved(1, 0)
-    assert answered.rest == Finish("done")
+    assert answered.outcome == Finish("done")
     assert world.tool_keys == [("c1", asked.tool_calls[0].idempotency_key)]
     assistant, tool = world.requests[1].messages[2:]
     assert (assistant.text, assistant.tool_calls[0].arguments) == ("Let me look.", '{"order": 41}')
@@ -70,7 +62,7 @@ async def test_parallel_calls_get_their_results_in_the_order_asked():
     outcomes = {call.tool_call_id: ToolOutcome(ToolStatus.SUCCEEDED, call.arguments) for call in asked}
     log, world = ListLog(), Script(calls(*asked), says("All."), tools=outcomes)
 
-    await advance(log, world, context(LOOKUP), start(customer("All of them", 0)))
+    await run(log, world, context(LOOKUP), start(customer("All of them", 0)))
 
     results = [event.content["tool_call_id"] for event in log.events if event.kind is EventKind.TOOL_RESULT]
     assert results == ["c0", "c1", "c2"]
@@ -83,7 +75,7 @@ async def test_a_message_that_arrives_during_a_step_is_read_by_the_next_and_stan
     log = ListLog(customer("Is it paid?", 0), arriving={1: [customer("And shipped?", -1)]})
     world = Script(calls(call), says("Both."), tools={"c1": ToolOutcome(ToolStatus.SUCCEEDED, {})})
 
-    await advance(log, world, context(LOOKUP), start(*log.events))
+    await run(log, world, context(LOOKUP), start(*log.events))
 
     assert log.kinds() == ["customer_message", "tool_call", "customer_message", "tool_result", "agent_message"]
     roles = [message.role for message in world.requests[1].messages]
@@ -98,7 +90,7 @@ async def test_a_resumed_turn_repeats_a_keyed_tool_with_the_same_key_and_asks_th
     log = ListLog(customer("Is it paid?", 0), called)
     world = Script(says("Yes."), tools={"c1": ToolOutcome(ToolStatus.SUCCEEDED, {})})
 
-    await advance(
+    await run(
         log, world, context(LOOKUP), start(*log.events, reserved=None, pending={"c1": Pending("the key of its row", ToolCallState.RUNNING)})
     )
 
@@ -112,7 +104,7 @@ async def test_a_resumed_unsafe_call_is_unknown_and_not_made_again():
                    {"step": 0, "read_through": 0, "position": 0, "raw_arguments": "{}"}, TURN, 1)  # fmt: skip
     log, world = ListLog(customer("Refund me", 0), called), Script(says("I am not sure."))
 
-    await advance(log, world, context(REFUND), start(*log.events, reserved=None, pending={"c1": Pending("key", ToolCallState.RUNNING)}))
+    await run(log, world, context(REFUND), start(*log.events, reserved=None, pending={"c1": Pending("key", ToolCallState.RUNNING)}))
 
     assert world.tool_keys == []
     assert log.events[2].content["status"] == "unknown"
@@ -131,7 +123,7 @@ async def test_a_resumed_unsafe_call_is_unknown_and_not_made_again():
 async def test_a_request_that_fails_in_passing_is_made_again_with_a_ledger_row_each(error: Exception, state: ModelCallState):
     log, world = ListLog(), Script(error, says("Yes."))
 
-    assert await advance(log, world, context(), start(customer("Hello", 0))) == Finish("done")
+    assert await run(log, world, context(), start(customer("Hello", 0))) == Finish("done")
 
     failed, answered = log.changes
     assert failed.model_call is not None
@@ -144,7 +136,7 @@ async def test_a_request_that_fails_in_passing_is_made_again_with_a_ledger_row_e
 
 async def test_a_turn_parks_when_the_provider_asks_for_a_long_wait_and_that_costs_no_attempt():
     log = ListLog()
-    rest = await advance(log, Script(RateLimited("HTTP 429", retry_after_s=40.0)), context(), start(customer("Hello", 0)))
+    rest = await run(log, Script(RateLimited("HTTP 429", retry_after_s=40.0)), context(), start(customer("Hello", 0)))
 
     assert isinstance(rest, Park)
     assert (rest.wait_s, rest.refund) == (40.0, True)
@@ -152,14 +144,14 @@ async def test_a_turn_parks_when_the_provider_asks_for_a_long_wait_and_that_cost
 
 
 async def test_a_turn_parks_after_three_failures_and_that_costs_an_attempt():
-    rest = await advance(ListLog(), Script(*[ProviderDown("HTTP 503")] * 3), context(), start(customer("Hello", 0)))
+    rest = await run(ListLog(), Script(*[ProviderDown("HTTP 503")] * 3), context(), start(customer("Hello", 0)))
 
     assert isinstance(rest, Park)
     assert not rest.refund
 
 
 async def test_a_provider_that_is_not_there_is_waited_for_and_costs_no_attempt():
-    rest = await advance(ListLog(), Script(*[Unreachable("no connection")] * 3), context(), start(customer("Hello", 0)))
+    rest = await run(ListLog(), Script(*[Unreachable("no connection")] * 3), context(), start(customer("Hello", 0)))
 
     assert isinstance(rest, Park)
     assert rest.refund
@@ -167,7 +159,7 @@ async def test_a_provider_that_is_not_there_is_waited_for_and_costs_no_attempt()
 
 async def test_a_wait_beyond_all_patience_fails_the_turn_and_tells_the_customer():
     log = ListLog()
-    rest = await advance(log, Script(RateLimited("HTTP 429", retry_after_s=86_400.0)), context(), start(customer("Hello", 0)))
+    rest = await run(log, Script(RateLimited("HTTP 429", retry_after_s=86_400.0)), context(), start(customer("Hello", 0)))
 
     assert isinstance(rest, Finish)
     assert (rest.status, rest.error_class) == ("failed", "RateLimited")
@@ -176,7 +168,7 @@ async def test_a_wait_beyond_all_patience_fails_the_turn_and_tells_the_customer(
 
 async def test_a_refusal_fails_the_turn_and_settles_its_call():
     log = ListLog()
-    rest = await advance(log, Script(Rejected("HTTP 401")), context(), start(customer("Hello", 0)))
+    rest = await run(log, Script(Rejected("HTTP 401")), context(), start(customer("Hello", 0)))
 
     assert rest == Finish("failed", "Rejected", "HTTP 401")
     assert log.kinds() == ["status_update"]
@@ -187,7 +179,7 @@ async def test_a_refusal_fails_the_turn_and_settles_its_call():
 
 async def test_an_empty_reply_fails_the_turn_and_is_paid_for():
     log = ListLog()
-    rest = await advance(log, Script(ModelReply("", (), FinishReason.STOP, "gpt-4")), context(), start(customer("Hello", 0)))
+    rest = await run(log, Script(ModelReply("", (), FinishReason.STOP, "gpt-4")), context(), start(customer("Hello", 0)))
 
     assert isinstance(rest, Finish)
     assert rest.error_class == "EmptyReply"
@@ -200,7 +192,7 @@ async def test_a_model_that_calls_for_ever_is_stopped():
     world = Script(*forever, tools={f"c{n}": ToolOutcome(ToolStatus.SUCCEEDED, {}) for n in range(10)})
     log = ListLog()
 
-    rest = await advance(log, world, context(LOOKUP, limits=Limits(model_calls=3)), start(customer("Loop", 0)))
+    rest = await run(log, world, context(LOOKUP, limits=Limits(model_calls=3)), start(customer("Loop", 0)))
 
     assert isinstance(rest, Finish)
     assert (rest.status, rest.error_class, len(world.requests)) == ("failed", "BudgetSpent", 3)
@@ -211,7 +203,7 @@ async def test_calls_over_the_limit_are_denied_and_still_answered():
     world = Script(calls(*asked), says("Enough."), tools={f"c{n}": ToolOutcome(ToolStatus.SUCCEEDED, {}) for n in range(5)})
     log = ListLog()
 
-    await advance(log, world, context(LOOKUP, limits=Limits(tool_calls=2)), start(customer("Many", 0)))
+    await run(log, world, context(LOOKUP, limits=Limits(tool_calls=2)), start(customer("Many", 0)))
 
     statuses = [event.content["status"] for event in log.events if event.kind is EventKind.TOOL_RESULT]
     assert statuses == ["succeeded", "succeeded", "denied", "denied", "denied"]
@@ -222,21 +214,21 @@ async def test_a_long_turn_is_parked_between_steps_for_no_time():
     call = ToolCall("c1", "orders_lookup", {}, "{}")
     world = Script(calls(call), tools={"c1": ToolOutcome(ToolStatus.SUCCEEDED, {})})
 
-    rest = await advance(ListLog(), world, context(LOOKUP), start(customer("Hello", 0)), slice_s=-1.0)
+    rest = await run(ListLog(), world, context(LOOKUP), start(customer("Hello", 0)), slice_s=-1.0)
 
     assert rest == Park(0.0, refund=True)
 
 
 async def test_a_lost_lease_stops_the_turn():
     with pytest.raises(LeaseLost):
-        await advance(ListLog(lost_at=0), Script(says("Yes.")), context(), start(customer("Hello", 0)))
+        await run(ListLog(lost_at=0), Script(says("Yes.")), context(), start(customer("Hello", 0)))
 
 
 async def test_a_call_reserved_for_a_turn_that_needs_none_is_settled_as_never_sent():
     answered = Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "Yes."}, {"read_through": 0, "step": 0}, TURN, 1)
     log, world = ListLog(), Script()
 
-    assert await advance(log, world, context(), start(customer("Hello", 0), answered)) == Finish("done")
+    assert await run(log, world, context(), start(customer("Hello", 0), answered)) == Finish("done")
 
     assert log.changes[0].model_call is not None
     assert (log.changes[0].model_call.state, log.changes[0].model_call.error_class) == (ModelCallState.FAILED, "NotSent")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from engine.enums import EventKind, Role, Source
 from engine.events import Event
 from engine.model.prompt import model_request
-from engine.turn.state import BEGINNING, YOUR_TURN, TurnState
+from engine.turn.state import CONVERSATION_BEGINS, CUSTOMER_WAITS, TurnState
 from tests.support.fakes import OTHER_TURN, TURN, context, customer
 from tests.support.valid_prompt import provider_valid
 
@@ -62,7 +62,7 @@ def test_where_the_agent_spoke_first_or_the_window_begins_with_its_reply_the_cus
 
     state = TurnState(TURN).then([greeting, customer("yes", 1)])
 
-    assert shown(state) == [("user", BEGINNING), ("assistant", "Can I help?"), ("user", "yes")]
+    assert shown(state) == [("user", CONVERSATION_BEGINS), ("assistant", "Can I help?"), ("user", "yes")]
 
 
 @st.composite
@@ -104,7 +104,9 @@ def test_the_prompt_is_valid_for_any_log_and_window(log: list[Event]):
     assert not state.prompt() or provider_valid(model_request(state, context())) == []
     said = [event.content["text"] for event in log if event.kind is EventKind.CUSTOMER_MESSAGE]
     shown_to_model = [
-        message.text for message in state.prompt() if message.role is Role.USER and message.text not in (BEGINNING, YOUR_TURN)
+        message.text
+        for message in state.prompt()
+        if message.role is Role.USER and message.text not in (CONVERSATION_BEGINS, CUSTOMER_WAITS)
     ]
     assert sorted(shown_to_model) == sorted(said), "every message of the window is shown once"
 

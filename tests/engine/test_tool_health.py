@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.tools.health import Health, Status, Thresholds
+from engine.enums import HealthStatus
+from engine.tools.health import Health, Thresholds
 
 THREE = Thresholds(degraded_after=2, unhealthy_after=4, healthy_after=2)
-ORDER = [Status.HEALTHY, Status.DEGRADED, Status.UNHEALTHY]
+ORDER = [HealthStatus.HEALTHY, HealthStatus.DEGRADED, HealthStatus.UNHEALTHY]
 
 
-def statuses(heard: str, start: Status = Status.UNKNOWN) -> str:
+def statuses(heard: str, start: HealthStatus = HealthStatus.UNKNOWN) -> str:
     """The statuses' first letters after each of `heard`: "." an answer, "x" a failure."""
     health, seen = Health(start), ""
     for one in heard:
@@ -48,15 +49,15 @@ def test_whatever_is_heard(heard: str, thresholds: Thresholds):
     for at, one in enumerate(heard):
         before, health = health, health.after(one == ".", thresholds)
         lately = heard[: at + 1]
-        if health.status is Status.UNHEALTHY and before.status is not Status.UNHEALTHY:
+        if health.status is HealthStatus.UNHEALTHY and before.status is not HealthStatus.UNHEALTHY:
             assert lately.endswith("x" * thresholds.unhealthy_after)
-        if health.status is Status.HEALTHY and before.status in (Status.DEGRADED, Status.UNHEALTHY):
+        if health.status is HealthStatus.HEALTHY and before.status in (HealthStatus.DEGRADED, HealthStatus.UNHEALTHY):
             assert lately.endswith("." * thresholds.healthy_after)
         if one == "x" and before.status in ORDER:
             assert ORDER.index(health.status) >= ORDER.index(before.status)
         if one == "." and before.status in ORDER:
             assert ORDER.index(health.status) <= ORDER.index(before.status)
     if heard.endswith("." * thresholds.healthy_after) and heard:
-        assert health.status is Status.HEALTHY
+        assert health.status is HealthStatus.HEALTHY
     if heard.endswith("x" * thresholds.unhealthy_after):
-        assert health.status is Status.UNHEALTHY
+        assert health.status is HealthStatus.UNHEALTHY

@@ -22,7 +22,7 @@ async def heard(outside: MakeOutside, url: str, *, order: object = 41, timeout_s
     spec = IntegrationSpec(uuid4(), "custom_tool", {"url": url, "timeout_s": timeout_s})
     tool = ToolSpec(uuid4(), "orders_lookup", "", PARAMETERS, effect=Effect.UNSAFE, integrations=(spec,))
     call = ToolCall("call_1", tool.name, {"order": order})
-    await Performer(made.settings, made).call_tool(tool, call, "key-1", 20.0, on_result=lambda *one: told.append(one))
+    await Performer(made.settings, made).use_tool(tool, call, "key-1", 20.0, on_result=lambda *one: told.append(one))
     assert {integration_id for integration_id, _ in told} <= {spec.id}
     return [error for _, error in told]
 

@@ -312,8 +312,8 @@ async def test_a_begun_call_that_reaches_nobody_now_is_unknown(performer: Perfor
         assert (await call(performer, tool(nowhere, effect), begun=True)).status is status
         unmapped = ToolSpec(uuid4(), "x", "", {}, effect=effect)
         assert (await call(performer, unmapped, begun=True)).status is status
-    assert (await performer.call_tool(None, ToolCall("c", "gone", {}), "k", 5, begun=True)).status is ToolStatus.UNKNOWN
-    garbled = await performer.call_tool(None, ToolCall("c", "gone", None, "{nope"), "k", 5, begun=True)
+    assert (await performer.use_tool(None, ToolCall("c", "gone", {}), "k", 5, begun=True)).status is ToolStatus.UNKNOWN
+    garbled = await performer.use_tool(None, ToolCall("c", "gone", None, "{nope"), "k", 5, begun=True)
     assert garbled.status is ToolStatus.FAILED, "what was no JSON was never sent"
 
 
@@ -388,16 +388,16 @@ async def test_a_host_that_is_no_name_is_an_outcome(performer: Performer, host: 
 
 
 async def test_calls_that_cannot_be_made(performer: Performer):
-    unknown = await performer.call_tool(None, ToolCall("c", "nope", {}), "k", 5, tool_names=("a", "b"))
+    unknown = await performer.use_tool(None, ToolCall("c", "nope", {}), "k", 5, tool_names=("a", "b"))
     assert (unknown.status, unknown.error, unknown.requests) == (ToolStatus.FAILED, "There is no tool 'nope'; there are: a, b.", 0)
-    assert "has none" in ((await performer.call_tool(None, ToolCall("c", "nope", {}), "k", 5)).error or "")
+    assert "has none" in ((await performer.use_tool(None, ToolCall("c", "nope", {}), "k", 5)).error or "")
     what = tool("http://127.0.0.1:1")
-    garbled = await performer.call_tool(what, ToolCall("c", what.name, None, "{nope"), "k", 5)
+    garbled = await performer.use_tool(what, ToolCall("c", what.name, None, "{nope"), "k", 5)
     assert (garbled.status, garbled.requests) == (ToolStatus.FAILED, 0)
     assert "not a JSON object" in (garbled.error or "")
     other = IntegrationSpec(uuid4(), "carrier_pigeon", {})
     for integrations in ((), (other,)):
-        lost = await performer.call_tool(ToolSpec(uuid4(), "x", "", {}, integrations=integrations), ToolCall("c", "x", {}), "k", 5)
+        lost = await performer.use_tool(ToolSpec(uuid4(), "x", "", {}, integrations=integrations), ToolCall("c", "x", {}), "k", 5)
         assert (lost.status, lost.requests) == (ToolStatus.FAILED, 0)
 
 

@@ -14,7 +14,7 @@ from engine.enums import ToolStatus
 from engine.errors import Conflict, NotFound, Rejected
 from engine.events import ToolOutcome
 from engine.turn.commit import Finish, Park, ToolStart, TurnCommit
-from engine.turn.loop import advance
+from engine.turn.runner import TurnRunner
 from store.conversations import approvals, intake, sweep, turns
 from store.database import Database
 from tests.support.db import rows
@@ -222,7 +222,7 @@ async def test_a_decision_while_the_turn_is_carried_is_taken_up_when_it_would_pa
 
     assert (await decide(database, made, second)).to_dispatch is None, "a worker has the turn"
     world = Script(tools=PAID)
-    assert await advance(claim, world, claim.context, claim.start) == PARKED
+    assert await TurnRunner(claim, world, claim.context, claim.resume_point).run() == PARKED
 
     assert claim.next_turn == turn_id
     assert await rows(database, made, "SELECT status FROM turns") == [("queued",)]
@@ -318,7 +318,7 @@ async def test_an_approved_call_that_was_begun_and_lost_is_unknown_and_never_mad
     made, turn_id, (approval_id,) = await parked(database)
     await decide(database, made, approval_id)
     claim = await claimed(database, turn_id)
-    hashed = claim.start.pending["c1"].approval.arguments_hash
+    hashed = claim.resume_point.pending["c1"].approval.arguments_hash
     await claim.write(TurnCommit(starts=(ToolStart("c1", hashed),)))
     await rows(database, made, "UPDATE sessions SET lease_until = now() - interval '1 second' RETURNING 1")
     world = Script(says("I do not know."), tools=PAID)

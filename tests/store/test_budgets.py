@@ -18,7 +18,7 @@ from engine.errors import ReplyLost
 from engine.events import ModelReply, ToolCall, ToolOutcome, Usage
 from engine.turn.commit import Finish, Park, Reserve, Reserved, SettledCall, TurnCommit
 from engine.turn.context import Bound, Cost, ModelRequest, TurnContext
-from engine.turn.loop import advance
+from engine.turn.runner import TurnRunner
 from store.conversations import budgets, intake
 from store.database import Database
 from tests.support.db import rows
@@ -40,7 +40,7 @@ class Market:
     bound_is: Bound = MOST
     called: int = 0
 
-    async def call_model(self, request: ModelRequest, heard: list[str]) -> tuple[ModelReply, Cost]:
+    async def call_model(self, request: ModelRequest, on_delta: Callable[[str], None]) -> tuple[ModelReply, Cost]:
         self.called += 1
         if self.meanwhile is not None:
             await self.meanwhile(self.called)
@@ -52,7 +52,7 @@ class Market:
     def bound(self, request: ModelRequest) -> Bound:
         return self.bound_is
 
-    def estimate(self, request: ModelRequest, heard: str) -> tuple[Usage, Cost]:
+    def estimate(self, request: ModelRequest, streamed: str) -> tuple[Usage, Cost]:
         raise AssertionError("nothing is cut off here")
 
 
@@ -193,7 +193,7 @@ async def test_what_a_call_did_not_use_has_room_for_the_next(database: Database)
 
     turn_id = await opened(database, made)
     claim = await claimed(database, turn_id)
-    rest = await advance(claim, Market(), claim.context, claim.start)
+    rest = await TurnRunner(claim, Market(), claim.context, claim.resume_point).run()
     assert isinstance(rest, Finish)
     assert (rest.status, rest.error_class) == ("failed", "BudgetSpent")
     assert rest.error_detail == (
@@ -209,7 +209,7 @@ async def test_within_one_commit_a_call_is_settled_before_the_next_is_held(datab
     await claim.write(TurnCommit(reserve=held(0)))
     written = await claim.write(TurnCommit(model_call=settled_at(0), reserve=held(1)))
 
-    assert written.refused is None
+    assert written.budget_refusal is None
     assert await shown(database, made, budget_id) == (COST, MOST_USD)
 
 
@@ -235,11 +235,11 @@ async def test_a_write_that_is_sent_twice_holds_and_spends_once(database: Databa
     budget_id = await budget(database, made, MOST_USD * 3)
     claim = await claimed(database, await opened(database, made))
 
-    assert (await twice(claim, TurnCommit(reserve=held(0)))).refused is None
+    assert (await twice(claim, TurnCommit(reserve=held(0)))).budget_refusal is None
     assert await shown(database, made, budget_id) == (0, MOST_USD)
-    assert (await twice(claim, TurnCommit(model_call=settled_at(0), reserve=held(1)))).refused is None
+    assert (await twice(claim, TurnCommit(model_call=settled_at(0), reserve=held(1)))).budget_refusal is None
     assert await shown(database, made, budget_id) == (COST, MOST_USD)
-    await twice(claim, TurnCommit(model_call=settled_at(1), rest=Finish("done")))
+    await twice(claim, TurnCommit(model_call=settled_at(1), outcome=Finish("done")))
     assert await shown(database, made, budget_id) == (2 * COST, 0)
 
 
@@ -248,8 +248,8 @@ async def test_a_refusal_that_is_sent_twice_is_a_refusal_twice(database: Databas
     budget_id = await budget(database, made, COST)
     claim = await claimed(database, await opened(database, made))
 
-    assert (await twice(claim, TurnCommit(reserve=held(0)))).refused
-    await claim.write(TurnCommit(model_call=SettledCall(Reserved(0, 0), ModelCallState.FAILED, error_class="NotSent"), rest=Park(0.0)))
+    assert (await twice(claim, TurnCommit(reserve=held(0)))).budget_refusal
+    await claim.write(TurnCommit(model_call=SettledCall(Reserved(0, 0), ModelCallState.FAILED, error_class="NotSent"), outcome=Park(0.0)))
     assert await shown(database, made, budget_id) == (0, 0)
 
 
@@ -265,7 +265,9 @@ async def test_a_write_that_is_sent_again_after_a_stop_was_asked_for_tells_what_
     claim._writes -= 1
     written = await claim.write(TurnCommit(model_call=settled_at(0), reserve=held(1)))
 
-    assert (written.stop, written.refused) == (None, None), "the call stands in the ledger; the stop is heard of as any other"
+    assert (written.cancel_reason, written.budget_refusal) == (None, None), (
+        "the call stands in the ledger; the stop is heard of as any other"
+    )
     assert claim.outstanding == Reserved(1, 0)
     assert await shown(database, made, budget_id) == (COST, MOST_USD)
 
@@ -296,7 +298,7 @@ async def test_a_new_day_begins_with_nothing_spent_and_what_yesterday_held_is_ye
     assert await shown(database, made, by_day) == (0, 0), "shown as of today, though nothing was reserved today"
     assert await run_turn(database, await opened(database, made, made.session_ids[1]), Market()) == Finish("done")
     assert await shown(database, made, by_day) == (COST, 0)
-    await claim.write(TurnCommit(model_call=settled_at(0), rest=Finish("done")))
+    await claim.write(TurnCommit(model_call=settled_at(0), outcome=Finish("done")))
 
     assert await shown(database, made, by_day) == (COST, 0), "yesterday's call counts to yesterday"
     assert await shown(database, made, in_all) == (2 * COST, 0)
@@ -362,7 +364,7 @@ async def test_a_call_whose_usage_was_not_told_spends_all_that_was_held(database
     await claim.write(TurnCommit(reserve=held(0)))
     untold = ModelReply("Yes.", (), FinishReason.STOP, "gpt-4o", None)
 
-    await claim.write(TurnCommit(model_call=SettledCall(Reserved(0, 0), ModelCallState.SETTLED, untold), rest=Finish("done")))
+    await claim.write(TurnCommit(model_call=SettledCall(Reserved(0, 0), ModelCallState.SETTLED, untold), outcome=Finish("done")))
 
     assert await shown(database, made, dollars) == (MOST_USD, 0)
     assert await shown(database, made, tokens) == (MOST.tokens, 0)

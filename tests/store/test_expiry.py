@@ -166,6 +166,6 @@ async def test_an_approval_expires_whoever_looks(
     if state == "auto":  # and the turn, when it is carried on, takes it for what it is
         claim = await claimed(database, turn_id)
         assert isinstance(claim, turns.Claim)
-        (pending,) = claim.start.pending.values()
+        (pending,) = claim.resume_point.pending.values()
         assert pending.approval is not None
         assert pending.approval.decision is ApprovalStatus.EXPIRED

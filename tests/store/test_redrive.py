@@ -83,9 +83,9 @@ async def test_an_earlier_turn_is_redriven_before_those_that_wait_behind_it(data
     assert again.to_dispatch == first
     assert (await claim(database, second, "too early")).why == "not_next"
     claimed = await claim(database, first, "first")
-    assert [event.content["text"] for event in claimed.start.events if event.kind is EventKind.CUSTOMER_MESSAGE] == ["one"]
+    assert [event.content["text"] for event in claimed.resume_point.events if event.kind is EventKind.CUSTOMER_MESSAGE] == ["one"]
     reply = Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "Yes."}, {"read_through": 0})
-    await claimed.write(TurnCommit(events=(reply,), rest=Finish("done")))
+    await claimed.write(TurnCommit(events=(reply,), outcome=Finish("done")))
     assert claimed.next_turn == second
 
 
@@ -96,7 +96,7 @@ async def test_once_a_later_turn_is_carried_or_answered_an_earlier_one_stays_dea
     claimed = await claim(database, await asked(database, made, "two"), "later")
     if status == "done":
         reply = Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "Yes."}, {"read_through": 8})
-        await claimed.write(TurnCommit(events=(reply,), rest=Finish("done")))
+        await claimed.write(TurnCommit(events=(reply,), outcome=Finish("done")))
 
     with pytest.raises(Conflict, match="later turn"):
         await redrive(database, made, first)
@@ -108,7 +108,7 @@ async def test_a_reply_ends_the_row_of_dead_turns(database: Database):
     await dead(database, made, "two")
     claimed = await claim(database, await asked(database, made, "three"), "answers")
     reply = Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "Yes."}, {"read_through": 8})
-    await claimed.write(TurnCommit(events=(reply,), rest=Finish("done")))
+    await claimed.write(TurnCommit(events=(reply,), outcome=Finish("done")))
 
     await dead(database, made, "four")
     await dead(database, made, "five")

@@ -22,12 +22,12 @@ FOR_APPROVAL = TurnCommit(
     events=(CALLED,),
     model_call=SettledCall(FIRST, ModelCallState.SETTLED, REPLY, Cost(None, None)),
     tool_calls=(INTENT,),
-    rest=Park(0.0, refund=True, for_approval=True),
+    outcome=Park(0.0, refund=True, for_approval=True),
 )
 FOR_A_WHILE = TurnCommit(
-    model_call=SettledCall(FIRST, ModelCallState.FAILED, error_class="RateLimited"), rest=Park(60.0, True, "RateLimited")
+    model_call=SettledCall(FIRST, ModelCallState.FAILED, error_class="RateLimited"), outcome=Park(60.0, True, "RateLimited")
 )
-AT_ONCE = TurnCommit(model_call=SettledCall(FIRST, ModelCallState.UNKNOWN, error_class="ReplyLost"), rest=Park(0.0, refund=True))
+AT_ONCE = TurnCommit(model_call=SettledCall(FIRST, ModelCallState.UNKNOWN, error_class="ReplyLost"), outcome=Park(0.0, refund=True))
 
 
 async def carried(database: Database) -> tuple[Tenant, turns.Claim]:
@@ -96,11 +96,11 @@ async def test_a_takeover_drops_the_reply_and_a_pause_puts_it_off(database: Data
     assert back.to_dispatch == held.turn_id
     again = await claimed(database, held.turn_id, "other")
     await session_control.set_mode(database, made.workspace_id, made.session_id, "manual", by="ops")
-    reserved = again.start.reserved
+    reserved = again.resume_point.reserved
     assert reserved is not None
 
     await again.write(
-        TurnCommit(events=ANSWERED.events, model_call=SettledCall(reserved, ModelCallState.SETTLED, REPLY), rest=ANSWERED.rest)
+        TurnCommit(events=ANSWERED.events, model_call=SettledCall(reserved, ModelCallState.SETTLED, REPLY), outcome=ANSWERED.outcome)
     )
 
     event = await last(database, made)

@@ -9,7 +9,8 @@ from uuid import UUID
 
 import pytest
 
-from engine.tools.health import Status, Thresholds
+from engine.enums import HealthStatus
+from engine.tools.health import Thresholds
 from store.catalog import tool_health
 from store.conversations import intake
 from store.database import Database
@@ -86,7 +87,13 @@ async def test_changes_are_kept_with_their_reason_and_in_order(database: Databas
 
     changes = await hear(database, made, integration_id, None, "away", "still away", None, None)
 
-    assert [change and change.now for change in changes] == [Status.HEALTHY, Status.DEGRADED, Status.UNHEALTHY, None, Status.HEALTHY]
+    assert [change and change.now for change in changes] == [
+        HealthStatus.HEALTHY,
+        HealthStatus.DEGRADED,
+        HealthStatus.UNHEALTHY,
+        None,
+        HealthStatus.HEALTHY,
+    ]
     kept = [row for row in await tool_health.changes(maintenance, 50) if row["integration_id"] == integration_id]
     assert [(row["from_status"], row["to_status"], row["error"]) for row in reversed(kept)] == [
         ("unknown", "healthy", None),

@@ -25,7 +25,7 @@ REPLY = ModelReply("Yes.", (), FinishReason.STOP, "gpt-4o-2024", Usage(100, 20, 
 ANSWERED = TurnCommit(
     events=(Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "Yes."}, {"read_through": 0}),),
     model_call=SettledCall(FIRST, ModelCallState.SETTLED, REPLY, Cost(Decimal("0.0004500000"), "test")),
-    rest=Finish("done"),
+    outcome=Finish("done"),
 )
 
 
@@ -140,8 +140,8 @@ async def test_a_claimed_turn_is_answered_and_everything_is_counted(database: Da
     held = await claim(database, accepted.turn_id)
     await held.write(ANSWERED)
 
-    assert held.start.reserved == FIRST
-    assert [event.content for event in held.start.events] == [{"text": "Is order 41 paid?"}]
+    assert held.resume_point.reserved == FIRST
+    assert [event.content for event in held.resume_point.events] == [{"text": "Is order 41 paid?"}]
     assert await turn_rows(database, made) == [("done", 0, 0)]
     (session,) = await rows(
         database,
@@ -176,7 +176,7 @@ async def test_a_claim_sent_twice_is_one_claim(database: Database):
 
     first, again = await claim(database, accepted.turn_id), await claim(database, accepted.turn_id)
 
-    assert (again.fence, again.attempts, again.start.reserved) == (first.fence, 1, first.start.reserved)
+    assert (again.fence, again.attempts, again.resume_point.reserved) == (first.fence, 1, first.resume_point.reserved)
     assert len(await rows(database, made, "SELECT 1 FROM model_calls")) == 1
 
 
@@ -188,7 +188,7 @@ async def test_a_claim_sent_twice_reads_what_it_was_to_read_and_what_was_said_be
     await intake.accept(database, made.workspace_id, made.session_id, "two", strategy="coalesce")
 
     held = await claim(database, accepted.turn_id)
-    assert [event.content["text"] for event in held.start.events] == ["one"]
+    assert [event.content["text"] for event in held.resume_point.events] == ["one"]
     await held.write(ANSWERED)
 
     assert await turn_rows(database, made) == [("done", 0, 0), ("queued", 1, None)]
@@ -201,7 +201,7 @@ async def test_a_write_sent_twice_tells_what_its_call_was_to_read_and_nothing_th
     await intake.accept(database, made.workspace_id, made.session_id, "two")
     again = TurnCommit(
         model_call=SettledCall(FIRST, ModelCallState.FAILED, error_class="Overloaded"),
-        reserve=Reserve(Reserved(0, 1), "openai", "gpt-4o", heard=0),
+        reserve=Reserve(Reserved(0, 1), "openai", "gpt-4o", last_message_offset=0),
     )
     first = await held.write(again)
     await intake.accept(database, made.workspace_id, made.session_id, "three")
@@ -209,7 +209,7 @@ async def test_a_write_sent_twice_tells_what_its_call_was_to_read_and_nothing_th
 
     second = await held.write(again)
 
-    assert [event.content["text"] for event in first.news] == [event.content["text"] for event in second.news] == ["two"]
+    assert [event.content["text"] for event in first.new_messages] == [event.content["text"] for event in second.new_messages] == ["two"]
     assert await turn_rows(database, made) == [("running", 0, 1)]
 
 
@@ -252,12 +252,12 @@ async def test_the_second_turn_of_a_session_waits_for_the_first(database: Databa
 
     assert await claim(database, second.turn_id) == turns.NotClaimed("not_next")
     held = await claim(database, first.turn_id)
-    assert [event.content["text"] for event in held.start.events] == ["one"], "the second message is the second turn's to read"
+    assert [event.content["text"] for event in held.resume_point.events] == ["one"], "the second message is the second turn's to read"
     await held.write(ANSWERED)
 
     assert held.next_turn == second.turn_id
     following = await claim(database, second.turn_id, "other")
-    assert [event.content["text"] for event in following.start.events] == ["one", "two", "Yes."]
+    assert [event.content["text"] for event in following.resume_point.events] == ["one", "two", "Yes."]
 
 
 async def test_a_stale_fence_writes_nothing(database: Database):
@@ -272,8 +272,8 @@ async def test_a_stale_fence_writes_nothing(database: Database):
 
     assert fresh.fence == stale.fence + 1
     assert len(await rows(database, made, "SELECT 1 FROM events")) == 1
-    await fresh.write(TurnCommit(**{**{f: getattr(ANSWERED, f) for f in ("events", "rest")}, "model_call": SettledCall(
-        fresh.start.reserved, ModelCallState.SETTLED, REPLY, Cost(None, None))}))  # fmt: skip
+    await fresh.write(TurnCommit(**{**{f: getattr(ANSWERED, f) for f in ("events", "outcome")}, "model_call": SettledCall(
+        fresh.resume_point.reserved, ModelCallState.SETTLED, REPLY, Cost(None, None))}))  # fmt: skip
     with pytest.raises(LeaseLost):
         await stale.write(ANSWERED)
     calls = await rows(database, made, "SELECT attempt, state FROM model_calls ORDER BY attempt")
@@ -293,7 +293,7 @@ async def test_a_message_that_nobody_read_opens_the_next_turn_in_the_settling_co
 
     assert await turn_rows(database, made) == [("done", 0, 0), ("queued", 1, None)]
     following = await claim(database, held.next_turn)
-    assert [event.content["text"] for event in following.start.events] == ["one", "two", "Yes."]
+    assert [event.content["text"] for event in following.resume_point.events] == ["one", "two", "Yes."]
 
 
 async def test_a_message_that_arrives_during_a_step_is_news_for_the_next_model_call(database: Database):
@@ -315,11 +315,13 @@ async def test_a_message_that_arrives_during_a_step_is_news_for_the_next_model_c
 
     written = await held.write(
         TurnCommit(
-            events=(result,), tool_results=(ToolSettled("c1", outcome),), reserve=Reserve(Reserved(1, 0), "openai", "gpt-4o", heard=0)
+            events=(result,),
+            tool_results=(ToolSettled("c1", outcome),),
+            reserve=Reserve(Reserved(1, 0), "openai", "gpt-4o", last_message_offset=0),
         )
     )
 
-    assert [event.content["text"] for event in written.news] == ["two"]
+    assert [event.content["text"] for event in written.new_messages] == ["two"]
     assert written.read_through == 2
     (call,) = await rows(database, made, "SELECT state, attempts, latency_ms, arguments FROM tool_calls")
     assert tuple(call) == ("succeeded", 2, 7, {"order": 41})
@@ -342,9 +344,9 @@ async def test_a_turn_taken_up_in_the_middle_knows_which_calls_were_begun(databa
 
     again = await claim(database, accepted.turn_id, "other")
 
-    assert (again.start.reserved, again.attempts) == (None, 2)
-    assert again.start.pending == {"c1": Pending("key-1", ToolCallState.RUNNING)}
-    assert [event.kind for event in again.start.events] == [EventKind.CUSTOMER_MESSAGE, EventKind.TOOL_CALL]
+    assert (again.resume_point.reserved, again.attempts) == (None, 2)
+    assert again.resume_point.pending == {"c1": Pending("key-1", ToolCallState.RUNNING)}
+    assert [event.kind for event in again.resume_point.events] == [EventKind.CUSTOMER_MESSAGE, EventKind.TOOL_CALL]
 
 
 async def test_a_turn_claimed_too_often_is_dead_with_a_reason_and_the_session_goes_on(database: Database):
@@ -373,7 +375,7 @@ async def test_a_parked_turn_is_early_until_its_time_and_a_refund_gives_the_atte
     held = await claim(database, accepted.turn_id)
     failed = SettledCall(FIRST, ModelCallState.FAILED, error_class="RateLimited")
 
-    await held.write(TurnCommit(model_call=failed, rest=Park(60.0, True, "RateLimited", "HTTP 429")))
+    await held.write(TurnCommit(model_call=failed, outcome=Park(60.0, True, "RateLimited", "HTTP 429")))
 
     assert await claim(database, accepted.turn_id) == turns.NotClaimed("early")
     assert await turn_rows(database, made, "status, attempts, error_class") == [("queued", 0, "RateLimited")]

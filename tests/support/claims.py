@@ -16,7 +16,9 @@ FIRST = Reserved(0, 0)
 REPLY = ModelReply("Yes.", (), FinishReason.STOP, "gpt-4o", Usage(100, 0, 0, 30, 0))
 ASKED = SettledCall(FIRST, ModelCallState.SETTLED, REPLY, Cost(Decimal("0.0005"), "test"))
 ANSWERED = TurnCommit(
-    events=(Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "Yes."}, {"read_through": 0}),), model_call=ASKED, rest=Finish("done")
+    events=(Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "Yes."}, {"read_through": 0}),),
+    model_call=ASKED,
+    outcome=Finish("done"),
 )
 
 

@@ -9,8 +9,8 @@ from uuid import UUID
 from engine.events import ToolCall
 from engine.turn.commit import Outcome
 from engine.turn.context import Limits
-from engine.turn.loop import advance
-from engine.turn.ports import Perform
+from engine.turn.ports import Performer
+from engine.turn.runner import TurnRunner
 from store.conversations import turns
 from store.database import Database
 
@@ -44,8 +44,8 @@ async def claimed(database: Database, turn_id: UUID | None, *, approval_s: float
     )
 
 
-async def run_turn(database: Database, turn_id: UUID | None, world: Perform, *, approval_s: float = 600.0) -> Outcome:
+async def run_turn(database: Database, turn_id: UUID | None, world: Performer, *, approval_s: float = 600.0) -> Outcome:
     """Carry the turn to its next rest."""
     claim = await claimed(database, turn_id, approval_s=approval_s)
     assert isinstance(claim, turns.Claim), claim
-    return await advance(claim, world, claim.context, claim.start)
+    return await TurnRunner(claim, world, claim.context, claim.resume_point).run()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from uuid import UUID
@@ -12,8 +12,12 @@ from engine.enums import EventKind, FinishReason, Source
 from engine.errors import LeaseLost
 from engine.events import Event, ModelReply, ToolCall, ToolOutcome, Usage
 from engine.model.tokens import bound_tokens, estimated_usage
-from engine.turn.commit import CommitResult, TurnCommit
+from engine.turn.cancellation import CancelToken
+from engine.turn.commit import CommitResult, Outcome, TurnCommit
 from engine.turn.context import Bound, Cost, ModelRequest, ToolSpec, TurnContext
+from engine.turn.ports import Performer, ResumePoint, TurnLog
+from engine.turn.retry import Jitter
+from engine.turn.runner import TurnRunner
 
 TURN, OTHER_TURN, SESSION, WORKSPACE, AGENT = (UUID(int=number) for number in range(1, 6))
 
@@ -72,9 +76,9 @@ class ListLog:
             self.events.append(replace(event, offset=len(self.events), turn_id=TURN))
         self.changes.append(change)
         if change.reserve is None:
-            return CommitResult()
+            return CommitResult(outcome=change.outcome)
         news, self._unheard = tuple(self._unheard), []
-        return CommitResult(news)
+        return CommitResult(news, outcome=change.outcome)
 
     def kinds(self) -> list[str]:
         return [str(event.kind) for event in self.events]
@@ -99,13 +103,14 @@ class Script:
         self.made: list[ToolCall] = []
         self.begun: list[str] = []
 
-    async def call_model(self, request: ModelRequest, heard: list[str]) -> tuple[ModelReply, Cost]:
+    async def call_model(self, request: ModelRequest, on_delta: Callable[[str], None]) -> tuple[ModelReply, Cost]:
         self.requests.append(request)
         reply = self._replies.pop(0)
         if isinstance(reply, Exception):
             raise reply
         if isinstance(reply, Hanging):
-            heard.extend(reply.says)
+            for piece in reply.says:
+                on_delta(piece)
             reply.hangs.set()
             await asyncio.Event().wait()
             raise AssertionError("unreachable")
@@ -125,5 +130,24 @@ class Script:
     def bound(self, request: ModelRequest) -> Bound:
         return Bound(bound_tokens(request) + request.max_tokens, Decimal("0.01"))
 
-    def estimate(self, request: ModelRequest, heard: str) -> tuple[Usage, Cost]:
-        return estimated_usage(request, heard), Cost(Decimal("0.001"), "estimate")
+    def estimate(self, request: ModelRequest, streamed: str) -> tuple[Usage, Cost]:
+        return estimated_usage(request, streamed), Cost(Decimal("0.001"), "estimate")
+
+
+def no_wait(low: float, high: float) -> float:
+    """Jitter for tests: no back-off between attempts, the shortest time for a parked turn."""
+    return 0.0 if low < 1 else low
+
+
+async def run(
+    log: TurnLog,
+    performer: Performer,
+    context: TurnContext,
+    resume_point: ResumePoint,
+    cancel: CancelToken | None = None,
+    *,
+    jitter: Jitter = no_wait,
+    slice_s: float = 120.0,
+) -> Outcome:
+    """Run a turn to its outcome, without waiting between attempts."""
+    return await TurnRunner(log, performer, context, resume_point, cancel, jitter=jitter, slice_s=slice_s).run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from random import Random
@@ -15,7 +16,7 @@ from engine.events import ModelReply, ToolCall, ToolOutcome, Usage
 from engine.turn.cancellation import CancelToken
 from engine.turn.commit import CommitResult, TurnCommit
 from engine.turn.context import Bound, Cost, Limits, ModelRequest, TurnContext
-from engine.turn.loop import advance
+from engine.turn.runner import TurnRunner
 from store.conversations import intake, session_control, turns
 from store.database import Database
 from tests.support.factories import Tenant, tenant
@@ -68,9 +69,9 @@ class World:
         await self.schedule.moment()
         return await self.claim.write(change)
 
-    async def call_model(self, request: ModelRequest, heard: list[str]) -> tuple[ModelReply, Cost]:
+    async def call_model(self, request: ModelRequest, on_delta: Callable[[str], None]) -> tuple[ModelReply, Cost]:
         await self.schedule.moment()
-        heard.append("Half of it")
+        on_delta("Half of it")
         await self.schedule.moment()
         usage, cost = Usage(10, 0, 0, 5, 0), Cost(Decimal("0.0001"), "test")
         if self.schedule.die.random() < 0.3:
@@ -85,7 +86,7 @@ class World:
     def bound(self, request: ModelRequest) -> Bound:
         return Bound(100, Decimal("0.01"))
 
-    def estimate(self, request: ModelRequest, heard: str) -> tuple[Usage, Cost]:
+    def estimate(self, request: ModelRequest, streamed: str) -> tuple[Usage, Cost]:
         return Usage(10, 0, 0, 2, 0), Cost(Decimal("0.0001"), "estimate")
 
 
@@ -115,7 +116,7 @@ class Stage:
         schedule = self.schedules[claim.session_id]
         world, stop = World(schedule, claim), CancelToken()
         self.stops[claim.session_id] = stop
-        await advance(world, world, claim.context, claim.start, stop)
+        await TurnRunner(world, world, claim.context, claim.resume_point, stop).run()
         self.dispatch(claim.next_turn)
 
     async def look(self) -> None:
@@ -123,7 +124,7 @@ class Stage:
         while True:
             await asyncio.sleep(0.02)
             for session_id, reason in (await turns.stops(self.database, list(self.stops))).items():
-                self.stops[session_id].ask(CancelReason(reason))
+                self.stops[session_id].request(CancelReason(reason))
 
     async def play(self, schedule: Schedule) -> None:
         """One schedule: a customer writes once or twice while an operator strikes; perhaps all of that again."""

@@ -40,6 +40,6 @@ async def call(
     performer: Performer, what: ToolSpec, arguments: Any = None, *, deadline_s: float = 20.0, begun: bool = False
 ) -> ToolOutcome:
     asked = ToolCall("call_1", what.name, {"order": 41} if arguments is None else arguments)
-    outcome = await performer.call_tool(what, asked, "key-1", deadline_s, begun=begun)
+    outcome = await performer.use_tool(what, asked, "key-1", deadline_s, begun=begun)
     assert SECRET not in repr(outcome)
     return outcome

@@ -78,13 +78,13 @@ class OpenAI:
                 self._take_event(event, listener, request)
 
     def _take_event(self, event: ServerEvent, listener: _Listener, request: ModelRequest) -> None:
-        chunk = parse_foreign(event.data, max_bytes=self._max_bytes, whom=WHOM, repair=False).value
+        chunk = parse_foreign(event.data, max_bytes=self._max_bytes, peer=WHOM, repair=False).value
         if isinstance(chunk, Mapping) and (event.event == "error" or chunk.get("error")):
             raise self._error_in(chunk.get("error") or chunk, request)
         listener.heard(listener.assembly.add_chunk(chunk))
 
     async def _read_whole(self, reply: Reply, listener: _Listener, request: ModelRequest) -> None:
-        completion = parse_foreign(await reply.body(), max_bytes=self._max_bytes, whom=WHOM).value
+        completion = parse_foreign(await reply.body(), max_bytes=self._max_bytes, peer=WHOM).value
         if isinstance(completion, Mapping) and completion.get("error"):
             raise self._error_in(completion["error"], request)
         listener.heard(listener.assembly.add_whole(completion))

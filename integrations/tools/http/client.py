@@ -96,13 +96,13 @@ class HttpTool:
         if not body.strip():
             return None
         if reply.media_type.endswith(("/json", "+json")) or not reply.media_type:
-            return parse_foreign(body, max_bytes=self._max_bytes, whom=WHOM).value
+            return parse_foreign(body, max_bytes=self._max_bytes, peer=WHOM).value
         return {"text": clean_text(body.decode("utf-8", "replace"))}
 
     async def _status_document(self, reply: Reply) -> Any:
         """The answer's JSON, whatever type it claims: a proxy's page with status 200 is no proof that something happened."""
         body = await reply.body()
-        return parse_foreign(body, max_bytes=self._max_bytes, whom=WHOSE_STATUS).value if body.strip() else None
+        return parse_foreign(body, max_bytes=self._max_bytes, peer=WHOSE_STATUS).value if body.strip() else None
 
     async def _refuse(self, reply: Reply, integration: IntegrationSpec) -> NoReturn:
         """Raise what a failing status means: most 4xx are an answer for the model, the rest is for the caller to try again or not."""

@@ -62,7 +62,7 @@ class ConnectionsExhausted(Fault):
 
     def __init__(self) -> None:
         self.taken: list[psycopg.Connection[tuple[object, ...]]] = []
-        self.most = self.refused = 0
+        self.most = self.budget_refusal = 0
 
     def inject(self, rig: Rig) -> None:
         with psycopg.connect(rig.postgres.url, autocommit=True) as operator:  # opened while there is room for one
@@ -80,7 +80,7 @@ class ConnectionsExhausted(Fault):
         with contextlib.suppress(psycopg.OperationalError):
             while True:
                 self.taken.append(psycopg.connect(rig.postgres.login_url, application_name="somebody else"))
-        self.refused += 1
+        self.budget_refusal += 1
 
     def heal(self, rig: Rig) -> None:
         for connection in self.taken:
@@ -88,7 +88,7 @@ class ConnectionsExhausted(Fault):
         self.taken.clear()
 
     def happened(self, rig: Rig) -> dict[str, int]:
-        return {"connections taken": self.most, "seen refused": self.refused}
+        return {"connections taken": self.most, "seen refused": self.budget_refusal}
 
 
 class _ToDatabase(network_faults.OfTheWay):

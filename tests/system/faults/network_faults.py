@@ -63,17 +63,17 @@ class Refusing(OfTheWay):
 
     def __init__(self) -> None:
         super().__init__()
-        self.refused = 0
+        self.budget_refusal = 0
 
     def inject(self, rig: Rig) -> None:
         self.proxy(rig).refuse()
         self.proxy(rig).cut()
         with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", self.proxy(rig).port), 5):
             return
-        self.refused += 1
+        self.budget_refusal += 1
 
     def happened(self, rig: Rig) -> dict[str, int]:
-        return {"connections cut": self.done(rig).cut, "seen refused": self.refused}
+        return {"connections cut": self.done(rig).cut, "seen refused": self.budget_refusal}
 
 
 class RepliesLost(OfTheWay):

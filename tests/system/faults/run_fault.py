@@ -18,7 +18,7 @@ from tests.system.faults.fault import Fault
 from tests.system.faults.load import Load, Tenancy, post_all, prepare, reset_counts
 from tests.system.faults.rig import READY_S, Rig
 
-DROPPED = b"a ring for something that is no turn id was dropped"
+DROPPED = b"Ignoring dispatch message: invalid turn id"
 OPEN = "SELECT count(*) FROM turns WHERE status IN ('queued', 'running')"
 SETTLED = "SELECT count(*) FROM turns WHERE settled_at > %s"
 RUNNING = "SELECT count(*) FROM turns WHERE status = 'running'"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 from psycopg.types.json import Jsonb
 
-from engine.turn.decide import hash_to_approve
+from engine.turn.tool_intents import hash_to_approve
 from tests.system.machine.base_machine import PLACES, Play
 
 PENDING = """

@@ -16,10 +16,10 @@ from engine.events import ModelReply, ToolCall, ToolOutcome
 from engine.turn.commit import Outcome
 from engine.turn.context import Limits, ModelRequest, ToolSpec
 from store.conversations.turns import CLAIM, WRITE
-from tasks.turns import run_turn
 from tests.system.machine.environment import Stage
 from worker.leases import Leases
 from worker.resources import Resources
+from worker.turn_runner import run_turn
 
 LEASE_S = 36_000.0  # of the database's clock, which is not ours to stop
 

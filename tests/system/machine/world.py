@@ -14,7 +14,7 @@ from engine.enums import Effect, Role, ToolStatus
 from engine.events import ToolCall, ToolOutcome
 from engine.tools.json_schema import validate
 from engine.turn.context import Limits, ModelRequest, ToolSpec
-from engine.turn.decide import hash_to_approve
+from engine.turn.tool_intents import hash_to_approve
 from store.conversations.turns import LEASE_LOST
 from tests.support.factories import Tenant, tenant
 from tests.support.valid_prompt import provider_valid
