@@ -61,7 +61,7 @@ def main() -> int:
             address = f"{stack.sandbox_url}/tools/x?latency_ms={given.latency_ms}&n="
             db.execute(FILL, {"url": address, "quiet": nobody, "each": given.integrations // 100, "silent": given.silent // 100})
         worker = stack.start("-m", "cli.main", "worker", "--maintenance")
-        until(lambda: worker.said("ready."), 30)
+        until(lambda: worker.logged("ready."), 30)
         assert postgres.pid is not None
         began, cpu, database_cpu = time.monotonic(), cpu_s([worker.popen.pid]), cpu_s([postgres.pid])
         stack.beat()

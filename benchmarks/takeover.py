@@ -10,7 +10,7 @@ from pathlib import Path
 
 from store.database import Database
 from tests.support.servers import Databases, EmbeddedPostgres
-from tests.support.takeover_schedules import Outcome, play
+from tests.support.takeover_schedules import Outcome, run_schedules
 
 
 async def measure(url: str, schedules: int, seed: int) -> Outcome:
@@ -18,7 +18,7 @@ async def measure(url: str, schedules: int, seed: int) -> Outcome:
     database = Database(url, pool_size=20)
     await database.open()
     try:
-        return await play(database, url, schedules, seed)
+        return await run_schedules(database, url, schedules, seed)
     finally:
         await database.close()
 

@@ -176,7 +176,7 @@ def maintenance_worker(database_url: str, broker_url: str, tmp_path: Path) -> It
     """The worker for scheduled jobs, as `turnline worker --maintenance` starts it."""
     env = process_env(DATABASE_URL=database_url, CELERY_BROKER_URL=broker_url, TURNLINE_SECRET_KEYS=SECRET_KEY, TURNLINE_HOME=str(tmp_path))
     worker = Process(tmp_path / "worker.log", env, "-m", "cli.main", "worker", "--maintenance")
-    until(lambda: worker.said("ready."), 30)
+    until(lambda: worker.logged("ready."), 30)
     yield worker
     worker.stop()
 
@@ -187,7 +187,7 @@ def test_the_scheduled_task_keeps_its_result_once_a_day(database_url: str, broke
     entry: dict[str, Any] = SCHEDULE["audit"]
     for _ in range(3):  # schedulers
         app.send_task(entry["task"], kwargs=entry["kwargs"], queue=entry["options"]["queue"])
-    until(lambda: maintenance_worker.said("violations; `turnline audit --last` shows them"), 20)
+    until(lambda: maintenance_worker.logged("violations; `turnline audit --last` shows them"), 20)
     app.send_task(entry["task"])  # somebody wants one now
     until(lambda: len(fetch(database_url, "SELECT 1 FROM audits WHERE finished_at IS NOT NULL")) >= 2, 20)
     app.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from store.database import Database
-from tests.support.takeover_schedules import play
+from tests.support.takeover_schedules import run_schedules
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -14,7 +14,7 @@ async def test_no_reply_of_the_agent_follows_a_takeover(database: Database, data
 
     The invariants at the end say that every message was answered or accounted for, once.
     """
-    outcome = await play(database, database_url, 500, seed)
+    outcome = await run_schedules(database, database_url, 500, seed)
 
     assert outcome.late == []
     assert outcome.violations == {}

@@ -52,7 +52,7 @@ class Process:
         with log.open("ab") as out:
             self.popen = subprocess.Popen(argv, env=env, cwd=ROOT, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
 
-    def said(self, text: str) -> bool:
+    def logged(self, text: str) -> bool:
         assert self.popen.poll() is None, f"the process ended:\n{self.log.read_text()[-4000:]}"
         return text in self.log.read_text()
 
@@ -105,7 +105,7 @@ class Stack:
     def sandbox(self) -> Process:
         """Start the stand-in vendor and tool server."""
         process = self.start("-m", "sandbox", "--port", str(self.sandbox_port))
-        until(lambda: process.said("listening"))
+        until(lambda: process.logged("listening"))
         return process
 
     def worker(self, *, concurrency: int = 200, queues: str = "turns,messages,tools,maintenance", wait: bool = True) -> Process:
@@ -116,7 +116,7 @@ class Stack:
             *("-c", str(concurrency), "-n", name, "-Q", queues, "--without-mingle"),
         )
         if wait:
-            until(lambda: process.said("ready."), 30)
+            until(lambda: process.logged("ready."), 30)
         return process
 
     def beat(self) -> Process:
@@ -127,14 +127,14 @@ class Stack:
         """Start Flower, behind a password."""
         self.env |= {"FLOWER_BASIC_AUTH": FLOWER_AUTH}
         process = self.start("-m", "celery", "-A", "tasks", "flower", "--address=127.0.0.1", f"--port={port}", *options)
-        until(lambda: process.said("") and answers(f"http://127.0.0.1:{port}{prefix}/healthcheck", FLOWER_AUTH), 30)
+        until(lambda: process.logged("") and answers(f"http://127.0.0.1:{port}{prefix}/healthcheck", FLOWER_AUTH), 30)
         return process
 
     def api(self, port: int, *, wait: bool = True) -> Process:
         """Start the front door."""
         process = self.start("-m", "uvicorn", "api.app:app", "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning")
         if wait:
-            until(lambda: process.said("") and answers(f"http://127.0.0.1:{port}/healthz"), 30)
+            until(lambda: process.logged("") and answers(f"http://127.0.0.1:{port}/healthz"), 30)
         return process
 
     def close(self) -> None:

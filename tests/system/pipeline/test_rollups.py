@@ -24,7 +24,7 @@ from tests.support.servers import Databases, process_env, until
 from tests.support.stack import Stack
 
 
-async def test_real_turns_are_in_the_totals_once_the_tasks_have_run(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_rollup_tasks_count_real_turns(stack: Stack, database: Database, dispatcher: Dispatcher):
     stack.worker()
     made = await tenant(database, sessions=3, tools=(stack.tool(),))
     for session_id in made.session_ids:
@@ -68,7 +68,7 @@ def fold(url: str) -> Child:
     return fork_server().start(("-m", "cli.main", "jobs", "run", "usage.fold_totals", "--json"), process_env(DATABASE_URL=url))
 
 
-def test_a_run_that_is_killed_in_the_middle_of_a_batch_leaves_it_to_the_next(url: str):
+def test_killed_rollup_batch_is_left_to_the_next_run(url: str):
     with psycopg.connect(url) as hindering:
         ((facts,),) = hindering.execute("SELECT count(*) FROM usage_facts").fetchall()
         hindering.execute("SELECT 1 FROM agent_rollups WHERE grain = 'total' FOR UPDATE")
@@ -86,7 +86,7 @@ def test_a_run_that_is_killed_in_the_middle_of_a_batch_leaves_it_to_the_next(url
         assert db.execute("SELECT sum(total_cost) FROM agents").fetchone() == db.execute("SELECT sum(cost_usd) FROM sessions").fetchone()
 
 
-def test_two_processes_at_once_count_everything_once(url: str):
+def test_concurrent_rollups_count_everything_once(url: str):
     both = [fold(url), fold(url)]
 
     assert [process.wait(60) for process in both] == [0, 0]
