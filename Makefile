@@ -1,12 +1,15 @@
 # The verbs. Needs Python 3.11 or newer, make and git; everything else is installed into .venv, pinned.
 PYTHON := .venv/bin/python
 MAKEFLAGS += --no-print-directory
+JOBS := 2# pytest processes at a time
 
-.PHONY: help demo up test bench analytics-bench retention-bench chaos faults crashpoints takeover lint fmt types imports lock clean run-env dev-env
+.PHONY: help demo up test test-fast test-store bench analytics-bench retention-bench chaos faults crashpoints takeover lint fmt types imports lock clean run-env dev-env
 
 help:
 	@echo "make demo    send one real message through everything, on throw-away servers, and show what happened"
 	@echo "make up      run everything on this machine and keep it running (data in .turnline)"
+	@echo "make test-fast    tests that need no server: engine, integrations, sandbox (under a minute)"
+	@echo "make test-store   tests of the database layer, on a Postgres that they start"
 	@echo "make test    lint, types, import rules and the whole test suite, on servers it starts itself"
 	@echo "make bench   the benchmarks, beside their floor"
 	@echo "make analytics-bench   what analytics cost, with 100,000 turns"
@@ -32,8 +35,17 @@ demo: run-env
 up: run-env
 	@exec $(PYTHON) -m cli.main up
 
+# tests/conftest.py fails tests in these directories that use a server, and test_tiers.py compares the two lists.
+FAST_TESTS := tests/engine tests/integrations tests/sandbox tests/support
+
+test-fast: dev-env
+	$(PYTHON) -m pytest -n $(JOBS) $(FAST_TESTS)
+
+test-store: dev-env
+	$(PYTHON) -m pytest -n $(JOBS) --dist loadfile tests/store
+
 test: lint
-	$(PYTHON) -m pytest -n 2 --dist loadfile
+	$(PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=30
 
 lint: dev-env
 	.venv/bin/ruff check .

@@ -26,7 +26,7 @@ from cli.standalone.unprivileged import scratch_directory
 from tests.support.servers import Databases, EmbeddedPostgres
 from tests.system.crashes.case import Outcome
 from tests.system.crashes.crash_table import CRASHES, Crash
-from tests.system.crashes.runners import Cases, under_way
+from tests.system.crashes.runners import Cases, run_cases
 
 COLUMNS = ("answered", "repeated model calls", "lookups", "refunds", "status of unsafe calls", "attempts", "seconds", "wrong")
 
@@ -51,7 +51,7 @@ def run(cases: Cases, lanes: int, console: Console) -> tuple[list[Outcome], list
     with (
         scratch_directory("turnline-crashpoints-") as directory,
         EmbeddedPostgres(directory / "postgres", fast=True) as postgres,
-        under_way(Databases(postgres), Path(directory), cases, lanes) as futures,
+        run_cases(Databases(postgres), Path(directory), cases, lanes) as futures,
     ):
         names = {future: " then ".join(crash.name for crash in crashes) for future, crashes in zip(futures, cases, strict=True)}
         began = time.monotonic()

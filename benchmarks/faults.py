@@ -109,7 +109,7 @@ def main() -> None:
         outcome
         for kind in kinds
         for outcome in on_broker(
-            kind, [name for name in options.fault or FAULTS if kind not in FAULTS[name].absent], load, options.rounds, options.lease
+            kind, [name for name in options.fault or FAULTS if kind not in FAULTS[name].not_on], load, options.rounds, options.lease
         )
     ]
     report(outcomes)

@@ -63,7 +63,7 @@ def main() -> int:
             each, silent = options.integrations // 100, options.silent // 100  # per workspace
             db.execute(FILL, {"url": address, "silent_url": silent_url, "each": each, "silent": silent})
         worker = stack.start("-m", "cli.main", "worker", "--maintenance")
-        until(lambda: worker.said("ready."), 30)
+        until(lambda: worker.logged("ready."), 30)
         assert postgres.pid is not None
         began, cpu, database_cpu = time.monotonic(), cpu_s([worker.popen.pid]), cpu_s([postgres.pid])
         stack.beat()

@@ -18,7 +18,7 @@ from hypothesis.stateful import get_state_machine_test
 
 from cli.standalone.unprivileged import scratch_directory
 from tests.support.servers import Databases, EmbeddedPostgres
-from tests.system.machine.environment import Stage
+from tests.system.machine.environment import Environment
 from tests.system.machine.machine import Machine
 
 
@@ -43,9 +43,9 @@ def main() -> None:
     with (
         scratch_directory("turnline-interleavings-") as directory,
         EmbeddedPostgres(directory / "postgres", fast=True) as postgres,
-        Stage(Databases(postgres).migrated()) as stage,
+        Environment(Databases(postgres).migrated()) as environment,
     ):
-        machine = type("Interleavings", (Machine,), {"stage": stage})
+        machine = type("Interleavings", (Machine,), {"environment": environment})
         test = seed(options.seed)(get_state_machine_test(machine, settings=chosen))
         try:
             test()

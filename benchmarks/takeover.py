@@ -13,7 +13,7 @@ from pathlib import Path
 
 from store.database import Database
 from tests.support.servers import Databases, EmbeddedPostgres
-from tests.support.takeover_schedules import Outcome, play
+from tests.support.takeover_schedules import Outcome, run_schedules
 
 
 async def measure(url: str, schedules: int, seed: int) -> Outcome:
@@ -21,7 +21,7 @@ async def measure(url: str, schedules: int, seed: int) -> Outcome:
     database = Database(url, pool_size=20)
     await database.open()
     try:
-        return await play(database, url, schedules, seed)
+        return await run_schedules(database, url, schedules, seed)
     finally:
         await database.close()
 
@@ -40,7 +40,7 @@ def main() -> int:
         for seed in options.seeds:
             outcome = asyncio.run(measure(databases.migrated(), options.schedules, seed))
             wrong += len(outcome.late) + len(outcome.violations)
-            figures = (seed, options.schedules, outcome.switches, outcome.replies, outcome.struck, len(outcome.late))
+            figures = (seed, options.schedules, outcome.switches, outcome.replies, outcome.interrupted, len(outcome.late))
             print(f"| {' | '.join(map(str, figures))} | {', '.join(outcome.violations) or 'none'} | {outcome.took_s:.0f} |", flush=True)
     return 1 if wrong else 0
 

@@ -21,6 +21,32 @@ if TYPE_CHECKING:
 # A shell starts what runs in its background with SIGINT ignored, and so would be every process of ours that is to be interrupted.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Directories of tests that run without a server: what `make test-fast` runs.
+SERVERLESS = {"engine", "integrations", "sandbox", "support"}
+SERVERS = {"postgres", "valkey"}
+
+# pytest-xdist hands out whole files in this order: those that take longest first, so that no worker is left alone with one at the end.
+LONGEST_FIRST = ("system/pipeline/test_chaos.py", "system/machine", "system/faults", "system/crashes", "system", "deploy", "cli", "worker")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort tests by how long their files take, without changing the order inside a file."""
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    path = item.path.relative_to(Path(__file__).parent)
+    places = (rank for rank, prefix in enumerate(LONGEST_FIRST) if path.is_relative_to(prefix))
+    return next(places, len(LONGEST_FIRST))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail a test of the fast tier that uses a server, also when the whole suite runs."""
+    directory = item.path.relative_to(Path(__file__).parent).parts[0]
+    used = SERVERS & set(getattr(item, "fixturenames", ()))
+    if directory in SERVERLESS and used:
+        pytest.fail(f"tests/{directory} must run without servers, and this test uses {', '.join(sorted(used))}", pytrace=False)
+
 
 @pytest.fixture(scope="session")
 def scratch() -> Iterator[Path]:

@@ -114,7 +114,7 @@ def test_killed_audit_is_unfinished_and_does_not_block_the_next(turnline: Turnli
     )
     env = process_env(DATABASE_URL=database_url, TURNLINE_HOME=str(tmp_path))
     sleeping = "FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
-    killed = Process(tmp_path / "log", env, *COMMAND, "audit")
+    killed = Process(tmp_path / "log", env, *COMMAND[1:], "audit")
     until(lambda: fetch(database_url, f"SELECT 1 {sleeping}"))
     killed.popen.send_signal(signal.SIGKILL)
     killed.popen.wait()
@@ -169,8 +169,8 @@ def test_doctor_reports_the_last_audit(database_url: str, workspace: Tenant, tmp
 def maintenance_worker(database_url: str, broker_url: str, tmp_path: Path) -> Iterator[Process]:
     """A running `turnline worker --maintenance`."""
     env = process_env(DATABASE_URL=database_url, CELERY_BROKER_URL=broker_url, TURNLINE_SECRET_KEYS=SECRET_KEY, TURNLINE_HOME=str(tmp_path))
-    worker = Process(tmp_path / "worker.log", env, *COMMAND, "worker", "--maintenance")
-    until(lambda: worker.said("ready."), 30)
+    worker = Process(tmp_path / "worker.log", env, *COMMAND[1:], "worker", "--maintenance")
+    until(lambda: worker.logged("ready."), 30)
     yield worker
     worker.stop()
 
@@ -181,7 +181,7 @@ def test_scheduled_audit_is_stored_once_a_day(database_url: str, broker_url: str
     entry: dict[str, Any] = SCHEDULE["audit"]
     for _ in range(3):  # as three schedulers would
         app.send_task(entry["task"], kwargs=entry["kwargs"], queue=entry["options"]["queue"])
-    until(lambda: maintenance_worker.said("violations; `turnline audit --last` shows them"), 20)
+    until(lambda: maintenance_worker.logged("violations; `turnline audit --last` shows them"), 20)
     app.send_task(entry["task"])  # an unscheduled one always runs
     until(lambda: len(fetch(database_url, "SELECT 1 FROM audits WHERE finished_at IS NOT NULL")) >= 2, 20)
     app.close()

@@ -28,7 +28,7 @@ def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(PROGRAMS / program), *arguments], capture_output=True, text=True, timeout=60, check=False)
 
 
-async def test_a_restored_database_goes_on_where_the_backup_was_made(database_url: str, databases: Databases, tmp_path: Path):
+async def test_restored_database_continues_from_the_backup(database_url: str, databases: Databases, tmp_path: Path):
     database = Database(database_url, pool_size=2)
     await database.open()
     made = await tenant(database)
@@ -64,7 +64,7 @@ async def test_a_restored_database_goes_on_where_the_backup_was_made(database_ur
     assert violations(restored_url) == {}
 
 
-async def test_a_login_under_row_level_security_cannot_make_half_a_backup(database_url: str, tmp_path: Path):
+async def test_backup_by_a_login_under_row_level_security_fails(database_url: str, tmp_path: Path):
     """It fails, and says so; a backup that silently lacks the tenants' rows would be worse than none."""
     made = run("pg_dump", "--format=custom", "--role=turnline_owner", f"--file={tmp_path / 'half.dump'}", database_url)
 
@@ -73,5 +73,5 @@ async def test_a_login_under_row_level_security_cannot_make_half_a_backup(databa
 
 
 @pytest.mark.parametrize("program", ["pg_dump", "pg_restore", "pg_basebackup", "psql"])
-def test_the_programs_come_with_the_wheel(program: str):
+def test_postgres_programs_come_with_the_wheel(program: str):
     assert (PROGRAMS / program).exists()

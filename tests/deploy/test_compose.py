@@ -37,19 +37,19 @@ VALUES = {
 }
 
 
-def test_the_file_is_a_compose_file():
+def test_compose_file_is_valid():
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(FILE)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("missing", sorted(set(VALUES) - {"OPENAI_API_KEY"}))
-def test_what_must_be_set_is_asked_for(missing: str):
+def test_compose_file_requires_passwords_and_keys(missing: str):
     with pytest.raises(KeyError, match=missing):
         compose({name: value for name, value in VALUES.items() if name != missing})
 
 
-def test_every_service_can_be_watched_and_stopped_in_order():
+def test_every_service_has_a_health_check_and_a_stop_period():
     services = compose(VALUES)["services"]
     assert {"postgres", "valkey", "rabbitmq", "migrate", *PARTS} == set(services)
     for name, service in services.items():
@@ -65,7 +65,7 @@ def test_every_service_can_be_watched_and_stopped_in_order():
     assert all(services[name]["stop_grace_period"] == "6m" for name in ("worker", "maintenance")), "longer than the longest task, 330 s"
 
 
-def test_the_image_has_what_the_wheel_has_no_root_and_no_secret():
+def test_image_has_the_wheels_packages_no_root_and_no_secret():
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     copied = {word for line in lines if line.startswith("COPY") and "--from" not in line for word in line.split()[1:-1]}
     assert all((ROOT / one).exists() for one in copied)
@@ -129,20 +129,20 @@ def containers(scratch: Path) -> Iterator[Containers]:
             for statement in made.file["configs"]["logins"]["content"].split(";\n"):
                 if statement.strip():
                     db.execute(statement)
-        sandbox = Process(place / "sandbox.log", process_env(), sys.executable, "-m", "sandbox", "--port", str(sandbox_port))
-        until(lambda: sandbox.said("listening"), 20)
+        sandbox = Process(place / "sandbox.log", process_env(), "-m", "sandbox", "--port", str(sandbox_port))
+        until(lambda: sandbox.logged("listening"), 20)
         done = subprocess.run(made.command("migrate"), env=made.env("migrate"), capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         yield made
         sandbox.stop()
 
 
-def test_the_services_commands_carry_a_turn_are_healthy_and_stop(containers: Containers):
+def test_services_run_a_turn_are_healthy_and_stop(containers: Containers):
     running = {}
     try:
         for name in PARTS:
             running[name] = Process(containers.directory / f"{name}.log", containers.env(name), *containers.command(name))
-        until(lambda: running["worker"].said("ready.") and running["maintenance"].said("ready."), 40)
+        until(lambda: running["worker"].logged("ready.") and running["maintenance"].logged("ready."), 40)
         until(lambda: containers.healthy("api"), 40)
         created = subprocess.run(
             [sys.executable, "-m", "cli.main", "workspace", "create", "Acme", "--json"],
@@ -165,13 +165,13 @@ def test_the_services_commands_carry_a_turn_are_healthy_and_stop(containers: Con
     assert (codes["worker"], codes["maintenance"]) == (0, 0)
 
 
-def test_a_part_that_is_gone_is_not_healthy(containers: Containers):
+def test_health_check_fails_for_a_process_that_ended(containers: Containers):
     assert not containers.healthy("api")
     assert not containers.healthy("flower")
     assert not containers.healthy("worker")
 
 
-def test_the_logins_may_do_their_part_and_no_more(containers: Containers):
+def test_logins_have_only_the_rights_they_need(containers: Containers):
     resources, migrate = (containers.env(name) for name in ("api", "migrate"))
     with psycopg.connect(resources["DATABASE_URL"], autocommit=True) as db:
         assert db.execute("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user").fetchone() == (False,)

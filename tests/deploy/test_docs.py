@@ -19,11 +19,11 @@ RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
 
 
 @pytest.mark.parametrize("violation", sorted(question.name for question in QUESTIONS))
-def test_the_runbook_says_what_to_do_about_a_violation(violation: str):
+def test_runbook_has_a_row_for_every_violation(violation: str):
     assert f"\n| {violation} |" in RUNBOOK
 
 
-async def test_counters_are_put_right_as_the_runbook_says(database_url: str):
+async def test_runbook_repairs_counters(database_url: str):
     database = Database(database_url, pool_size=2)
     await database.open()
     made = await tenant(database)

@@ -51,7 +51,7 @@ def waiting(call: ToolCall, given: TurnContext, decision: ApprovalStatus = Appro
     return Pending(f"key of {call.tool_call_id}", ToolCallState.AWAITING_APPROVAL, approval)
 
 
-async def test_a_call_that_needs_approval_parks_the_turn_in_the_commit_that_asks_for_it():
+async def test_call_needing_approval_parks_the_turn_in_the_commit_that_requests_it():
     log, world = ListLog(customer("Refund me", 0)), Script(calls(refund()))
 
     assert await run(log, world, context(REFUND), ResumePoint(tuple(log.events), FIRST)) == WAITS
@@ -61,7 +61,7 @@ async def test_a_call_that_needs_approval_parks_the_turn_in_the_commit_that_asks
     assert world.made == []
 
 
-async def test_the_others_of_a_reply_are_made_at_once():
+async def test_other_calls_of_the_reply_are_made_at_once():
     look = ToolCall("c1", "lookup", {}, "{}")
     log = ListLog(customer("Refund me", 0))
     world = Script(calls(refund(), look), tools={"c1": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
@@ -72,7 +72,7 @@ async def test_the_others_of_a_reply_are_made_at_once():
     assert [event.content["tool_call_id"] for event in log.changes[-1].events] == ["c1"]
 
 
-async def test_nobody_is_asked_to_approve_what_cannot_be_carried_out():
+async def test_no_approval_is_requested_for_an_impossible_call():
     log = ListLog(customer("Refund me", 0))
     failed = ToolOutcome(ToolStatus.FAILED, error="cents must be an integer", requests=0)
     world = Script(calls(refund(cents='"much"')), says("Sorry."), tools={"c0": failed})
@@ -80,7 +80,7 @@ async def test_nobody_is_asked_to_approve_what_cannot_be_carried_out():
     assert await run(log, world, context(REFUND), ResumePoint(tuple(log.events), FIRST)) == Finish("done")
 
 
-async def test_an_approved_call_is_begun_by_a_commit_and_then_made():
+async def test_approved_call_is_recorded_as_running_before_it_is_made():
     given = context(REFUND)
     log, world = ListLog(*asked(refund())), Script(says("Done."), tools={"c0": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
 
@@ -92,7 +92,7 @@ async def test_an_approved_call_is_begun_by_a_commit_and_then_made():
     assert world.tool_keys == [("c0", "key of c0")]
 
 
-async def test_a_call_is_made_with_the_arguments_that_a_person_put_in_place_and_the_model_is_told():
+async def test_edited_arguments_are_used_and_shown_to_the_model():
     given = context(REFUND)
     log, world = ListLog(*asked(refund())), Script(says("Done."), tools={"c0": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
     row = waiting(refund(cents=100), given, ApprovalStatus.APPROVED, edited_arguments={"cents": 100})
@@ -113,7 +113,7 @@ async def test_a_call_is_made_with_the_arguments_that_a_person_put_in_place_and_
         ({"decision": ApprovalStatus.APPROVED, "edited_arguments": {"cents": 999_999}}, "differs from the approved one"),
     ],
 )
-async def test_what_was_not_approved_is_not_made_and_the_model_is_told_why(row: dict[str, object], says_: str):
+async def test_denied_call_is_not_made_and_the_model_gets_the_reason(row: dict[str, object], says_: str):
     given = context(REFUND)
     log, world = ListLog(*asked(refund())), Script(says("Sorry."))
 
@@ -136,7 +136,7 @@ async def test_an_approval_is_bound_to_session_tool_call_and_arguments():
     assert len(hashes) == 5
 
 
-async def test_of_several_the_decided_ones_go_on_and_the_others_wait():
+async def test_decided_calls_proceed_while_others_wait():
     given = context(REFUND)
     some = [refund(f"c{n}") for n in range(3)]
     log, world = ListLog(*asked(*some)), Script(tools={"c1": ToolOutcome(ToolStatus.SUCCEEDED, 1)})

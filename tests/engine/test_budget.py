@@ -58,7 +58,7 @@ def holds(log: ListLog) -> list[tuple[Reserved, bool, bool]]:
     return [(reserve.call, reserve.again, reserve.bound is not None) for reserve in reserves]
 
 
-async def test_a_budgeted_turn_holds_the_most_a_call_can_use_before_it_calls():
+async def test_budgeted_turn_reserves_the_maximum_before_each_call():
     log = ListLog(OPENING)
     world = Counting(log, calls(ToolCall("c1", "lookup", {}, "{}")), says("Yes."), c1=FOUND)
 
@@ -72,7 +72,7 @@ async def test_a_budgeted_turn_holds_the_most_a_call_can_use_before_it_calls():
     assert second.tokens > first.tokens, "the second call reads the tool's result too"
 
 
-async def test_without_budgets_nothing_is_held_and_no_commit_is_spent_on_it():
+async def test_without_budgets_nothing_is_reserved_and_no_extra_commit_is_made():
     log = ListLog(OPENING)
     world = Counting(log, says("Yes."))
 
@@ -80,7 +80,7 @@ async def test_without_budgets_nothing_is_held_and_no_commit_is_spent_on_it():
     assert (holds(log), world.after) == ([], [0])
 
 
-async def test_news_that_makes_the_call_longer_is_held_for_before_the_call():
+async def test_new_messages_raise_the_reservation_before_the_call():
     log = ListLog(OPENING, arriving={0: (customer("And order 42, and 43, and all the others?", 0),)})
     world = Counting(log, says("All of them."))
 
@@ -94,7 +94,7 @@ async def test_news_that_makes_the_call_longer_is_held_for_before_the_call():
     assert second.tokens > first.tokens
 
 
-async def test_another_try_is_held_for_as_well():
+async def test_retries_are_reserved_too():
     log = ListLog(OPENING)
     world = Counting(log, TimedOut("slow"), says("Yes."))
 
@@ -103,7 +103,7 @@ async def test_another_try_is_held_for_as_well():
 
 
 @pytest.mark.parametrize("nth", [0, 2])
-async def test_where_no_budget_has_room_the_turn_fails_with_its_sentence_and_nothing_is_called(nth: int):
+async def test_exhausted_budget_fails_the_turn_without_a_call(nth: int):
     log = Refusing(nth)
     world = Counting(log, calls(ToolCall("c1", "lookup", {}, "{}")), says("Never."), c1=FOUND)
 
@@ -137,7 +137,7 @@ def said(log: ListLog) -> list[str]:
         (Limits(wall_clock_s=60), {"running_s": 61.0}, "no reply after 60 s of work, the limit of one turn", 0),
     ],
 )
-async def test_each_limit_of_one_turn_ends_it_with_its_sentence(limits: Limits, fields: dict[str, float], sentence: str, asked: int):
+async def test_each_turn_limit_fails_the_turn_with_its_message(limits: Limits, fields: dict[str, float], sentence: str, asked: int):
     log = ListLog(OPENING)
     forever = [calls(ToolCall(f"c{number}", "lookup", {}, "{}")) for number in range(9)]
     world = Script(*forever, tools={f"c{number}": FOUND for number in range(9)})
@@ -160,7 +160,7 @@ async def test_tool_calls_over_the_limit_are_denied_and_the_model_may_still_answ
     assert "used up its 2 tool calls" in world.requests[-1].messages[-1].text
 
 
-async def test_time_is_up_between_calls_and_never_in_the_middle_of_a_tool(monkeypatch: pytest.MonkeyPatch):
+async def test_turn_deadline_is_checked_between_calls_only(monkeypatch: pytest.MonkeyPatch):
     """The reply that asked for tools came too late for another call: their results are kept, and the turn ends."""
     log = ListLog(OPENING)
     world = Script(calls(ToolCall("c1", "lookup", {}, "{}")), tools={"c1": FOUND})

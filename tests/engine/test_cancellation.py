@@ -62,7 +62,7 @@ async def test_a_model_call_is_cut_off_its_text_kept_and_its_tokens_estimated():
     assert last.model_call.cost.cost_usd is not None
 
 
-async def test_what_a_rolled_back_turn_was_saying_is_marked_so_that_no_model_reads_it():
+async def test_partial_text_of_a_rolled_back_turn_is_marked():
     hanging = Hanging(("Well",))
     last = await stopped_while(hanging, ListLog(customer("Paid?", 0)), Script(hanging), reason=CancelReason.ROLLED_BACK)
 
@@ -73,7 +73,7 @@ async def test_what_a_rolled_back_turn_was_saying_is_marked_so_that_no_model_rea
     ("effect", "status"),
     [(Effect.PURE, "failed"), (Effect.IDEMPOTENT, "unknown"), (Effect.QUERYABLE, "unknown"), (Effect.UNSAFE, "unknown")],
 )
-async def test_a_tool_call_that_was_under_way_may_have_happened_and_a_finished_one_keeps_its_result(effect: Effect, status: str):
+async def test_cancelled_tool_call_is_unknown_and_a_finished_one_keeps_its_result(effect: Effect, status: str):
     tool = TOOLS[effect]
     asked = [ToolCall("c0", tool.name, {}, "{}"), ToolCall("c1", tool.name, {}, "{}")]
     hanging = Hanging()
@@ -85,7 +85,7 @@ async def test_a_tool_call_that_was_under_way_may_have_happened_and_a_finished_o
     assert [settled.outcome.status for settled in last.tool_results] == ["succeeded", status]
 
 
-async def test_a_stop_heard_in_a_commit_begins_nothing_of_what_was_intended():
+async def test_cancel_seen_in_a_commit_starts_no_intended_call():
     tool = TOOLS[Effect.UNSAFE]
     log = StoppingLog(customer("Do it", 0), at=0, reason=CancelReason.TAKEN_OVER)
     world = Script(calls(ToolCall("c0", tool.name, {}, "{}")))
@@ -98,7 +98,7 @@ async def test_a_stop_heard_in_a_commit_begins_nothing_of_what_was_intended():
     assert status.content["error_class"] == "TakenOver"
 
 
-async def test_a_paused_session_lets_a_turn_rest_at_its_next_commit():
+async def test_pausing_a_session_parks_its_turn_at_the_next_commit():
     tool = TOOLS[Effect.IDEMPOTENT]
     log = StoppingLog(customer("Look", 0), at=0, reason=CancelReason.PAUSED)
     world = Script(calls(ToolCall("c0", tool.name, {}, "{}")))
@@ -109,7 +109,7 @@ async def test_a_paused_session_lets_a_turn_rest_at_its_next_commit():
     assert log.changes[-1].events == ()
 
 
-async def test_a_call_that_was_put_off_is_begun_by_a_commit_of_its_own():
+async def test_postponed_call_is_started_by_its_own_commit():
     tool = TOOLS[Effect.UNSAFE]
     log = ListLog(*(await _asked(tool)).events)
     world = Script(says("Done."), tools={"c0": ToolOutcome(ToolStatus.SUCCEEDED, 1)})

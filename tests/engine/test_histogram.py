@@ -22,14 +22,14 @@ def test_adding_up_is_the_same_in_any_order_and_grouping(a: list[int], b: list[i
 
 
 @given(TIMES, TIMES)
-def test_what_is_taken_away_again_leaves_what_was_there(kept: list[int], gone: list[int]):
+def test_subtracting_an_addition_restores_the_histogram(kept: list[int], gone: list[int]):
     away = {bucket: -n for bucket, n in of(gone).items()}
 
     assert merge(of(kept + gone), away) == merge(of(kept))
 
 
 @given(TIMES.filter(bool), st.sampled_from([50.0, 90.0, 95.0, 99.0, 100.0]))
-def test_a_percentile_is_off_by_no_more_than_it_says(times: list[int], percent: float):
+def test_percentile_error_is_within_its_bound(times: list[int], percent: float):
     true = sorted(times)[max(1, ceil(len(times) * percent / 100)) - 1]
     told = percentile(of(times), percent)
 
@@ -45,7 +45,7 @@ def test_a_time_lies_between_the_bounds_of_its_bucket(time: int):
     assert bucket == len(BOUNDS) or time < BOUNDS[bucket]
 
 
-def test_of_nothing_nothing_is_known_and_of_the_longest_only_that_they_are_long():
+def test_percentiles_of_an_empty_histogram_and_of_the_last_bucket():
     assert percentile({}, 50) is None
     assert percentile(of([]), 99) is None
     assert percentile(of([90 * 86_400_000]), 50) == BOUNDS[-1] >= LONGEST_MS

@@ -164,7 +164,7 @@ def test_bad_statuses(status: Any, why: str):
     assert str(caught.value).endswith(".")
 
 
-def test_what_an_effect_needs():
+def test_queryable_effect_requires_a_status_request():
     for effect in ("pure", "idempotent", "unsafe"):
         check_effect(effect, GOOD)
     check_effect("queryable", GOOD | {"status": STATUS})
@@ -181,7 +181,7 @@ def test_what_an_effect_needs():
         ),
     )
 )
-def test_any_configuration_is_accepted_or_refused_with_a_sentence(configuration: Any):
+def test_any_configuration_is_accepted_or_rejected_without_other_errors(configuration: Any):
     with contextlib.suppress(Rejected):
         check_configuration(configuration)
 

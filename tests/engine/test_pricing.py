@@ -54,7 +54,7 @@ def test_costs_are_exact(usage: Usage, price: Price):
 
 
 @given(usages(), prices)
-def test_nothing_costs_more_than_the_most(usage: Usage, price: Price):
+def test_no_usage_costs_more_than_the_estimate(usage: Usage, price: Price):
     dearer_cache = price.cached_input is not None and price.cached_input.at(usage.input_tokens) > price.input.at(usage.input_tokens)
     if not dearer_cache:
         assert cost_usd(usage, price) <= max_cost_usd(usage.input_tokens, usage.output_tokens, price)

@@ -71,7 +71,7 @@ async def test_parallel_calls_get_their_results_in_the_order_asked():
     assert [len(message.tool_calls) for message in world.requests[1].messages if message.tool_calls] == [3]
 
 
-async def test_a_message_that_arrives_during_a_step_is_read_by_the_next_and_stands_after_the_tool_result():
+async def test_message_arriving_during_a_step_is_read_by_the_next_step():
     call = ToolCall("c1", "orders_lookup", {}, "{}")
     log = ListLog(customer("Is it paid?", 0), arriving={1: [customer("And shipped?", -1)]})
     world = Script(calls(call), says("Both."), tools={"c1": ToolOutcome(ToolStatus.SUCCEEDED, {})})
@@ -85,7 +85,7 @@ async def test_a_message_that_arrives_during_a_step_is_read_by_the_next_and_stan
 
 
 @pytest.mark.parametrize("effect", [Effect.PURE, Effect.IDEMPOTENT, Effect.QUERYABLE])
-async def test_a_resumed_turn_repeats_a_keyed_tool_with_the_same_key_and_asks_the_model_nothing_again(effect: Effect):
+async def test_resumed_turn_repeats_an_idempotent_call_under_its_key_without_another_model_call(effect: Effect):
     called = Event(EventKind.TOOL_CALL, Source.AI_AGENT, {"tool_call_id": "c1", "tool_name": "orders_lookup", "arguments": {}},
                    {"step": 0, "read_through": 0, "position": 0, "raw_arguments": "{}"}, TURN, 1)  # fmt: skip
     log = ListLog(customer("Is it paid?", 0), called)
@@ -121,7 +121,7 @@ async def test_a_resumed_unsafe_call_is_unknown_and_not_made_again():
         (TimedOut("120 s"), ModelCallState.UNKNOWN),
     ],
 )
-async def test_a_request_that_fails_in_passing_is_made_again_with_a_ledger_row_each(error: Exception, state: ModelCallState):
+async def test_transient_failure_is_retried_with_one_ledger_row_per_attempt(error: Exception, state: ModelCallState):
     log, world = ListLog(), Script(error, says("Yes."))
 
     assert await run(log, world, context(), start(customer("Hello", 0))) == Finish("done")
@@ -151,14 +151,14 @@ async def test_a_turn_parks_after_three_failures_and_that_costs_an_attempt():
     assert not rest.refund
 
 
-async def test_a_provider_that_is_not_there_is_waited_for_and_costs_no_attempt():
+async def test_unreachable_provider_parks_the_turn_without_costing_an_attempt():
     rest = await run(ListLog(), Script(*[Unreachable("no connection")] * 3), context(), start(customer("Hello", 0)))
 
     assert isinstance(rest, Park)
     assert rest.refund
 
 
-async def test_a_wait_beyond_all_patience_fails_the_turn_and_tells_the_customer():
+async def test_wait_beyond_the_deadline_fails_the_turn_with_a_message():
     log = ListLog()
     rest = await run(log, Script(RateLimited("HTTP 429", retry_after_s=86_400.0)), context(), start(customer("Hello", 0)))
 

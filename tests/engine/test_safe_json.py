@@ -34,7 +34,7 @@ wild_json = st.recursive(
 
 
 @given(wild_json)
-def test_whatever_is_accepted_is_storable(value: Any):
+def test_accepted_values_are_storable(value: Any):
     raw = json.dumps(value)
     try:
         parsed = parse_foreign(raw, max_bytes=LIMIT)

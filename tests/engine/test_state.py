@@ -51,13 +51,13 @@ def test_a_message_read_twice_counts_once():
     assert state.then([customer("one", 0)]) == state
 
 
-def test_a_window_that_begins_inside_a_step_shows_no_result_without_its_call():
+def test_window_starting_inside_a_step_shows_no_result_without_its_call():
     result = Event(EventKind.TOOL_RESULT, Source.SYSTEM, {"tool_call_id": "c0", "status": "succeeded", "result": 1}, {}, OTHER_TURN, 7)
 
     assert shown(TurnState(TURN).then([result, customer("next", 8)])) == [("user", "next")]
 
 
-def test_where_the_agent_spoke_first_or_the_window_begins_with_its_reply_the_customer_has_the_first_word_all_the_same():
+def test_prompt_always_starts_with_a_user_message():
     greeting = Event(EventKind.AGENT_MESSAGE, Source.HUMAN_AGENT, {"text": "Can I help?"}, {}, None, 0)
 
     state = TurnState(TURN).then([greeting, customer("yes", 1)])
@@ -98,7 +98,7 @@ def logs(draw: st.DrawFn) -> list[Event]:
 
 
 @given(logs())
-def test_the_prompt_is_valid_for_any_log_and_window(log: list[Event]):
+def test_prompt_is_valid_for_any_log_and_window(log: list[Event]):
     state = TurnState(TURN).then(log)
 
     assert not state.prompt() or provider_valid(model_request(state, context())) == []

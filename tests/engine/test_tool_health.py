@@ -39,12 +39,12 @@ def statuses(heard: str, start: HealthStatus = HealthStatus.UNKNOWN) -> str:
         (".xx.xxxx", "hhddddd" + "u"),
     ],
 )
-def test_what_is_heard_and_what_comes_of_it(heard: str, seen: str):
+def test_health_transitions(heard: str, seen: str):
     assert statuses(heard) == seen
 
 
 @given(st.text(alphabet=".x", max_size=60), st.builds(Thresholds, st.integers(1, 3), st.integers(3, 6), st.integers(1, 4)))
-def test_whatever_is_heard(heard: str, thresholds: Thresholds):
+def test_any_observations_give_a_consistent_state(heard: str, thresholds: Thresholds):
     health = Health()
     for at, one in enumerate(heard):
         before, health = health, health.after(one == ".", thresholds)

@@ -11,7 +11,7 @@ from uuid_utils.compat import uuid7
 from store.database import Database
 from store.operations import audit
 from store.operations.audit_checks import QUESTIONS
-from tests.support.corrupt_rows import AT_REST, MOVING, PLANTED, SOUND
+from tests.support.corrupt_rows import AT_REST, LEGITIMATE, SOUND, VIOLATIONS
 from tests.support.factories import tenant
 from tests.support.invariants import violations
 
@@ -56,9 +56,9 @@ async def planter(database_url: str) -> Planter:
     return found
 
 
-@pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.parametrize("name", VIOLATIONS)
 async def test_a_violation_is_found(planter: Planter, maintenance: Database, name: str):
-    statements, expected = PLANTED[name]
+    statements, expected = VIOLATIONS[name]
     planter.change(statements)
 
     report = await audit.run(maintenance)
@@ -71,13 +71,13 @@ async def test_a_violation_is_found(planter: Planter, maintenance: Database, nam
 
 def test_every_question_has_a_violation_case():
     """But for the one that takes a broken index, below."""
-    found = {question for _, expected in PLANTED.values() for question in expected}
+    found = {question for _, expected in VIOLATIONS.values() for question in expected}
     assert {question.name for question in QUESTIONS} - found == {"idempotency keys used twice"}
 
 
-@pytest.mark.parametrize("name", ["nothing", *MOVING])
+@pytest.mark.parametrize("name", ["nothing", *LEGITIMATE])
 async def test_a_sound_database_has_no_violation(planter: Planter, maintenance: Database, name: str):
-    planter.change(MOVING.get(name, ""))
+    planter.change(LEGITIMATE.get(name, ""))
 
     report = await audit.run(maintenance)
 

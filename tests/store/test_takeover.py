@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from store.database import Database
-from tests.support.takeover_schedules import play
+from tests.support.takeover_schedules import run_schedules
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -14,9 +14,9 @@ async def test_no_agent_reply_follows_a_takeover(database: Database, database_ur
 
     The invariants at the end say that every message was answered or accounted for, once.
     """
-    outcome = await play(database, database_url, 500, seed)
+    outcome = await run_schedules(database, database_url, 500, seed)
 
     assert outcome.late == []
     assert outcome.violations == {}
-    assert outcome.struck > 100, "the takeovers came too late to prove anything"
+    assert outcome.interrupted > 100, "the takeovers came too late to prove anything"
     assert outcome.replies > 100

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 
-from tests.support.servers import ROOT, SECRET_KEY, free_port, process_env, until
+from tests.support.fork_server import fork_server
+from tests.support.servers import SECRET_KEY, free_port, process_env, until
 
 
 class Served:
@@ -20,9 +19,9 @@ class Served:
     def __init__(self, log: Path, **env: str) -> None:
         self.port, self.log = free_port(), log
         self.url = f"http://127.0.0.1:{self.port}"
-        argv = [sys.executable, "-m", "uvicorn", "api.app:app", "--port", str(self.port), "--timeout-graceful-shutdown", "5"]
-        with log.open("wb") as out:
-            self.process = subprocess.Popen(argv, env=process_env(**env), cwd=ROOT, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+        argv = ("-m", "uvicorn", "api.app:app", "--port", str(self.port), "--timeout-graceful-shutdown", "5")
+        log.write_bytes(b"")
+        self.process = fork_server().start(argv, process_env(**env), log=log)
 
     def ready(self) -> bool:
         """Whether it answers; fails the test where it has ended."""

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.support.fork_server import fork_server
 from tests.support.servers import process_env
 
 COMMAND = (sys.executable, "-m", "cli.main")
@@ -17,4 +18,4 @@ Turnline = Callable[..., "subprocess.CompletedProcess[str]"]
 def turnline(*arguments: str, directory: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """Run `turnline ARGUMENTS` in `directory` with `env` as its only settings, and return its exit code and output."""
     environment = process_env(**{"TURNLINE_HOME": str(directory / "home")} | env)
-    return subprocess.run([*COMMAND, *arguments], env=environment, cwd=directory, capture_output=True, text=True, timeout=60, check=False)
+    return fork_server().run((*COMMAND[1:], *arguments), environment, cwd=directory)

@@ -25,7 +25,7 @@ ENDED = ("done", "failed", "dead", "cancelled")
 
 
 @dataclass(slots=True)
-class Talk:
+class Conversation:
     """One session: what is said in it and done to it, and what came of that."""
 
     stack: Stack
@@ -33,13 +33,13 @@ class Talk:
     dispatcher: Dispatcher
     made: Tenant
 
-    async def says(self, text: str, strategy: str | None = None) -> UUID | None:
+    async def send(self, text: str, strategy: str | None = None) -> UUID | None:
         """A customer's message; the turn it was accepted into."""
         accepted = await intake.accept(self.database, self.made.workspace_id, self.made.session_id, text, strategy=strategy)
         self._ring(accepted.to_dispatch)
         return accepted.turn_id
 
-    async def cancels(self, turn_id: UUID | None = None) -> str:
+    async def cancel(self, turn_id: UUID | None = None) -> str:
         """Cancel a turn, or the session's; the request's status."""
         if turn_id is None:
             cancelled = await session_control.cancel_session(self.database, self.made.workspace_id, self.made.session_id, by="ops")
@@ -48,8 +48,8 @@ class Talk:
         self._ring(cancelled.to_dispatch)
         return cancelled.status
 
-    async def switches(self, mode: str) -> int | None:
-        """Set the session's mode; the offset at which the log says so."""
+    async def set_mode(self, mode: str) -> int | None:
+        """Set the session's mode; the offset at which the log send so."""
         switched = await session_control.set_mode(self.database, self.made.workspace_id, self.made.session_id, mode, by="ops")
         self._ring(switched.to_dispatch)
         return switched.offset
@@ -60,10 +60,10 @@ class Talk:
 
     async def asked(self, text: str) -> list[dict[str, Any]]:
         """The messages of the latest request whose last user message is `text`, once there is one."""
-        said: list[dict[str, Any]] = (await self.all_asked(text))[-1]["messages"]
+        said: list[dict[str, Any]] = (await self.model_requests(text))[-1]["messages"]
         return said
 
-    async def all_asked(self, text: str) -> list[dict[str, Any]]:
+    async def model_requests(self, text: str) -> list[dict[str, Any]]:
         """The latest requests whose last user message is `text`, whole, once there is one."""
         found: list[dict[str, Any]] = []
 
@@ -81,7 +81,7 @@ class Talk:
         """Wait until the model was asked `count` times with `text` as the last user message."""
         await soon(lambda: self.stack.counts()["by_text"].get(text, 0) >= count)
 
-    async def streams(self, turn_id: UUID | None) -> None:
+    async def wait_for_stream(self, turn_id: UUID | None) -> None:
         """Wait until some words of the turn's reply have been passed on."""
         subscriber = Subscriber(self.stack.broker_url)
         await subscriber.open()
@@ -110,9 +110,9 @@ class Talk:
         return [kind for kind, _, _ in self.log()]
 
 
-async def talk(stack: Stack, database: Database, dispatcher: Dispatcher, *tools: dict[str, Any], **agent: Any) -> Talk:
+async def talk(stack: Stack, database: Database, dispatcher: Dispatcher, *tools: dict[str, Any], **agent: Any) -> Conversation:
     """A new session of a new tenant."""
-    return Talk(stack, database, dispatcher, await tenant(database, tools=tools, **agent))
+    return Conversation(stack, database, dispatcher, await tenant(database, tools=tools, **agent))
 
 
 def tool(stack: Stack, effect: str, *, approval: str = "never") -> dict[str, Any]:

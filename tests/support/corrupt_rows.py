@@ -58,7 +58,7 @@ LONG_AGO = "now() - interval '1 hour'"
 REPLIES = "kind = 'agent_message'"
 
 # What is planted -> (how, question -> the ids found). An offset of the session `dead` is "dead:OFFSET".
-PLANTED: dict[str, tuple[str, dict[str, list[str | None]]]] = {
+VIOLATIONS: dict[str, tuple[str, dict[str, list[str | None]]]] = {
     "a message that its turn never read": (
         ours("turns", "read_through_offset = NULL", "id = %(t2)s"),
         {"messages that nothing accounts for": ["4"]},
@@ -141,7 +141,7 @@ PLANTED: dict[str, tuple[str, dict[str, list[str | None]]]] = {
 }
 
 # What is still moving, or has moved on lawfully, and is no violation.
-MOVING: dict[str, str] = {
+LEGITIMATE: dict[str, str] = {
     "a turn just opened": turn("queued"),
     "a turn behind another one": turn("queued") + turn("queued", opened=LONG_AGO, offset=7, turn_id="uuidv7()"),
     "a turn that waits for an approval": turn("waiting", opened="now() - interval '5 days'"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -17,7 +16,8 @@ from celery import Celery, group
 from redis import Redis
 
 from tests.support import pool_app
-from tests.support.servers import ROOT
+from tests.support.fork_server import READ_ON_IMPORT, Child, fork_server
+from tests.support.servers import ROOT, process_env
 
 PATIENCE_S = 30.0
 
@@ -31,10 +31,18 @@ def until(true: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) ->
     return answer
 
 
+def start(argv: tuple[str, ...], env: dict[str, str], log: Path) -> Child | subprocess.Popen[bytes]:
+    """Start `python ARGV`: forked, unless `env` has a variable that libraries read when they are loaded."""
+    if not READ_ON_IMPORT & env.keys():
+        return fork_server().start(argv, env, log=log)
+    with log.open("ab") as out:
+        return subprocess.Popen([sys.executable, *argv], env=env, cwd=ROOT, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+
+
 class Worker:
     """A worker process on a queue of its own."""
 
-    def __init__(self, site: Site, queue: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, site: Site, queue: str, process: Child | subprocess.Popen[bytes], log: Path) -> None:
         self.site, self.queue, self.process, self.log = site, queue, process, log
         self.hostname = f"{queue}@pool"
 
@@ -94,14 +102,10 @@ class Site:
         log = self.folder / f"{queue}-{uuid.uuid4().hex[:4]}.log"
         names = {pool_app.BROKER: self.broker, pool_app.RESULTS: self.results, pool_app.QUEUE: queue}
         command = ["celery", "-A", "tests.support.pool_app", "worker", "--pool", "custom", "--hostname", f"{queue}@pool", "--queues", queue]
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *command, "--loglevel", "INFO", "--without-mingle", "--without-gossip", *(options or ("-c", "100"))],
-                env={**os.environ, **names, "CELERY_CUSTOM_WORKER_POOL": "worker.pool:TaskPool", **environment},
-                cwd=ROOT,
-                stdout=out,
-                stderr=out,
-            )
+        argv = ("-m", *command, "--loglevel", "INFO", "--without-mingle", "--without-gossip", *(options or ("-c", "100")))
+        env = process_env(**{**names, "CELERY_CUSTOM_WORKER_POOL": "worker.pool:TaskPool", **environment})
+        log.touch()
+        process = start(argv, env, log)
         worker = Worker(self, queue, process, log)
         try:
             if ready:

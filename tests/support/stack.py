@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from uuid import UUID
 
 from cli.standalone.commands import basic_auth_header
 from tests.support.db import fetch, fetch_value
+from tests.support.fork_server import Child, fork_server
 from tests.support.servers import ROOT, SECRET_KEY, free_port, process_env, until
 
 TOOL = {
@@ -39,14 +39,20 @@ def answers(url: str, basic_auth: str = "") -> bool:
 
 
 class Process:
-    """A child process, its output in a file, always ended."""
+    """A child process, its output in a file, always ended. `-m MODULE …` is forked by the fork server, other commands are executed."""
+
+    popen: Child | subprocess.Popen[bytes]
 
     def __init__(self, log: Path, env: dict[str, str], *argv: str) -> None:
         self.log = log
+        log.touch()
+        if argv[0] == "-m":
+            self.popen = fork_server().start(argv, env, log=log)
+            return
         with log.open("ab") as out:
             self.popen = subprocess.Popen(argv, env=env, cwd=ROOT, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
 
-    def said(self, text: str) -> bool:
+    def logged(self, text: str) -> bool:
         assert self.popen.poll() is None, f"the process ended:\n{self.log.read_text()[-4000:]}"
         return text in self.log.read_text()
 
@@ -63,7 +69,7 @@ class Process:
                 self.popen.wait(within_s)
             except subprocess.TimeoutExpired:
                 self.kill()
-        return self.popen.returncode
+        return self.popen.wait()
 
 
 class Stack:
@@ -92,14 +98,14 @@ class Stack:
     def start(self, *argv: str) -> Process:
         """Start `python …` with the stack's environment."""
         self._numbers += 1
-        process = Process(self.directory / f"{self._numbers}.log", self.env, sys.executable, *argv)
+        process = Process(self.directory / f"{self._numbers}.log", self.env, *argv)
         self._processes.append(process)
         return process
 
     def sandbox(self) -> Process:
         """Start the stand-in vendor and tool server."""
         process = self.start("-m", "sandbox", "--port", str(self.sandbox_port))
-        until(lambda: process.said("listening"))
+        until(lambda: process.logged("listening"))
         return process
 
     def worker(self, *, concurrency: int = 200, queues: str = "turns,messages,tools,maintenance", wait: bool = True) -> Process:
@@ -110,7 +116,7 @@ class Stack:
             *("-c", str(concurrency), "-n", name, "-Q", queues, "--without-mingle"),
         )
         if wait:
-            until(lambda: process.said("ready."), 30)
+            until(lambda: process.logged("ready."), 30)
         return process
 
     def beat(self) -> Process:
@@ -121,14 +127,14 @@ class Stack:
         """Start Flower, behind a password."""
         self.env |= {"FLOWER_BASIC_AUTH": FLOWER_AUTH}
         process = self.start("-m", "celery", "-A", "tasks", "flower", "--address=127.0.0.1", f"--port={port}", *options)
-        until(lambda: process.said("") and answers(f"http://127.0.0.1:{port}{prefix}/healthcheck", FLOWER_AUTH), 30)
+        until(lambda: process.logged("") and answers(f"http://127.0.0.1:{port}{prefix}/healthcheck", FLOWER_AUTH), 30)
         return process
 
     def api(self, port: int, *, wait: bool = True) -> Process:
         """Start the front door."""
         process = self.start("-m", "uvicorn", "api.app:app", "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning")
         if wait:
-            until(lambda: process.said("") and answers(f"http://127.0.0.1:{port}/healthz"), 30)
+            until(lambda: process.logged("") and answers(f"http://127.0.0.1:{port}/healthz"), 30)
         return process
 
     def close(self) -> None:
@@ -144,6 +150,10 @@ class Stack:
         with urllib.request.urlopen(f"{self.sandbox_url}/_sandbox/counts", timeout=10) as reply:
             counts: dict[str, Any] = json.load(reply)
         return counts
+
+    def turnline(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run the command line with the stack's settings, and return its exit code and output."""
+        return fork_server().run(("-m", "cli.main", *arguments), self.env | env, cwd=self.directory, timeout_s=90)
 
     def one(self, query: str, *parameters: object) -> Any:
         """The first column of the query's one row."""

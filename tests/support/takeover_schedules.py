@@ -91,20 +91,20 @@ class World:
         return Usage(10, 0, 0, 2, 0), Cost(Decimal("0.0001"), "estimate")
 
 
-class Stage:
+class ScheduleWorkers:
     """The workers of all schedules: every ring is carried, and what is carried may be told to stop."""
 
-    def __init__(self, database: Database, made: Tenant, schedules: dict[UUID, Schedule], carriers: asyncio.TaskGroup) -> None:
-        self.database, self.made, self.schedules, self.carriers = database, made, schedules, carriers
+    def __init__(self, database: Database, made: Tenant, schedules: dict[UUID, Schedule], running: asyncio.TaskGroup) -> None:
+        self.database, self.made, self.schedules, self.running = database, made, schedules, running
         self.stops: dict[UUID, CancelToken] = {}
         self.claims = 0
 
     def dispatch(self, turn_id: UUID | None) -> None:
         """Carry the turn, soon."""
         if turn_id is not None:
-            self.carriers.create_task(self._carry(turn_id))
+            self.running.create_task(self._run_turn(turn_id))
 
-    async def _carry(self, turn_id: UUID) -> None:
+    async def _run_turn(self, turn_id: UUID) -> None:
         self.claims += 1
         limits = Limits(model_calls=4)
         owner = f"owner {self.claims}"
@@ -127,7 +127,7 @@ class Stage:
             for session_id, reason in (await turns.stops(self.database, list(self.stops))).items():
                 self.stops[session_id].request(CancelReason(reason))
 
-    async def play(self, schedule: Schedule) -> None:
+    async def run_schedule(self, schedule: Schedule) -> None:
         """One schedule: a customer writes once or twice while an operator strikes; perhaps all of that again."""
         for _ in range(schedule.die.randint(1, 2)):
             async with asyncio.TaskGroup() as actors:
@@ -162,36 +162,36 @@ class Stage:
 class Outcome:
     """What the schedules came to. `late`: the logs of sessions where a reply of the agent stands behind a switch away from auto.
 
-    `struck`: turns that a worker was carrying when a takeover ended them.
+    `interrupted`: turns that a worker was carrying when a takeover ended them.
     """
 
     late: list[list[str]]
     switches: int
     replies: int
-    struck: int
+    interrupted: int
     violations: dict[str, Any]
     took_s: float
 
 
-async def play(database: Database, database_url: str, count: int, seed: int) -> Outcome:
+async def run_schedules(database: Database, database_url: str, count: int, seed: int) -> Outcome:
     """Play `count` schedules, on dice made from `seed`; then let every session be auto again, and everything come to its end."""
     began = time.monotonic()
     made = await tenant(database, sessions=count, tools=({"name": "look", "effect": "pure"},))
     schedules = {session_id: Schedule(session_id, Random(f"{seed}/{number}")) for number, session_id in enumerate(made.session_ids)}
     room = asyncio.Semaphore(AT_ONCE)
 
-    async def one(stage: Stage, schedule: Schedule) -> None:
+    async def one(workers: ScheduleWorkers, schedule: Schedule) -> None:
         async with room:
-            await stage.play(schedule)
+            await workers.run_schedule(schedule)
 
-    async with asyncio.TaskGroup() as carriers:
-        stage = Stage(database, made, schedules, carriers)
-        looking = asyncio.create_task(stage.look())
+    async with asyncio.TaskGroup() as running:
+        workers = ScheduleWorkers(database, made, schedules, running)
+        looking = asyncio.create_task(workers.look())
         async with asyncio.TaskGroup() as playing:
             for schedule in schedules.values():
-                playing.create_task(one(stage, schedule))
+                playing.create_task(one(workers, schedule))
         for schedule in schedules.values():
-            await stage.switch(schedule, "auto")
+            await workers.switch(schedule, "auto")
     looking.cancel()
     await asyncio.gather(looking, return_exceptions=True)
     return await _judge(database, database_url, made, time.monotonic() - began)
@@ -207,14 +207,14 @@ async def _judge(database: Database, database_url: str, made: Tenant, took_s: fl
         )
         for session_id, what, mode in map(tuple, found):
             logs.setdefault(session_id, []).append((what, mode))
-        struck = await db.exec_driver_sql(
+        interrupted = await db.exec_driver_sql(
             "SELECT count(*) FROM turns WHERE workspace_id = %s AND error_class = 'TakenOver' AND started_at IS NOT NULL",
             (made.workspace_id,),
         )
     late = [[f"{what} {mode or ''}" for what, mode in log] for log in logs.values() if _late(log)]
     switches = sum(mode is not None for log in logs.values() for _, mode in log)
     replies = sum(what.startswith("agent_message") for log in logs.values() for what, _ in log)
-    return Outcome(late, switches, replies, struck.scalar_one(), violations(database_url), took_s)
+    return Outcome(late, switches, replies, interrupted.scalar_one(), violations(database_url), took_s)
 
 
 def _late(log: list[tuple[str, str | None]]) -> bool:

@@ -77,7 +77,7 @@ def hears_nothing(client: socket.socket) -> bool:
     return False
 
 
-def test_it_passes_bytes_both_ways_and_counts_them(proxy: Proxy, client: socket.socket):
+def test_bytes_are_relayed_both_ways_and_counted(proxy: Proxy, client: socket.socket):
     assert ask(client, b"one\n") == b"one\n"
     client.sendall(b"x" * 200_000 + b"\n")
     got = 0
@@ -89,7 +89,7 @@ def test_it_passes_bytes_both_ways_and_counts_them(proxy: Proxy, client: socket.
     assert proxy.connections == 1
 
 
-def test_an_end_is_passed_on_after_the_last_answer(proxy: Proxy, client: socket.socket):
+def test_end_of_stream_is_relayed_after_the_last_answer(proxy: Proxy, client: socket.socket):
     client.sendall(b"last\n")
     client.shutdown(socket.SHUT_WR)
 
@@ -98,7 +98,7 @@ def test_an_end_is_passed_on_after_the_last_answer(proxy: Proxy, client: socket.
     until(lambda: proxy.connections == 0)
 
 
-def test_stalled_bytes_wait_and_then_arrive(proxy: Proxy, echo: Echo, client: socket.socket):
+def test_stalled_bytes_arrive_after_healing(proxy: Proxy, echo: Echo, client: socket.socket):
     assert ask(client, b"before\n") == b"before\n"
     proxy.stall()
     client.sendall(b"held\n")
@@ -115,7 +115,7 @@ def test_stalled_bytes_wait_and_then_arrive(proxy: Proxy, echo: Echo, client: so
         assert newcomer.recv(100) == b"held too\n"
 
 
-def test_an_end_during_a_stall_is_not_heard_before_it_is_over(proxy: Proxy, echo: Echo):
+def test_end_of_stream_during_a_stall_is_relayed_after_healing(proxy: Proxy, echo: Echo):
     with connect(proxy) as gone:
         assert ask(gone, b"hello\n") == b"hello\n"
         proxy.stall()
@@ -124,7 +124,7 @@ def test_an_end_during_a_stall_is_not_heard_before_it_is_over(proxy: Proxy, echo
     until(lambda: proxy.connections == 0)
 
 
-def test_a_black_hole_swallows_and_its_connections_end_with_it(proxy: Proxy, echo: Echo, client: socket.socket):
+def test_black_hole_swallows_bytes_and_healing_resets_its_connections(proxy: Proxy, echo: Echo, client: socket.socket):
     assert ask(client, b"before\n") == b"before\n"
     proxy.black_hole()
     client.sendall(b"gone\n")
@@ -141,7 +141,7 @@ def test_a_black_hole_swallows_and_its_connections_end_with_it(proxy: Proxy, ech
                 one.recv(100)
 
 
-def test_refused_is_refused_by_the_kernel_and_open_connections_live(proxy: Proxy, client: socket.socket):
+def test_refuse_rejects_new_connections_and_keeps_open_ones(proxy: Proxy, client: socket.socket):
     assert ask(client, b"before\n") == b"before\n"
     proxy.refuse()
 
@@ -169,7 +169,7 @@ def test_a_cut_resets_every_connection(proxy: Proxy, client: socket.socket, stal
     assert proxy.counts.cut == 1
 
 
-def test_a_lost_reply_was_asked_for_and_never_heard(proxy: Proxy, echo: Echo, client: socket.socket):
+def test_lost_reply_reaches_the_server_but_not_the_client(proxy: Proxy, echo: Echo, client: socket.socket):
     assert ask(client, b"before\n") == b"before\n"
     assert proxy.lose_replies() == 1
     with connect(proxy) as newcomer:
@@ -184,7 +184,7 @@ def test_a_lost_reply_was_asked_for_and_never_heard(proxy: Proxy, echo: Echo, cl
         assert ask(newcomer, b"spared\n") == b"spared\n"
 
 
-def test_a_server_that_is_not_there_is_counted(proxy: Proxy, echo: Echo):
+def test_unreachable_server_is_counted(proxy: Proxy, echo: Echo):
     echo.shutdown()
     echo.server_close()
     with contextlib.suppress(ConnectionResetError), connect(proxy) as client:
@@ -192,7 +192,7 @@ def test_a_server_that_is_not_there_is_counted(proxy: Proxy, echo: Echo):
     until(lambda: proxy.counts.unreachable == 1)
 
 
-def test_taken_down_it_resets_and_refuses_until_healed(proxy: Proxy, client: socket.socket):
+def test_take_down_resets_and_refuses_until_healed(proxy: Proxy, client: socket.socket):
     assert ask(client, b"before\n") == b"before\n"
     proxy.take_down()
 

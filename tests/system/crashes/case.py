@@ -15,8 +15,8 @@ import psycopg
 from tests.support.invariants import violations
 from tests.support.proxy import Proxy
 from tests.support.servers import EmbeddedValkey, until
-from tests.system.crashes.crash_table import Crash, Event, Where
-from tests.system.crashes.runner import Armed, Lane
+from tests.system.crashes.crash_table import Crash, Event, ProcessKind
+from tests.system.crashes.runner import Armed, Runner
 
 TOOLS = {"orders_lookup": "idempotent", "refund": "unsafe"}
 UNDISTURBED_CALLS = 6
@@ -54,10 +54,10 @@ class Outcome:
 class Case:
     """`crashes` in order: each happens to a process of its own, the second to the one that finds what the first left behind."""
 
-    def __init__(self, lane: Lane, crashes: Sequence[Crash]) -> None:
-        self.lane, self.crashes = lane, tuple(crashes)
+    def __init__(self, runner: Runner, crashes: Sequence[Crash]) -> None:
+        self.runner, self.crashes = runner, tuple(crashes)
         self.outcome = Outcome(" then ".join(crash.name for crash in crashes))
-        made, self.api_key = lane.tenant(TOOLS)
+        made, self.api_key = runner.tenant(TOOLS)
         self.session_id, self.agent_id = made.session_id, made.agent_id
         waiting = {crash.at.partition(":")[0] for crash in crashes if crash.event is Event.WAITING}
         thinking = "[[latency 1000]] " if "model_call.before_send" in waiting else ""
@@ -77,10 +77,10 @@ class Case:
         try:
             for place, crash in enumerate(self.crashes):
                 following = self.crashes[place + 1] if place + 1 < len(self.crashes) else None
-                if crash.where is Where.API:
+                if crash.where is ProcessKind.API:
                     self._in_the_api(crash)
                 else:
-                    together = following is None or (following.where is Where.WORKER and not crash.survives)
+                    together = following is None or (following.where is ProcessKind.WORKER and not crash.survives)
                     self._post(2 if together else 1)
                     self._in_a_worker(crash)
             self._post(2)
@@ -104,10 +104,10 @@ class Case:
             self.posted += 1
 
     def _send(self, number: int, url: str = "") -> bool:
-        return self.lane.post(self.api_key, self.session_id, f"message-{number}", self.texts[number], url) is not None
+        return self.runner.post(self.api_key, self.session_id, f"message-{number}", self.texts[number], url) is not None
 
     def _in_the_api(self, crash: Crash) -> None:
-        armed, url = self.lane.arm(crash)
+        armed, url = self.runner.arm(crash)
         self.armed.append(armed)
         deadline = time.monotonic() + 20
         while not armed.happened:
@@ -123,45 +123,45 @@ class Case:
             else:
                 until(lambda: armed.happened)
         if crash.event is Event.BROKER_EMPTIED:
-            assert self.lane.empty(self.lane.armed_broker) > 0, "the broker held nothing that it could lose"
+            assert self.runner.empty(self.runner.armed_broker) > 0, "the broker held nothing that it could lose"
 
     def _in_a_worker(self, crash: Crash) -> None:
         match crash.event:
             case Event.NONE:
-                self._reach(crash, self.lane.armed_broker)
+                self._reach(crash, self.runner.armed_broker)
             case Event.WAITING:
                 before = self._requests(crash)
-                armed = self._reach(crash, self.lane.armed_broker)
+                armed = self._reach(crash, self.runner.armed_broker)
                 until(lambda: self._requests(crash) == before + armed.asked.nth)
                 armed.process.kill()
             case Event.AGENT_CHANGED:
-                self._reach(crash, self.lane.armed_broker)
+                self._reach(crash, self.runner.armed_broker)
                 change = {"system_prompt": "You have changed your mind about everything."}
-                assert self.lane.request("PATCH", f"/v1/agents/{self.agent_id}", change, self.api_key), "no answer"
+                assert self.runner.request("PATCH", f"/v1/agents/{self.agent_id}", change, self.api_key), "no answer"
             case Event.ASLEEP:
-                self.sleepers.append(self._reach(crash, self.lane.armed_broker))
+                self.sleepers.append(self._reach(crash, self.runner.armed_broker))
             case Event.WOKEN_EARLY:
                 self._wake_early(crash)
             case Event.CONNECTIONS_ENDED:
-                armed = self._reach(crash, self.lane.armed_broker)
+                armed = self._reach(crash, self.runner.armed_broker)
                 self._end_connections(armed)
-                self._finish_alive(armed, self.lane.armed_broker)
+                self._finish_alive(armed, self.runner.armed_broker)
             case Event.REPLY_LOST:
                 self._lose_reply(crash)
             case Event.BROKER_KILLED:
                 self._kill_broker(crash)
 
     def _reach(self, crash: Crash, broker_url: str, **env: str) -> Armed:
-        armed, _ = self.lane.arm(crash, broker_url=broker_url, **env)
+        armed, _ = self.runner.arm(crash, broker_url=broker_url, **env)
         self.armed.append(armed)
-        self.lane.sweeping(broker_url, lambda: armed.happened)
+        self.runner.sweep_until(broker_url, lambda: armed.happened)
         return armed
 
     def _end_connections(self, armed: Armed) -> None:
         """End every worker's connection while one of them is inside the write, as a restart of the database does."""
-        with psycopg.connect(self.lane.database_url) as mine:
+        with psycopg.connect(self.runner.database_url) as mine:
             mine.execute("SELECT 1 FROM sessions WHERE id = %s FOR UPDATE", (self.session_id,))
-            armed.go_on()
+            armed.resume()
             until(
                 lambda: self._one(
                     "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND strpos(query, 'write_turn') > 0"
@@ -176,10 +176,10 @@ class Case:
 
     def _wake_early(self, crash: Crash) -> None:
         """The sleeper's write comes while the turn is running in other hands, and before its heartbeat: only the fence can refuse it."""
-        sleeper = self._reach(crash, self.lane.armed_broker, TURNLINE_TURN_HEARTBEAT_S="60")
-        other = self._reach(crash, self.lane.armed_broker)
+        sleeper = self._reach(crash, self.runner.armed_broker, TURNLINE_TURN_HEARTBEAT_S="60")
+        other = self._reach(crash, self.runner.armed_broker)
         before = self._snapshot()
-        sleeper.go_on()
+        sleeper.resume()
         until(lambda: "taken over" in sleeper.process.log.read_text())
         if self._snapshot() != before:
             self.outcome.wrong.append("a worker that had slept past its lease wrote into a turn that another was carrying")
@@ -187,16 +187,16 @@ class Case:
         assert sleeper.process.stop() == 0
 
     def _lose_reply(self, crash: Crash) -> None:
-        with Proxy(urlsplit(self.lane.database_url).port or 0) as proxy:
-            armed = self._reach(crash, self.lane.armed_broker, DATABASE_URL=proxy.url(self.lane.database_url))
+        with Proxy(urlsplit(self.runner.database_url).port or 0) as proxy:
+            armed = self._reach(crash, self.runner.armed_broker, DATABASE_URL=proxy.url(self.runner.database_url))
             written = self._writes()
             before = proxy.counts
             assert proxy.lose_replies() > 0
-            armed.go_on()
+            armed.resume()
             until(lambda: self._writes() > written)
             until(lambda: "sending it again" in armed.process.log.read_text())
             assert (proxy.counts - before).lost_replies > 0, "no reply was lost"
-            self._finish_alive(armed, self.lane.armed_broker)
+            self._finish_alive(armed, self.runner.armed_broker)
 
     def _kill_broker(self, crash: Crash) -> None:
         with EmbeddedValkey(None) as broker:
@@ -206,13 +206,13 @@ class Case:
             until(lambda: not broker.alive)
             done = "SELECT count(*) FROM turns WHERE session_id = %s AND status = 'done'"
             before = self._one(done, self.session_id)
-            armed.go_on()
+            armed.resume()
             until(lambda: self._one(done, self.session_id) > before)
             armed.process.kill()  # it would wait for its broker
 
     def _requests(self, crash: Crash) -> int:
         """How many requests of the kind that `crash` waits in have reached the other side so far."""
-        seen = self.lane.counts()
+        seen = self.runner.counts()
         if crash.at.startswith("model_call.before_send"):
             return self._asked(seen)
         keys = self._rows("SELECT tool_name, idempotency_key FROM tool_calls WHERE session_id = %s", self.session_id)
@@ -223,19 +223,19 @@ class Case:
 
     def _finish_alive(self, armed: Armed, broker_url: str) -> None:
         """A process that outlived its crash brings what is posted to its end, and stops in order."""
-        self.lane.sweeping(broker_url, self._at_rest)
+        self.runner.sweep_until(broker_url, self._at_rest)
         assert not armed.ended, "the process died of what it should have outlived"
         assert armed.process.stop() == 0
 
     def _settle(self) -> None:
         """A clean worker carries what is left."""
-        self.lane.sweeping(self.lane.clean_broker, self._at_rest)
+        self.runner.sweep_until(self.runner.clean_broker, self._at_rest)
 
     def _wake_sleepers(self) -> None:
         """Those whose turns were taken over wake up, and write nothing."""
         before = self._snapshot()
         for armed in self.sleepers:
-            armed.go_on()
+            armed.resume()
             until(lambda armed=armed: "taken over" in armed.process.log.read_text())  # type: ignore[misc]
             assert armed.process.stop() == 0
         if self._snapshot() != before:
@@ -245,8 +245,8 @@ class Case:
         """The broker delivers every ring again, and nothing comes of it."""
         before = self._snapshot()
         for (turn_id,) in self._rows("SELECT id FROM turns WHERE session_id = %s", self.session_id):
-            self.lane.dispatch(self.lane.clean_broker, turn_id)
-        until(lambda: self.lane.idle(self.lane.clean_broker))
+            self.runner.dispatch(self.runner.clean_broker, turn_id)
+        until(lambda: self.runner.idle(self.runner.clean_broker))
         if self._snapshot() != before:
             self.outcome.wrong.append("a ring delivered again changed something")
 
@@ -254,7 +254,7 @@ class Case:
 
     def _account(self) -> None:
         out, wrong = self.outcome, self.outcome.wrong
-        seen = self.lane.counts()
+        seen = self.runner.counts()
         turns = self._rows(
             "SELECT status, attempts, agent_version, (SELECT count(*) FROM events e WHERE e.turn_id = t.id AND e.kind = 'agent_message')"
             " FROM turns t WHERE session_id = %s ORDER BY opened_at_offset",
@@ -271,7 +271,7 @@ class Case:
         if out.ledger_rows < asked:
             wrong.append(f"the provider saw {asked} requests, the ledger holds {out.ledger_rows}")
         self._account_tools(seen["tools"])
-        wrong += [f"{name}: {ids}" for name, ids in violations(self.lane.database_url).items()]
+        wrong += [f"{name}: {ids}" for name, ids in violations(self.runner.database_url).items()]
         if seen["bad_requests"]:
             wrong.append(f"the provider refused requests: {seen['bad_requests'][:3]}")
 
@@ -304,7 +304,7 @@ class Case:
         return self._rows(SNAPSHOT, self.session_id)
 
     def _one(self, query: str, *parameters: object) -> Any:
-        return self.lane.one(query, *parameters)
+        return self.runner.one(query, *parameters)
 
     def _rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
-        return self.lane.rows(query, *parameters)
+        return self.runner.rows(query, *parameters)

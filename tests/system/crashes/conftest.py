@@ -10,9 +10,9 @@ import pytest
 from tests.support.servers import Databases
 from tests.system.crashes.case import Outcome
 from tests.system.crashes.crash_table import CRASHES
-from tests.system.crashes.runners import under_way
+from tests.system.crashes.runners import run_cases
 
-LANES = 3
+RUNNERS = 3
 
 
 Outcomes = Callable[[str], Outcome]
@@ -25,6 +25,6 @@ def outcome(request: pytest.FixtureRequest, databases: Databases, tmp_path_facto
     names = list(dict.fromkeys(wanted))
     cases = [tuple(CRASHES[part] for part in name.split(" then ")) for name in names]
     directory = Path(tmp_path_factory.mktemp("crashpoints"))
-    with under_way(databases, directory, cases, LANES) as futures:
+    with run_cases(databases, directory, cases, RUNNERS) as futures:
         by_name = dict(zip(names, futures, strict=True))
         yield lambda name: by_name[name].result()

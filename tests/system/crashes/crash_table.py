@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 
-class Where(Enum):
+class ProcessKind(Enum):
     """Whose process it happens to."""
 
     API = "api"
@@ -38,7 +38,7 @@ class Crash:
 
     name: str
     at: str
-    where: Where = Where.WORKER
+    where: ProcessKind = ProcessKind.WORKER
     event: Event = Event.NONE
     asked_again: int = 0
     unsafe: str = "succeeded"
@@ -53,11 +53,11 @@ class Crash:
 
 # Each turn asks the model three times and uses an idempotent tool, then an unsafe one: what is reached the second time concerns the latter.
 _TABLE = (
-    Crash("intake.before_commit", "intake.before_commit", Where.API, attempts=1),
-    Crash("intake.committed", "intake.committed", Where.API, attempts=1),
-    Crash("intake.dispatched", "intake.dispatched", Where.API, attempts=1),
-    Crash("dispatch.published", "dispatch.published", Where.API, attempts=1),
-    Crash("dispatch.published dispatch lost", "dispatch.published", Where.API, Event.BROKER_EMPTIED, attempts=1),
+    Crash("intake.before_commit", "intake.before_commit", ProcessKind.API, attempts=1),
+    Crash("intake.committed", "intake.committed", ProcessKind.API, attempts=1),
+    Crash("intake.dispatched", "intake.dispatched", ProcessKind.API, attempts=1),
+    Crash("dispatch.published", "dispatch.published", ProcessKind.API, attempts=1),
+    Crash("dispatch.published dispatch lost", "dispatch.published", ProcessKind.API, Event.BROKER_EMPTIED, attempts=1),
     Crash("worker.message_received", "worker.message_received", attempts=1),
     Crash("turn.claimed", "turn.claimed"),
     Crash("model_call.before_send", "model_call.before_send"),

@@ -1,4 +1,4 @@
-"""Where cases run one after the other: a database and a broker of their own, an API and a worker that nobody kills."""
+"""ProcessKind cases run one after the other: a database and a broker of their own, an API and a worker that nobody kills."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ from tasks.celery_app import make_app
 from tests.support.factories import Tenant, tenant
 from tests.support.servers import EmbeddedValkey, free_port, until
 from tests.support.stack import Process, Stack, answers
-from tests.system.crashes.crash_table import Crash, Where
-from tests.system.crashes.fork_server import Nursery
+from tests.system.crashes.crash_table import Crash, ProcessKind
 
 BEAT_S = 0.25
 START_S = 90  # where many start at the same time
@@ -76,17 +75,16 @@ class Armed:
             case _:
                 return True
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         self.process.popen.send_signal(signal.SIGCONT)
 
 
-class Lane:
-    """One lane. The API rings on the broker that armed workers listen to; the clean worker has another, so that it gets work only when
+class Runner:
+    """One runner. The API rings on the broker that armed workers listen to; the clean worker has another, so that it gets work only when
     the case says so. There is no beat: `sweep` is sent instead, to whichever worker shall find what is due."""
 
-    def __init__(self, database_url: str, sandbox_url: str, directory: Path, nursery: Nursery) -> None:
+    def __init__(self, database_url: str, sandbox_url: str, directory: Path) -> None:
         directory.mkdir()
-        self._nursery = nursery
         self.database_url, self.sandbox_url, self.directory = database_url, sandbox_url, directory
         self.valkey = EmbeddedValkey(None)
         self._numbers = 0
@@ -99,9 +97,9 @@ class Lane:
             self._db = opened.enter_context(psycopg.connect(self.database_url, autocommit=True))
             opened.callback(self._close)
             self.armed_broker, self.clean_broker = self.valkey.url_of(0), self.valkey.url_of(1)
-            worker = self._nursery.start(self.stack(self.clean_broker), *WORKER)
+            worker = self.stack(self.clean_broker).start(*WORKER)
             _, self.api_url = self._api(self.stack(self.armed_broker))
-            until(lambda: worker.said("ready."), START_S)
+            until(lambda: worker.logged("ready."), START_S)
             self._opened = opened.pop_all()
         return self
 
@@ -115,7 +113,7 @@ class Lane:
             app.close()
 
     def stack(self, broker_url: str, **env: str) -> Stack:
-        """Processes with the lane's settings and `env`."""
+        """Processes with the runner's settings and `env`."""
         self._numbers += 1
         directory = self.directory / str(self._numbers)
         directory.mkdir()
@@ -127,15 +125,15 @@ class Lane:
     def arm(self, crash: Crash, *, broker_url: str | None = None, **env: str) -> tuple[Armed, str]:
         """Start the process that `crash` is for; returns it and, where it is an API, its address."""
         stack = self.stack(broker_url or self.armed_broker, **{AT: crash.at, CONSENT: CONSENTED}, **env)
-        if crash.where is Where.WORKER:
-            return Armed(crash, stack, self._nursery.start(stack, *WORKER)), ""
+        if crash.where is ProcessKind.WORKER:
+            return Armed(crash, stack, stack.start(*WORKER)), ""
         process, url = self._api(stack)
         return Armed(crash, stack, process), url
 
     def _api(self, stack: Stack) -> tuple[Process, str]:
         port = free_port()
-        process = self._nursery.start(stack, "-m", "uvicorn", "api.app:app", "--port", str(port), "--log-level", "warning")
-        until(lambda: process.said("") and answers(f"http://127.0.0.1:{port}/healthz"), START_S)
+        process = stack.start("-m", "uvicorn", "api.app:app", "--port", str(port), "--log-level", "warning")
+        until(lambda: process.logged("") and answers(f"http://127.0.0.1:{port}/healthz"), START_S)
         return process, f"http://127.0.0.1:{port}"
 
     def tenant(self, text_of_tools: dict[str, str]) -> tuple[Tenant, str]:
@@ -183,7 +181,7 @@ class Lane:
         """Have the worker on this broker look for what nobody carries, as beat would."""
         self._app(broker_url).send_task("turns.sweep", queue="maintenance", expires=5, retry=False, ignore_result=True)
 
-    def sweeping(self, broker_url: str, condition: Callable[[], object], within_s: float = 40) -> None:
+    def sweep_until(self, broker_url: str, condition: Callable[[], object], within_s: float = 40) -> None:
         """Sweep every quarter of a second until `condition()` is true; fail when it is not in time."""
         deadline = time.monotonic() + within_s
         swept_at = 0.0
@@ -220,7 +218,7 @@ class Lane:
         return self._db.execute(query, parameters).fetchall()
 
     def counts(self) -> dict[str, Any]:
-        """What the sandbox was asked so far, by every lane."""
+        """What the sandbox was asked so far, by every runner."""
         with urllib.request.urlopen(f"{self.sandbox_url}/_sandbox/counts", timeout=10) as reply:
             counts: dict[str, Any] = json.load(reply)
         return counts

@@ -1,4 +1,4 @@
-"""Several lanes at the same time, which share a Postgres and a sandbox, and take one case after the other."""
+"""Several runners at the same time, which share a Postgres and a sandbox, and take one case after the other."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from tests.support.servers import Databases
 from tests.support.stack import Stack, running
 from tests.system.crashes.case import Case, Outcome
 from tests.system.crashes.crash_table import Crash
-from tests.system.crashes.fork_server import Nursery
-from tests.system.crashes.runner import Lane
+from tests.system.crashes.runner import Runner
 
 Cases = Sequence[tuple[Crash, ...]]
 Waiting = queue.SimpleQueue[tuple[tuple[Crash, ...], Future[Outcome]]]
 
 
 @contextmanager
-def under_way(databases: Databases, directory: Path, cases: Cases, lanes: int) -> Iterator[list[Future[Outcome]]]:
+def run_cases(databases: Databases, directory: Path, cases: Cases, runners: int) -> Iterator[list[Future[Outcome]]]:
     """The outcomes of `cases`, in their order, as they come. Cases not begun are dropped on leaving."""
     (directory / "sandbox").mkdir()
     sandbox = Stack("", "", directory / "sandbox")
@@ -32,16 +31,16 @@ def under_way(databases: Databases, directory: Path, cases: Cases, lanes: int) -
     for crashes in cases:
         futures.append(Future())
         waiting.put((crashes, futures[-1]))
-    with running(sandbox), Nursery() as nursery:
+    with running(sandbox):
         numbers = itertools.count()
         making = threading.Lock()
 
-        def lane() -> Lane:
+        def runner() -> Runner:
             with making:
                 database_url = databases.migrated()
-            return Lane(database_url, sandbox.sandbox_url, directory / f"lane-{next(numbers)}", nursery)
+            return Runner(database_url, sandbox.sandbox_url, directory / f"runner-{next(numbers)}")
 
-        threads = [threading.Thread(target=_run, args=(lane, waiting)) for _ in range(min(lanes, len(cases)))]
+        threads = [threading.Thread(target=_run, args=(runner, waiting)) for _ in range(min(runners, len(cases)))]
         for thread in threads:
             thread.start()
         try:
@@ -53,19 +52,19 @@ def under_way(databases: Databases, directory: Path, cases: Cases, lanes: int) -
                 thread.join()
 
 
-def _run(new_lane: Callable[[], Lane], waiting: Waiting) -> None:
-    """Take cases until there are none. After one that failed, the next have a lane of their own: what it left open is not theirs."""
+def _run(new_runner: Callable[[], Runner], waiting: Waiting) -> None:
+    """Take cases until there are none. After one that failed, the next have a runner of their own: what it left open is not theirs."""
     while not waiting.empty():
         try:
-            with new_lane() as lane:
-                while _take(lane, waiting):
+            with new_runner() as runner:
+                while _take(runner, waiting):
                     pass
         except BaseException as error:
             _fail(waiting, error)
 
 
-def _take(lane: Lane, waiting: Waiting) -> bool:
-    """Carry one case out; whether the lane can take another."""
+def _take(runner: Runner, waiting: Waiting) -> bool:
+    """Carry one case out; whether the runner can take another."""
     try:
         crashes, future = waiting.get_nowait()
     except queue.Empty:
@@ -73,7 +72,7 @@ def _take(lane: Lane, waiting: Waiting) -> bool:
     if not future.set_running_or_notify_cancel():
         return True
     try:
-        outcome = Case(lane, crashes).run()
+        outcome = Case(runner, crashes).run()
     except BaseException as error:
         future.set_exception(error)
         return False
@@ -82,7 +81,7 @@ def _take(lane: Lane, waiting: Waiting) -> bool:
 
 
 def _fail(waiting: Waiting, error: BaseException) -> None:
-    """A lane could not start or stop: the next case fails for it."""
+    """A runner could not start or stop: the next case fails for it."""
     with contextlib.suppress(queue.Empty):
         _, future = waiting.get_nowait()
         if future.set_running_or_notify_cancel():

@@ -38,7 +38,7 @@ def started(tmp_path: Path, *argv: str, **env: str) -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_a_normal_start_refuses(door: str, tmp_path: Path):
+def test_normal_start_refuses_failpoints(door: str, tmp_path: Path):
     done = started(tmp_path, *DOORS[door], TURNLINE_CRASH_AT="model_call.before_send")
     assert done.returncode == 1
     assert "TURNLINE_CRASH_AT is set: it kills this process on purpose" in done.stderr
@@ -46,14 +46,14 @@ def test_a_normal_start_refuses(door: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("door", ["turnline doctor", "celery worker", "uvicorn"])
-def test_a_tests_start_refuses_a_point_that_does_not_exist(door: str, tmp_path: Path):
+def test_unknown_failpoint_is_refused(door: str, tmp_path: Path):
     done = started(tmp_path, *DOORS[door], TURNLINE_CRASH_AT="C99", **CONSENTING)
     assert done.returncode == 1
     assert "TURNLINE_CRASH_AT names an unknown failpoint: 'C99'. Known failpoints: intake.before_commit" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_consent_must_be_given_word_for_word():
+def test_consent_must_match_exactly():
     for consent in ("", "1", "true", "yes"):
         with pytest.raises(NotArmed, match="for tests only"):
             armed({"TURNLINE_CRASH_AT": "model_call.before_send", CONSENT: consent})
@@ -73,7 +73,7 @@ def test_consent_must_be_given_word_for_word():
         "C0",
     ],
 )
-def test_what_cannot_be_asked_for(asked: str):
+def test_invalid_failpoint_settings_are_refused(asked: str):
     with pytest.raises(NotArmed):
         armed({"TURNLINE_CRASH_AT": asked, **CONSENTING})
 
@@ -87,13 +87,13 @@ def test_what_cannot_be_asked_for(asked: str):
         ("model_call.before_send:3:say", 3, "say"),
     ],
 )
-def test_what_can_be_asked_for(asked: str, nth: int, action: str):
+def test_valid_failpoint_settings(asked: str, nth: int, action: str):
     found = armed({"TURNLINE_CRASH_AT": asked, **CONSENTING})
     assert found is not None
     assert (found.name, found.nth, found.action) == ("model_call.before_send", nth, action)
 
 
-def test_every_failpoint_stands_in_the_code_and_every_one_in_the_code_is_listed():
+def test_failpoints_in_the_code_equal_the_list():
     folders = ("api", "integrations", "realtime", "store", "tasks", "worker")
     source = "".join(file.read_text() for folder in folders for file in (ROOT / folder).rglob("*.py"))
     assert set(re.findall(r'failpoint\("([a-z_.]+)"\)', source)) == set(FAILPOINTS)
@@ -119,14 +119,14 @@ def armed_process(asked: str) -> subprocess.Popen[str]:
     )
 
 
-def test_a_process_is_killed_at_its_point_and_says_so():
+def test_process_logs_its_failpoint_and_is_killed_there():
     out, err = (process := armed_process("model_call.before_send:2")).communicate(timeout=20)
     assert process.returncode == -signal.SIGKILL
     assert err.splitlines() == [log_line("model_call.before_send", 2, "kill")]
     assert out == "0\n"
 
 
-def test_a_process_that_only_says_so_goes_on():
+def test_process_with_action_say_logs_and_continues():
     process = armed_process("model_call.before_send:2:say")
     try:
         assert process.stdout is not None
@@ -138,7 +138,7 @@ def test_a_process_that_only_says_so_goes_on():
         process.communicate()
 
 
-def test_a_stopped_process_goes_on_when_told_to():
+def test_process_with_action_stop_continues_on_sigcont():
     process = armed_process("model_call.before_send:2:stop")
     try:
         until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
@@ -151,7 +151,7 @@ def test_a_stopped_process_goes_on_when_told_to():
         process.communicate()
 
 
-def test_without_the_second_variable_nothing_is_armed():
+def test_failpoints_need_the_second_variable():
     """A program of somebody's own, which has none of our doors and imports our code: it is not killed."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.replace("time.sleep(30)", "")],

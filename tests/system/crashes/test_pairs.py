@@ -16,7 +16,7 @@ PAIRS = random.Random(SEED).sample([" then ".join(pair) for pair in itertools.pr
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_crashes_at(name: str, outcome: Callable[[str], Outcome]):
+def test_two_crashes(name: str, outcome: Callable[[str], Outcome]):
     found = outcome(name)
 
     assert found.wrong == []

@@ -11,7 +11,7 @@ from tests.system.crashes.crash_table import CRASHES
 
 
 @pytest.mark.parametrize("name", CRASHES)
-def test_a_crash_at(name: str, outcome: Callable[[str], Outcome]):
+def test_one_crash(name: str, outcome: Callable[[str], Outcome]):
     crash, found = CRASHES[name], outcome(name)
 
     assert found.wrong == []
@@ -23,12 +23,12 @@ def test_a_crash_at(name: str, outcome: Callable[[str], Outcome]):
 
 
 @pytest.mark.parametrize("name", ["tool_call.committed agent changed"])
-def test_an_agent_changed_between_two_attempts(name: str, outcome: Callable[[str], Outcome]):
+def test_agent_changed_between_two_attempts_applies_to_the_next_turn(name: str, outcome: Callable[[str], Outcome]):
     """The turn says which version of the agent it began with; the next one begins with the new one."""
     assert outcome(name).agent_versions == [1, 2]
 
 
 @pytest.mark.parametrize("name", ["tool_call.answered"])
-def test_a_tool_answer_that_was_not_committed(name: str, outcome: Callable[[str], Outcome]):
+def test_uncommitted_tool_answer_is_requested_again_under_its_key(name: str, outcome: Callable[[str], Outcome]):
     """The idempotent tool is asked again under its key, and its effect is done once."""
     assert outcome(name).lookups == [2, 1]

@@ -23,8 +23,8 @@ FAULTS: dict[str, type[Fault]] = {
         database_faults.PostgresRepliesLost,
         database_faults.PostgresStalled,
         database_faults.ConnectionsExhausted,
-        message_faults.RungFiveTimes,
-        message_faults.Garbage,
+        message_faults.DispatchedFiveTimes,
+        message_faults.MalformedMessages,
         message_faults.ThreeBeats,
         message_faults.NoBeat,
     )

@@ -54,7 +54,7 @@ class BrokerEmptied(Fault):
         return {"rings thrown away": self.emptied}
 
 
-class _ToBroker(network_faults.OfTheWay):
+class _ToBroker(network_faults.ProxyFault):
     leaves_unacknowledged = True  # what Valkey had sent into a connection that was lost
 
     def proxy(self, rig: Rig) -> Proxy:
@@ -90,11 +90,11 @@ class ApiKilled(_ToBroker, network_faults.Refusing):
 
     def inject(self, rig: Rig) -> None:
         super().inject(rig)
-        until(lambda: self._unrung(rig) > 0)
+        until(lambda: self._undispatched(rig) > 0)
         with rig.lock:
             api = rig.named("api").process
             api.kill()
-            self.unrung += self._unrung(rig)
+            self.unrung += self._undispatched(rig)
             self.killed += api.popen.returncode == -signal.SIGKILL
 
     def heal(self, rig: Rig) -> None:
@@ -102,7 +102,7 @@ class ApiKilled(_ToBroker, network_faults.Refusing):
         until(rig.ready, READY_S)
 
     @staticmethod
-    def _unrung(rig: Rig) -> int:
+    def _undispatched(rig: Rig) -> int:
         count: int = rig.stack.one("SELECT count(*) FROM turns WHERE status = 'queued' AND dispatched_at IS NULL AND dispatch_count = 0")
         return count
 

@@ -91,7 +91,7 @@ class ConnectionsExhausted(Fault):
         return {"connections taken": self.most, "seen refused": self.budget_refusal}
 
 
-class _ToDatabase(network_faults.OfTheWay):
+class _ToDatabase(network_faults.ProxyFault):
     def proxy(self, rig: Rig) -> Proxy:
         return rig.to_database
 

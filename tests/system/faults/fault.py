@@ -11,14 +11,14 @@ from tests.system.faults.rig import Rig
 class Fault:
     """One fault, done once by `inject` and `heal`; several times under a longer load. Made anew for each run.
 
-    `held_s`: how long it lasts before it is healed. `absent`: on which broker it cannot be, and why. `exits`: exit codes of the
+    `held_s`: how long it lasts before it is healed. `not_on`: on which broker it cannot be, and why. `exits`: exit codes of the
     product's processes that belong to it. `leaves_unacknowledged`: on Valkey, messages that died with their reader stay listed until
     the visibility timeout brings them back, to turns long settled.
     """
 
     name: ClassVar[str]
     held_s: ClassVar[float] = 2.0
-    absent: ClassVar[Mapping[str, str]] = {}
+    not_on: ClassVar[Mapping[str, str]] = {}
     exits: ClassVar[frozenset[int]] = frozenset()
     leaves_unacknowledged: ClassVar[bool] = False
     extra_model_calls: ClassVar[bool] = True

@@ -21,7 +21,7 @@ MEGABYTE = 1024 * 1024
 WORDS = "what a customer wrote"
 
 
-class RungFiveTimes(Fault):
+class DispatchedFiveTimes(Fault):
     """Every turn opened within two seconds is rung five times more."""
 
     name = "rung five times"
@@ -49,7 +49,7 @@ class RungFiveTimes(Fault):
         return {"rings too many": self.rings}
 
 
-class Garbage(Fault):
+class MalformedMessages(Fault):
     """The queue of rings holds what no producer of ours would put there."""
 
     name = "garbage on the queue"
@@ -98,12 +98,12 @@ class Garbage(Fault):
             channel.basic_publish(channel.prepare_message(raw), exchange="turns", routing_key="turns")
 
     def happened(self, rig: Rig) -> dict[str, int]:
-        rejected = rig.said("Rejecting a malformed or unknown message", self.logs)
-        noticed = rejected + rig.said("Dropping a queue item that is not a message", self.logs)
+        rejected = rig.count_in_logs("Rejecting a malformed or unknown message", self.logs)
+        noticed = rejected + rig.count_in_logs("Dropping a queue item that is not a message", self.logs)
         return {"things put into the queue": self.put, "noticed by the workers": noticed}
 
     def wrong(self, rig: Rig) -> list[str]:
-        return ["the logs quote what could not be read"] if rig.said(WORDS, self.logs) else []
+        return ["the logs quote what could not be read"] if rig.count_in_logs(WORDS, self.logs) else []
 
 
 class ThreeBeats(Fault):
@@ -118,10 +118,10 @@ class ThreeBeats(Fault):
 
     def before(self, rig: Rig) -> None:
         for number in (2, 3):
-            rig.tend(f"beat {number}", rig.stack.beat)
+            rig.supervise(f"beat {number}", rig.stack.beat)
 
     def inject(self, rig: Rig) -> None:
-        beats = [one.process for one in rig.tended if one.name.startswith("beat")]
+        beats = [one.process for one in rig.processes if one.name.startswith("beat")]
         had = [beat.log.stat().st_size for beat in beats]
         until(
             lambda: all(b"Sending due task sweep-turns" in beat.log.read_bytes()[at:] for beat, at in zip(beats, had, strict=True)), READY_S
@@ -130,7 +130,7 @@ class ThreeBeats(Fault):
 
     def after(self, rig: Rig) -> None:
         for number in (2, 3):
-            rig.dismiss(rig.named(f"beat {number}"))
+            rig.remove(rig.named(f"beat {number}"))
 
     def happened(self, rig: Rig) -> dict[str, int]:
         return {"schedulers too many, all sending": self.beats}
@@ -148,7 +148,7 @@ class NoBeat(Fault):
         self.logs: dict[Path, int] = {}
 
     def before(self, rig: Rig) -> None:
-        rig.dismiss(rig.named("beat"))
+        rig.remove(rig.named("beat"))
         self.dismissed = 1
         self.logs = rig.bookmarks()
 
@@ -156,10 +156,10 @@ class NoBeat(Fault):
         pass
 
     def after(self, rig: Rig) -> None:
-        rig.tend("beat", rig.stack.beat)
+        rig.supervise("beat", rig.stack.beat)
 
     def happened(self, rig: Rig) -> dict[str, int]:
         return {"schedulers dismissed": self.dismissed}
 
     def wrong(self, rig: Rig) -> list[str]:
-        return ["a sweep rang turns"] if rig.said("rang turns that nobody carried", self.logs) else []
+        return ["a sweep rang turns"] if rig.count_in_logs("rang turns that nobody carried", self.logs) else []

@@ -11,7 +11,7 @@ from tests.system.faults.fault import Fault
 from tests.system.faults.rig import Rig
 
 
-class OfTheWay(Fault):
+class ProxyFault(Fault):
     """A fault of a proxy; what it counted meanwhile is `done`."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class OfTheWay(Fault):
         return self.proxy(rig).counts - self.was
 
 
-class Stalled(OfTheWay):
+class Stalled(ProxyFault):
     """No byte moves and no connection ends, for longer than a lease and than the broker's socket timeout; then everything flows on."""
 
     held_s = 6.0
@@ -44,7 +44,7 @@ class Stalled(OfTheWay):
         return {"bytes held": self.done(rig).held_bytes}
 
 
-class BlackHoled(OfTheWay):
+class BlackHoled(ProxyFault):
     """Everything sent is swallowed, new connections get no answer; then what was open is reset."""
 
     held_s = 6.0
@@ -56,7 +56,7 @@ class BlackHoled(OfTheWay):
         return {"bytes swallowed": self.done(rig).swallowed_bytes}
 
 
-class Refusing(OfTheWay):
+class Refusing(ProxyFault):
     """Every connection is reset and no new one accepted."""
 
     held_s = 3.0
@@ -76,7 +76,7 @@ class Refusing(OfTheWay):
         return {"connections cut": self.done(rig).cut, "seen refused": self.budget_refusal}
 
 
-class RepliesLost(OfTheWay):
+class RepliesLost(ProxyFault):
     """Again and again for two seconds, every connection loses the reply to what it asked, which was done, and is reset."""
 
     held_s = 0.0

@@ -70,7 +70,7 @@ def killed(server: EmbeddedPostgres | EmbeddedValkey) -> int:
 
 
 @dataclass
-class Tended:
+class SupervisedProcess:
     """A process of the product that is started again when it ends, as a supervisor would."""
 
     name: str
@@ -91,7 +91,7 @@ class Rig:
     to_broker: Proxy
     queues: Queues
     api_port: int
-    tended: list[Tended] = field(default_factory=list)
+    processes: list[SupervisedProcess] = field(default_factory=list)
     exits: list[tuple[str, int]] = field(default_factory=list)
     """(name, exit code) of every process that ended and was started again."""
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -102,36 +102,36 @@ class Rig:
         return f"http://127.0.0.1:{self.api_port}"
 
     @property
-    def workers(self) -> list[Tended]:
+    def workers(self) -> list[SupervisedProcess]:
         """The workers."""
-        return [one for one in self.tended if one.name.startswith("worker")]
+        return [one for one in self.processes if one.name.startswith("worker")]
 
-    def tend(self, name: str, begin: Callable[[], Process]) -> Tended:
+    def supervise(self, name: str, begin: Callable[[], Process]) -> SupervisedProcess:
         """Start a process and keep it running."""
         with self.lock:
-            made = Tended(name, begin, begin())
-            self.tended.append(made)
+            made = SupervisedProcess(name, begin, begin())
+            self.processes.append(made)
         return made
 
-    def dismiss(self, one: Tended) -> int:
+    def remove(self, one: SupervisedProcess) -> int:
         """Stop a process for good; returns its exit code."""
         with self.lock:
             one.wanted = False
-            self.tended.remove(one)
+            self.processes.remove(one)
         return one.process.stop()
 
-    def revive(self) -> None:
+    def restart_ended(self) -> None:
         """Start what has ended again."""
         with self.lock:
-            for one in self.tended:
+            for one in self.processes:
                 code = one.process.popen.poll()
                 if code is not None and one.wanted:
                     self.exits.append((one.name, code))
                     one.process = one.begin()
 
-    def named(self, name: str) -> Tended:
-        """The tended process of that name."""
-        return next(one for one in self.tended if one.name == name)
+    def named(self, name: str) -> SupervisedProcess:
+        """The processes process of that name."""
+        return next(one for one in self.processes if one.name == name)
 
     def ready(self) -> bool:
         """Whether every worker takes work and the API answers."""
@@ -143,12 +143,12 @@ class Rig:
             return bool(reply.status == 200)
         return False
 
-    def carried_by(self, process: Process) -> int:
+    def lease_count(self, process: Process) -> int:
         """How many sessions' leases a worker holds."""
         count: int = self.stack.one("SELECT count(*) FROM sessions WHERE lease_owner LIKE %s", f"%:{process.popen.pid}:%")
         return count
 
-    def said(self, words: str, since: dict[Path, int]) -> int:
+    def count_in_logs(self, words: str, since: dict[Path, int]) -> int:
         """How often the product's logs say `words` beyond where `bookmarks()` was taken."""
         return sum(log.read_bytes()[since.get(log, 0) :].count(words.encode()) for log in self.stack.directory.glob("*.log"))
 
@@ -159,7 +159,7 @@ class Rig:
 
 def _watch(rig: Rig, over: threading.Event) -> None:
     while not over.wait(0.2):
-        rig.revive()
+        rig.restart_ended()
 
 
 @contextlib.contextmanager
@@ -183,10 +183,10 @@ def rig(kind: Kind, directory: Path, *, workers: int = 2, concurrency: int = 6, 
         queues = Queues(broker.url)
         stack.callback(queues.close)
         made = Rig(kind, processes, postgres, broker, to_database, to_broker, queues, free_port())
-        made.tend("api", lambda: processes.api(made.api_port, wait=False))
-        made.tend("beat", processes.beat)
+        made.supervise("api", lambda: processes.api(made.api_port, wait=False))
+        made.supervise("beat", processes.beat)
         for number in range(workers):
-            made.tend(f"worker {number}", lambda: processes.worker(concurrency=concurrency, wait=False))
+            made.supervise(f"worker {number}", lambda: processes.worker(concurrency=concurrency, wait=False))
         until(made.ready, READY_S)
         over = threading.Event()
         watcher = threading.Thread(target=_watch, args=(made, over), name="supervisor")

@@ -38,7 +38,7 @@ class Outcome(Books):
 
 
 @dataclass
-class Spell:
+class FaultInterval:
     """When a fault was in force."""
 
     injected_at: datetime
@@ -59,12 +59,12 @@ def run(rig: Rig, fault: Fault, load: Load, *, rounds: int = 1, at_least: int = 
     began = time.monotonic()
     posting = _Posting(rig, tenancies, load)
     posting.start()
-    spells: list[Spell] = []
+    intervals: list[FaultInterval] = []
     try:
         for _ in range(rounds):
-            since = spells[-1].healed_at if spells else datetime.min.replace(tzinfo=UTC)
-            _under_way(rig, posting, since, at_least if spells else 0, at_least, within_s)
-            if spells and rig.stack.one(RUNNING) < at_least:
+            since = intervals[-1].healed_at if intervals else datetime.min.replace(tzinfo=UTC)
+            _wait_until_running(rig, posting, since, at_least if intervals else 0, at_least, within_s)
+            if intervals and rig.stack.one(RUNNING) < at_least:
                 break  # a fault that meets nothing shows nothing
             outcome.in_flight += rig.stack.one(RUNNING)
             injected_at = datetime.now(UTC)
@@ -73,23 +73,23 @@ def run(rig: Rig, fault: Fault, load: Load, *, rounds: int = 1, at_least: int = 
                 time.sleep(fault.held_s)
             finally:
                 fault.heal(rig)
-            spells.append(Spell(injected_at, datetime.now(UTC)))
+            intervals.append(FaultInterval(injected_at, datetime.now(UTC)))
     finally:  # whatever came of it, the next fault finds a rig at rest
         posting.finish()
         rig.stack.drained(within_s)
         fault.after(rig)
-    outcome.injected = len(spells)
+    outcome.injected = len(intervals)
     outcome.seconds = time.monotonic() - began
     outcome.happened = {"turns in flight": outcome.in_flight} | fault.happened(rig)
     until(rig.ready, READY_S)
     workspaces = [one.workspace_id for one in tenancies]
     settle_accounts(rig.stack, workspaces, outcome)
-    outcome.recovery_s = recovery(rig.stack, workspaces, spells)
+    outcome.recovery_s = recovery(rig.stack, workspaces, intervals)
     _check(rig, fault, outcome, before)
     return outcome
 
 
-def _under_way(rig: Rig, posting: _Posting, since: datetime, settled: int, running: int, within_s: float) -> None:
+def _wait_until_running(rig: Rig, posting: _Posting, since: datetime, settled: int, running: int, within_s: float) -> None:
     """Wait until so many turns have settled since then and so many run now; or until the load is nearly over."""
 
     def met() -> bool:
@@ -100,11 +100,13 @@ def _under_way(rig: Rig, posting: _Posting, since: datetime, settled: int, runni
     until(met, within_s)
 
 
-def recovery(stack: Stack, workspaces: list[UUID], spells: list[Spell]) -> list[float]:
+def recovery(stack: Stack, workspaces: list[UUID], intervals: list[FaultInterval]) -> list[float]:
     """Seconds from the healing of the first fault that a turn was open in until the turn had settled; 0 where it settled before."""
     seconds = []
     for opened_at, settled_at in stack.rows("SELECT opened_at, settled_at FROM turns WHERE workspace_id = ANY(%s)", workspaces):
-        healed = next((spell.healed_at for spell in spells if opened_at < spell.healed_at and settled_at > spell.injected_at), None)
+        healed = next(
+            (interval.healed_at for interval in intervals if opened_at < interval.healed_at and settled_at > interval.injected_at), None
+        )
         if healed is not None:
             seconds.append(max(0.0, (settled_at - healed).total_seconds()))
     return seconds
@@ -124,12 +126,12 @@ def _check(rig: Rig, fault: Fault, outcome: Outcome, before: _Before) -> None:
     outcome.wrong += [f"{name} ended by itself with {code}" for name, code in rig.exits if code not in fault.exits]
     if outcome.extra_model_calls and not fault.extra_model_calls:
         outcome.wrong.append(f"{outcome.extra_model_calls} model calls were made again, where none could be lost")
-    if left := _left(rig.queues.waiting):
+    if left := _wait_until_none(rig.queues.waiting):
         outcome.wrong.append(f"{left} messages are left waiting in the broker")
-    if not fault.leaves_unacknowledged and (left := _left(lambda: rig.queues.unacknowledged() - before.unacknowledged)) > 0:
+    if not fault.leaves_unacknowledged and (left := _wait_until_none(lambda: rig.queues.unacknowledged() - before.unacknowledged)) > 0:
         outcome.wrong.append(f"{left} messages are left unacknowledged in the broker")
     outcome.wrong += [f"{name} takes no more work" for name in idle_workers(rig)]
-    bugs = rig.said("a bug stopped a turn", before.logs)
+    bugs = rig.count_in_logs("a bug stopped a turn", before.logs)
     if bugs:
         outcome.wrong.append(f"{bugs} turns met a bug, by the logs")
 
@@ -147,7 +149,7 @@ def idle_workers(rig: Rig, within_s: float = 20.0) -> list[str]:
             return idle
 
 
-def _left(count: Callable[[], int], within_s: float = 10.0) -> int:
+def _wait_until_none(count: Callable[[], int], within_s: float = 10.0) -> int:
     """What `count` says once it says nothing is left, or at last."""
     deadline = time.monotonic() + within_s
     while (left := count()) > 0 and time.monotonic() < deadline:

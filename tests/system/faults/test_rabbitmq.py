@@ -16,18 +16,18 @@ pytestmark = pytest.mark.skipif(not RabbitMQ.executable(), reason=ABSENT)
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_nothing_is_lost_and_nothing_done_twice(rig: Rig, name: str):
+def test_no_message_is_lost_and_no_effect_repeated(rig: Rig, name: str):
     fault = FAULTS[name]()
-    if BROKER in fault.absent:
-        pytest.skip(fault.absent[BROKER])
+    if BROKER in fault.not_on:
+        pytest.skip(fault.not_on[BROKER])
 
     outcome = run(rig, fault, Load())
 
     assert outcome.wrong == [], f"{outcome}\n{rig.stack.tails()}"
 
 
-def test_workers_leave_in_order_after_all_that_and_hold_nothing_back(rig: Rig):
-    assert [rig.dismiss(worker) for worker in rig.workers] == [0, 0]
+def test_workers_stop_cleanly_afterwards_and_leave_no_messages_unacknowledged(rig: Rig):
+    assert [rig.remove(worker) for worker in rig.workers] == [0, 0]
 
     left = rig.queues.waiting()  # on RabbitMQ, what a worker had not acknowledged comes back to its queue when the worker goes
     assert left <= 2, "at most the sweeps that beat has sent since"

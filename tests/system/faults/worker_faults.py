@@ -7,13 +7,13 @@ from typing import ClassVar
 
 from tests.support.servers import until
 from tests.system.faults.fault import Fault
-from tests.system.faults.rig import READY_S, Rig, Tended
+from tests.system.faults.rig import READY_S, Rig, SupervisedProcess
 
 
-def busiest(rig: Rig) -> Tended:
+def busiest_worker(rig: Rig) -> SupervisedProcess:
     """The worker that carries most turns; one carries some, soon."""
-    until(lambda: any(rig.carried_by(one.process) for one in rig.workers))
-    return max(rig.workers, key=lambda one: rig.carried_by(one.process))
+    until(lambda: any(rig.lease_count(one.process) for one in rig.workers))
+    return max(rig.workers, key=lambda one: rig.lease_count(one.process))
 
 
 class WorkerKilled(Fault):
@@ -29,11 +29,11 @@ class WorkerKilled(Fault):
 
     def inject(self, rig: Rig) -> None:
         with rig.lock:
-            worker = busiest(rig)
-            self.carried += rig.carried_by(worker.process)
+            worker = busiest_worker(rig)
+            self.carried += rig.lease_count(worker.process)
             worker.process.kill()
             self.killed += worker.process.popen.returncode == -signal.SIGKILL
-        rig.revive()
+        rig.restart_ended()
 
     def heal(self, rig: Rig) -> None:
         until(rig.ready, READY_S)
@@ -49,19 +49,19 @@ class WorkerFrozen(Fault):
     leaves_unacknowledged = True  # what Valkey handed to the sleeper's socket
 
     def __init__(self) -> None:
-        self.frozen: Tended | None = None
+        self.frozen: SupervisedProcess | None = None
         self.carried = self.taken_over = 0
 
     def inject(self, rig: Rig) -> None:
-        self.frozen = busiest(rig)
+        self.frozen = busiest_worker(rig)
         self.frozen.process.popen.send_signal(signal.SIGSTOP)
-        self.carried += rig.carried_by(self.frozen.process)
+        self.carried += rig.lease_count(self.frozen.process)
 
     def heal(self, rig: Rig) -> None:
         assert self.frozen is not None
         frozen = self.frozen.process
-        held = rig.carried_by(frozen)
-        until(lambda: rig.carried_by(frozen) == 0, 30)  # another worker holds, or has finished, what it held
+        held = rig.lease_count(frozen)
+        until(lambda: rig.lease_count(frozen) == 0, 30)  # another worker holds, or has finished, what it held
         self.taken_over += held or self.carried
         frozen.popen.send_signal(signal.SIGCONT)
 
@@ -83,10 +83,10 @@ class RollingRestart(Fault):
     def inject(self, rig: Rig) -> None:
         for worker in list(rig.workers):
             old = worker.process
-            self.carried += rig.carried_by(old)
+            self.carried += rig.lease_count(old)
             old.popen.send_signal(signal.SIGTERM)
             self.left_in_order += old.popen.wait(30) == 0
-            rig.revive()
+            rig.restart_ended()
             until(rig.ready, READY_S)
 
     def happened(self, rig: Rig) -> dict[str, int]:

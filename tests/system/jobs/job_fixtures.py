@@ -1,4 +1,4 @@
-"""For every job a scene: real data that gives it something to do, what is there once it is done, and where its middle is."""
+"""For every job a case: real data that gives it something to do, what is there once it is done, and where its middle is."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ OLD_KEY, NEW_KEY = (base64.b64encode(bytes([number]) * 32).decode() for number i
 
 
 @dataclass
-class Place:
-    """Where a scene plays. `address` is of an HTTP server of the test's own that answers whatever it is asked."""
+class World:
+    """Where a case plays. `address` is of an HTTP server of the test's own that answers whatever it is asked."""
 
     database: Database
     database_url: str
     address: str
-    rings: Callable[[], set[str]]  # of which turns there are rings in the broker
+    dispatched_turns: Callable[[], set[str]]  # of which turns there are dispatched_turns in the broker
     made: list[Tenant] = field(default_factory=list)
 
-    def one(self, query: str, *values: object) -> Any:
+    def value(self, query: str, *values: object) -> Any:
         """The only column of the only row."""
         with psycopg.connect(self.database_url) as db:
             row = db.execute(query, values).fetchone()
         return row and row[0]
 
-    def do(self, statement: str, *values: object) -> None:
+    def execute(self, statement: str, *values: object) -> None:
         with psycopg.connect(self.database_url) as db:
             db.execute(statement, values)
 
 
 @dataclass(frozen=True)
-class Scene:
+class JobCase:
     """`seen`: what the job is there to bring about; once it is done, equal to `due`.
 
     In the middle, a change of `table` (where `which` holds of the new row) waits for as long as the test wants. `later`: the rows as they
@@ -52,12 +52,12 @@ class Scene:
     """
 
     job: str
-    make: Callable[[Place], Awaitable[None]]
-    seen: Callable[[Place], object]
-    due: Callable[[Place], object]
+    make: Callable[[World], Awaitable[None]]
+    seen: Callable[[World], object]
+    due: Callable[[World], object]
     table: str
     on: str
-    which: Callable[[Place], str]
+    which: Callable[[World], str]
     begun: bool  # whether something of it is committed before the middle
     counted: tuple[str, int]  # what the run that does it all says it did
     later: str = "SELECT 1"
@@ -67,45 +67,45 @@ class Scene:
 # turns.sweep: sixty messages accepted an hour ago, of which no ring was ever heard.
 
 
-async def unrung(place: Place) -> None:
-    made = await tenant(place.database, sessions=60)
-    place.made.append(made)
+async def undispatched_turns(world: World) -> None:
+    made = await tenant(world.database, sessions=60)
+    world.made.append(made)
     for session_id in made.session_ids:
-        await intake.accept(place.database, made.workspace_id, session_id, "Is order 41 paid?")
-    place.do("UPDATE turns SET opened_at = opened_at - interval '1 hour', dispatched_at = dispatched_at - interval '1 hour'")
+        await intake.accept(world.database, made.workspace_id, session_id, "Is order 41 paid?")
+    world.execute("UPDATE turns SET opened_at = opened_at - interval '1 hour', dispatched_at = dispatched_at - interval '1 hour'")
 
 
-def open_turns(place: Place) -> object:
-    with psycopg.connect(place.database_url) as db:
+def open_turns(world: World) -> object:
+    with psycopg.connect(world.database_url) as db:
         return {str(row[0]) for row in db.execute("SELECT id FROM turns")}
 
 
 # usage.fold_totals and analytics.roll_up: two agents with some thousand facts each.
 
 
-async def active(place: Place) -> None:
+async def busy_agents(world: World) -> None:
     for _ in range(2):
-        made = await tenant(place.database, sessions=30, tools=({"name": "refund"},))
-        filled(place.database_url, made, days_ago=3 / 24, turns=45)
+        made = await tenant(world.database, sessions=30, tools=({"name": "refund"},))
+        filled(world.database_url, made, days_ago=3 / 24, turns=45)
         ours = "workspace_id = %s", made.workspace_id
-        place.do(f"UPDATE tool_calls SET state = 'running' WHERE {ours[0]}", ours[1])
-        place.do(
+        world.execute(f"UPDATE tool_calls SET state = 'running' WHERE {ours[0]}", ours[1])
+        world.execute(
             f"UPDATE tool_calls c SET state = 'succeeded', tool_id = t.id FROM tools t WHERE t.{ours[0]} AND c.{ours[0]}", *ours[1:] * 2
         )
-        place.made.append(made)
+        world.made.append(made)
     # They were opened as rows that began just now; a session that was opened then would have said so.
-    place.do("UPDATE usage_facts SET started_at = sessions.started_at FROM sessions WHERE sessions.id = session_id AND started = 1")
+    world.execute("UPDATE usage_facts SET started_at = sessions.started_at FROM sessions WHERE sessions.id = session_id AND started = 1")
 
 
-def totals(place: Place) -> object:
-    with psycopg.connect(place.database_url) as db:
+def totals(world: World) -> object:
+    with psycopg.connect(world.database_url) as db:
         agents = db.execute("SELECT total_sessions, total_messages, total_tokens_used, total_cost FROM agents ORDER BY id").fetchall()
         return agents, db.execute("SELECT use_count FROM tools ORDER BY workspace_id").fetchall()
 
 
-def recounted(place: Place) -> object:
+def recounted(world: World) -> object:
     counts = "count(*), sum(message_count)::integer, sum(tokens_used), sum(cost_usd)"
-    with psycopg.connect(place.database_url) as db:
+    with psycopg.connect(world.database_url) as db:
         agents = db.execute(f"SELECT {counts} FROM sessions GROUP BY agent_id ORDER BY agent_id").fetchall()
         return agents, db.execute("SELECT count(*) FROM tool_calls GROUP BY workspace_id ORDER BY workspace_id").fetchall()
 
@@ -113,82 +113,82 @@ def recounted(place: Place) -> object:
 # retention.clean_up and sessions.abandon_idle: conversations that ended, or rest, for long.
 
 
-async def outlived(place: Place) -> None:
-    place.made.append(await tenant(place.database, sessions=14))
-    filled(place.database_url, place.made[0], turns=20)
+async def expired_sessions(world: World) -> None:
+    world.made.append(await tenant(world.database, sessions=14))
+    filled(world.database_url, world.made[0], turns=20)
 
 
-async def idle(place: Place) -> None:
-    place.made.append(await tenant(place.database, sessions=80))
-    filled(place.database_url, place.made[0], days_ago=2, status="active")
+async def idle(world: World) -> None:
+    world.made.append(await tenant(world.database, sessions=80))
+    filled(world.database_url, world.made[0], days_ago=2, status="active")
 
 
-def given_up(place: Place) -> object:
+def given_up(world: World) -> object:
     in_log = "SELECT count(*) FROM events WHERE content->>'status' = 'abandoned'"
-    return place.one("SELECT count(*) FROM sessions WHERE status = 'abandoned'"), place.one(in_log)
+    return world.value("SELECT count(*) FROM sessions WHERE status = 'abandoned'"), world.value(in_log)
 
 
 # approvals.expire: nobody decides, and the sessions are paused, so that no turn looks.
 
 
-async def undecided(place: Place) -> None:
-    made = await tenant(place.database, sessions=60, tools=(REFUND,))
-    place.made.append(made)
+async def undecided_approvals(world: World) -> None:
+    made = await tenant(world.database, sessions=60, tools=(REFUND,))
+    world.made.append(made)
     for session_id in made.session_ids:
-        turn_id = (await intake.accept(place.database, made.workspace_id, session_id, "Pay me back.")).turn_id
+        turn_id = (await intake.accept(world.database, made.workspace_id, session_id, "Pay me back.")).turn_id
         assert turn_id is not None
-        await run_turn(place.database, turn_id, Script(calls(asked(1))), approval_s=60.0)
-        await session_control.set_mode(place.database, made.workspace_id, session_id, "paused", by="ops")
-    place.do("UPDATE approvals SET expires_at = expires_at - interval '1 hour', requested_at = requested_at - interval '1 hour'")
+        await run_turn(world.database, turn_id, Script(calls(asked(1))), approval_s=60.0)
+        await session_control.set_mode(world.database, made.workspace_id, session_id, "paused", by="ops")
+    world.execute("UPDATE approvals SET expires_at = expires_at - interval '1 hour', requested_at = requested_at - interval '1 hour'")
 
 
-def expired(place: Place) -> object:
+def expired(world: World) -> object:
     in_log = "SELECT count(*) FROM events WHERE content->>'decision' = 'expired'"
-    return place.one("SELECT count(*) FROM approvals WHERE status = 'expired'"), place.one(in_log)
+    return world.value("SELECT count(*) FROM approvals WHERE status = 'expired'"), world.value(in_log)
 
 
 # tools.check_all_health: integrations of which nobody has heard for an hour.
 
 
-async def unheard(place: Place) -> None:
-    tools = tuple({"name": f"t{n}", "integration": {"configuration": {"url": f"{place.address}/{n}"}}} for n in range(40))
-    place.made.append(await tenant(place.database, tools=tools))
-    place.do("UPDATE tool_integrations SET next_health_check = now() - interval '1 hour'")
+async def unchecked_integrations(world: World) -> None:
+    tools = tuple({"name": f"t{n}", "integration": {"configuration": {"url": f"{world.address}/{n}"}}} for n in range(40))
+    world.made.append(await tenant(world.database, tools=tools))
+    world.execute("UPDATE tool_integrations SET next_health_check = now() - interval '1 hour'")
 
 
-def known_healthy(place: Place) -> object:
-    return place.one("SELECT count(*) FROM tool_integrations WHERE health_status = 'healthy' AND next_health_check > now()")
+def known_healthy(world: World) -> object:
+    return world.value("SELECT count(*) FROM tool_integrations WHERE health_status = 'healthy' AND next_health_check > now()")
 
 
 # usage.audit: one conversation of which a message was taken away.
 
 
-async def wrong(place: Place) -> None:
-    place.made.append(await tenant(place.database, sessions=5))
-    filled(place.database_url, place.made[0], days_ago=1 / 24)
-    place.do("UPDATE sessions SET message_count = message_count + 1 WHERE id = %s", place.made[0].session_id)
+async def wrong(world: World) -> None:
+    world.made.append(await tenant(world.database, sessions=5))
+    filled(world.database_url, world.made[0], days_ago=1 / 24)
+    world.execute("UPDATE sessions SET message_count = message_count + 1 WHERE id = %s", world.made[0].session_id)
 
 
-def found(place: Place) -> object:
-    return place.one("SELECT violations <> '{}' FROM audits WHERE finished_at IS NOT NULL ORDER BY id DESC LIMIT 1")
+def found(world: World) -> object:
+    return world.value("SELECT violations <> '{}' FROM audits WHERE finished_at IS NOT NULL ORDER BY id DESC LIMIT 1")
 
 
 # secrets.reseal: three workspaces' secrets after a rotation.
 
 
-async def rotated(place: Place) -> None:
+async def rotated(world: World) -> None:
     for _ in range(3):
-        made = await tenant(place.database, tools=tuple({"name": f"t{number}", "integration": {}} for number in range(5)))
-        place.made.append(made)
-        with psycopg.connect(place.database_url) as db:
+        made = await tenant(world.database, tools=tuple({"name": f"t{number}", "integration": {}} for number in range(5)))
+        world.made.append(made)
+        with psycopg.connect(world.database_url) as db:
             for (one,) in db.execute("SELECT id FROM tool_integrations WHERE workspace_id = %s", [made.workspace_id]).fetchall():
                 sealed = SecretBox(OLD_KEY).seal(made.workspace_id, one, "token", "hush")
                 db.execute("UPDATE tool_integrations SET secrets = jsonb_build_object('token', %s::text) WHERE id = %s", [sealed, one])
 
 
-def opening_with_the_new_key(place: Place) -> object:
+def opening_with_the_new_key(world: World) -> object:
     box = SecretBox(NEW_KEY)
-    with psycopg.connect(place.database_url) as db:
+    with psycopg.connect(world.database_url) as db:
         rows = db.execute("SELECT workspace_id, id, secrets->>'token' FROM tool_integrations").fetchall()
     return [box.open(workspace, one, "token", text) for workspace, one, text in rows if box.is_current(text)]
 
@@ -197,65 +197,65 @@ def last(ids: list[UUID]) -> UUID:
     return sorted(ids)[-1]
 
 
-def last_session(column: str) -> Callable[[Place], str]:
-    return lambda place: f"NEW.{column} = '{last(place.made[0].session_ids)}'"
+def last_session(column: str) -> Callable[[World], str]:
+    return lambda world: f"NEW.{column} = '{last(world.made[0].session_ids)}'"
 
 
 HOUR_ON_HEALTH = (
     """UPDATE tool_integrations SET next_health_check = next_health_check - interval '1 hour' WHERE last_health_check IS NULL"""
 )
 
-SCENES = [
-    Scene(
+JOB_CASES = [
+    JobCase(
         "turns.sweep",
-        *(unrung, lambda place: place.rings(), open_turns),
-        *("turns", "UPDATE", lambda place: f"NEW.session_id = '{last(place.made[0].session_ids)}'"),
+        *(undispatched_turns, lambda world: world.dispatched_turns(), open_turns),
+        *("turns", "UPDATE", lambda world: f"NEW.session_id = '{last(world.made[0].session_ids)}'"),
         begun=False,
         counted=("turns_dispatched", 60),
         later="UPDATE turns SET dispatched_at = dispatched_at - interval '1 hour'",
     ),
-    Scene(
+    JobCase(
         "usage.fold_totals",
-        *(active, totals, recounted),
-        *("tools", "UPDATE", lambda place: f"NEW.workspace_id = '{place.made[1].workspace_id}'"),
+        *(busy_agents, totals, recounted),
+        *("tools", "UPDATE", lambda world: f"NEW.workspace_id = '{world.made[1].workspace_id}'"),
         begun=True,
         counted=("agents", 2),
     ),
-    Scene(
+    JobCase(
         "analytics.roll_up",
-        *(active, lambda place: rolled_up(place.database_url, "quarter"), lambda place: recount(place.database_url, quarter)),
-        *("agent_rollups", "INSERT", lambda place: f"NEW.agent_id = '{place.made[1].agent_id}'"),
+        *(busy_agents, lambda world: rolled_up(world.database_url, "quarter"), lambda world: recount(world.database_url, quarter)),
+        *("agent_rollups", "INSERT", lambda world: f"NEW.agent_id = '{world.made[1].agent_id}'"),
         begun=True,
         counted=("facts", 13680),
     ),
-    Scene(
+    JobCase(
         "retention.clean_up",
-        *(outlived, lambda place: left(place.database_url, place.made[0].session_ids), lambda place: {}),
-        *("deletions", "UPDATE", lambda place: f"NEW.session_id = '{last(place.made[0].session_ids)}'"),
+        *(expired_sessions, lambda world: left(world.database_url, world.made[0].session_ids), lambda world: {}),
+        *("deletions", "UPDATE", lambda world: f"NEW.session_id = '{last(world.made[0].session_ids)}'"),
         begun=True,
         counted=("sessions_deleted", 14),
     ),
-    Scene(
+    JobCase(
         "sessions.abandon_idle",
-        *(idle, given_up, lambda place: (80, 80)),
+        *(idle, given_up, lambda world: (80, 80)),
         *("sessions", "UPDATE", last_session("id")),
         begun=True,
         counted=("sessions_abandoned", 80),
     ),
-    Scene(
+    JobCase(
         "approvals.expire",
-        *(undecided, expired, lambda place: (60, 60)),
+        *(undecided_approvals, expired, lambda world: (60, 60)),
         *("approvals", "UPDATE", last_session("session_id")),
         begun=True,
         counted=("approvals_expired", 60),
     ),
-    Scene(
+    JobCase(
         "tools.check_all_health",
-        *(unheard, known_healthy, lambda place: 40),
+        *(unchecked_integrations, known_healthy, lambda world: 40),
         *(
             "tool_integrations",
             "UPDATE",
-            lambda place: (
+            lambda world: (
                 "NEW.last_health_check IS NOT NULL AND NEW.id = (SELECT id FROM tool_integrations ORDER BY next_health_check LIMIT 1)"
             ),
         ),
@@ -264,17 +264,17 @@ SCENES = [
         later=HOUR_ON_HEALTH,
         env={"TURNLINE_ALLOWED_NETWORKS": "127.0.0.0/8"},
     ),
-    Scene(
+    JobCase(
         "usage.audit",
-        *(wrong, found, lambda place: True),
-        *("audits", "UPDATE", lambda place: "true"),
+        *(wrong, found, lambda world: True),
+        *("audits", "UPDATE", lambda world: "true"),
         begun=False,
         counted=("violations", 1),
     ),
-    Scene(
+    JobCase(
         "secrets.reseal",
-        *(rotated, opening_with_the_new_key, lambda place: ["hush"] * 15),
-        *("tool_integrations", "UPDATE", lambda place: f"NEW.workspace_id = '{last([one.workspace_id for one in place.made])}'"),
+        *(rotated, opening_with_the_new_key, lambda world: ["hush"] * 15),
+        *("tool_integrations", "UPDATE", lambda world: f"NEW.workspace_id = '{last([one.workspace_id for one in world.made])}'"),
         begun=True,
         counted=("secrets_resealed", 15),
         env={"TURNLINE_SECRET_KEYS": f"{NEW_KEY},{OLD_KEY}"},

@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -20,20 +18,21 @@ import redis
 
 from store.database import Database
 from tasks.jobs import all_jobs
+from tests.support.fork_server import Child, fork_server
 from tests.support.servers import SECRET_KEY, Databases, process_env, until
-from tests.system.jobs.job_fixtures import SCENES, Place, Scene
+from tests.system.jobs.job_fixtures import JOB_CASES, JobCase, World
 
-HINDER = """
-CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS
+BLOCKING_TRIGGER = """
+CREATE FUNCTION block() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN IF %(which)s THEN PERFORM pg_advisory_xact_lock_shared(4242); END IF; RETURN NEW; END $$;
-CREATE TRIGGER dawdle BEFORE %(on)s ON %(table)s FOR EACH ROW EXECUTE FUNCTION dawdle()
+CREATE TRIGGER block BEFORE %(on)s ON %(table)s FOR EACH ROW EXECUTE FUNCTION block()
 """
 WAITING = """SELECT count(*) FROM pg_locks
 WHERE locktype = 'advisory' AND objid = 4242 AND NOT granted
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 AT_WORK = "SELECT count(*) FROM job_runs WHERE job = %s"
 
-scenes = pytest.mark.parametrize("scene", SCENES, ids=[scene.job for scene in SCENES])
+each_job = pytest.mark.parametrize("case", JOB_CASES, ids=[case.job for case in JOB_CASES])
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +56,10 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture
-async def place(databases: Databases, broker_url: str, address: str, scene: Scene) -> AsyncIterator[Place]:
-    """The scene with everything made, an hour late."""
+async def world(databases: Databases, broker_url: str, address: str, case: JobCase) -> AsyncIterator[World]:
+    """The case with everything made, an hour late."""
 
-    def rings() -> set[str]:
+    def dispatched_turns() -> set[str]:
         with redis.Redis.from_url(broker_url) as broker:
             sent = [json.loads(one)["headers"]["id"] for one in broker.lrange("turns", 0, -1)]
         return {one.split(":")[1] for one in sent}
@@ -68,35 +67,34 @@ async def place(databases: Databases, broker_url: str, address: str, scene: Scen
     url = databases.migrated()
     database = Database(url, pool_size=4)
     await database.open()
-    here = Place(database, url, address, rings)
-    await scene.make(here)
+    here = World(database, url, address, dispatched_turns)
+    await case.make(here)
     await database.close()
     yield here
     databases.drop(url)
 
 
 @pytest.fixture
-def environment(place: Place, broker_url: str, scene: Scene) -> dict[str, str]:
-    settings = {"DATABASE_URL": place.database_url, "CELERY_BROKER_URL": broker_url, "TURNLINE_SECRET_KEYS": SECRET_KEY}
-    return process_env(**(settings | scene.env))
+def environment(world: World, broker_url: str, case: JobCase) -> dict[str, str]:
+    settings = {"DATABASE_URL": world.database_url, "CELERY_BROKER_URL": broker_url, "TURNLINE_SECRET_KEYS": SECRET_KEY}
+    return process_env(**(settings | case.env))
 
 
 @pytest.fixture
-def hindrance(place: Place, scene: Scene) -> Iterator[contextlib.ExitStack]:
-    """Who comes to the scene's middle waits there until this is closed."""
-    place.do(HINDER % {"which": scene.which(place), "on": scene.on, "table": scene.table})
-    with contextlib.ExitStack() as hindering:
-        db = hindering.enter_context(psycopg.connect(place.database_url, autocommit=True))
+def blocked_trigger(world: World, case: JobCase) -> Iterator[contextlib.ExitStack]:
+    """Who comes to the case's middle waits there until this is closed."""
+    world.execute(BLOCKING_TRIGGER % {"which": case.which(world), "on": case.on, "table": case.table})
+    with contextlib.ExitStack() as blocking:
+        db = blocking.enter_context(psycopg.connect(world.database_url, autocommit=True))
         db.execute("SELECT pg_advisory_lock(4242)")
-        yield hindering
+        yield blocking
 
 
-def started(scene: Scene, environment: dict[str, str]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "cli.main", "jobs", "run", scene.job, "--json"]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def started(case: JobCase, environment: dict[str, str]) -> Child:
+    return fork_server().start(("-m", "cli.main", "jobs", "run", case.job, "--json"), environment)
 
 
-def ended(process: subprocess.Popen[str]) -> dict[str, int]:
+def ended(process: Child) -> dict[str, int]:
     """What the run says it did."""
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
@@ -104,60 +102,62 @@ def ended(process: subprocess.Popen[str]) -> dict[str, int]:
     return counts
 
 
-def in_the_middle(place: Place) -> bool:
-    return bool(place.one(WAITING))
+def is_blocked(world: World) -> bool:
+    return bool(world.value(WAITING))
 
 
-def test_every_job_has_a_scene():
-    assert sorted(scene.job for scene in SCENES) == sorted(all_jobs())
+def test_every_job_has_a_case():
+    assert sorted(case.job for case in JOB_CASES) == sorted(all_jobs())
 
 
-@scenes
-def test_an_hour_late_it_catches_up_and_run_again_it_changes_nothing(scene: Scene, place: Place, environment: dict[str, str]):
-    assert scene.seen(place) != scene.due(place)
+@each_job
+def test_overdue_job_catches_up_and_a_second_run_changes_nothing(case: JobCase, world: World, environment: dict[str, str]):
+    assert case.seen(world) != case.due(world)
 
-    did = ended(started(scene, environment))
-    first = scene.seen(place)
-    again = ended(started(scene, environment))
+    did = ended(started(case, environment))
+    first = case.seen(world)
+    again = ended(started(case, environment))
 
-    assert first == scene.due(place)
-    assert scene.seen(place) == first
-    name, count = scene.counted
+    assert first == case.due(world)
+    assert case.seen(world) == first
+    name, count = case.counted
     assert did[name] == count
-    assert again.get(name, 0) == (count if scene.job == "usage.audit" else 0), "an audit looks anew; nothing else is done twice"
+    assert again.get(name, 0) == (count if case.job == "usage.audit" else 0), "an audit looks anew; nothing else is done twice"
 
 
-@scenes
-def test_killed_in_the_middle_the_next_run_does_the_rest(
-    scene: Scene, place: Place, environment: dict[str, str], hindrance: contextlib.ExitStack
+@each_job
+def test_killed_job_is_completed_by_the_next_run(
+    case: JobCase, world: World, environment: dict[str, str], blocked_trigger: contextlib.ExitStack
 ):
-    before = scene.seen(place)
-    process = started(scene, environment)
-    until(lambda: in_the_middle(place))
-    halfway = scene.seen(place)
+    before = case.seen(world)
+    process = started(case, environment)
+    until(lambda: is_blocked(world) and (case.seen(world) != before or not case.begun))
+    halfway = case.seen(world)
     process.kill()
     process.communicate()
-    hindrance.close()
-    until(lambda: not in_the_middle(place))
+    blocked_trigger.close()
+    until(lambda: not is_blocked(world))
 
-    assert halfway != scene.due(place)
-    assert (halfway != before) == scene.begun
-    place.do(scene.later)
-    ended(started(scene, environment))
+    assert halfway != case.due(world)
+    assert (halfway != before) == case.begun
+    world.execute(case.later)
+    ended(started(case, environment))
 
-    assert scene.seen(place) == scene.due(place)
+    assert case.seen(world) == case.due(world)
     outcomes = "SELECT array_agg(finished_at IS NOT NULL ORDER BY id) FROM job_runs WHERE job = %s"
-    assert place.one(outcomes, scene.job) == [False, True]
+    assert world.value(outcomes, case.job) == [False, True]
 
 
-@scenes
-def test_two_copies_at_once_do_it_once(scene: Scene, place: Place, environment: dict[str, str], hindrance: contextlib.ExitStack):
-    two = [started(scene, environment) for _ in range(2)]
-    until(lambda: place.one(AT_WORK, scene.job) == 2 and in_the_middle(place))
-    hindrance.close()
+@each_job
+def test_concurrent_runs_of_a_job_do_the_work_once(
+    case: JobCase, world: World, environment: dict[str, str], blocked_trigger: contextlib.ExitStack
+):
+    two = [started(case, environment) for _ in range(2)]
+    until(lambda: world.value(AT_WORK, case.job) == 2 and is_blocked(world))
+    blocked_trigger.close()
     did = [ended(process) for process in two]
 
-    assert scene.seen(place) == scene.due(place)
-    name, count = scene.counted
+    assert case.seen(world) == case.due(world)
+    name, count = case.counted
     in_all = sum(counts.get(name, 0) for counts in did)
-    assert in_all == (2 * count if scene.job == "usage.audit" else count)
+    assert in_all == (2 * count if case.job == "usage.audit" else count)

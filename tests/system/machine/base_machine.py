@@ -1,4 +1,4 @@
-"""What all actors of the state machine share: the house, and what is checked after each of their moves."""
+"""What all actors of the state machine share: the world, and what is checked after each of their moves."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant
 
 from store.conversations.intake import STRATEGIES
-from tests.system.machine.environment import Stage
-from tests.system.machine.invariants import Purse, violations
-from tests.system.machine.world import House
+from tests.system.machine.environment import Environment
+from tests.system.machine.invariants import BudgetChecker, violations
+from tests.system.machine.world import World
 
-Thing = TypeVar("Thing")
+Item = TypeVar("Item")
 OPEN = "('queued', 'running', 'waiting')"
-PLACES = st.integers(0, 7)
+INDEXES = st.integers(0, 7)
 
 
-class Play(RuleBasedStateMachine):
+class BaseMachine(RuleBasedStateMachine):
     """One example: a workspace of its own, and any order of moves."""
 
-    stage: Stage  # given by a subclass
-    house: House
-    meddles: bool
+    environment: Environment  # given by a subclass
+    world: World
+    operator_interferes: bool
 
     @initialize(
         sessions=st.integers(1, 2),
@@ -32,14 +32,21 @@ class Play(RuleBasedStateMachine):
         history=st.sampled_from((400, 12)),
         strategy=st.sampled_from(STRATEGIES),
         allow_interruption=st.sampled_from((True, True, False)),
-        meddles=st.booleans(),
+        operator_interferes=st.booleans(),
     )
     def begin(
-        self, sessions: int, window: int, max_attempts: int, history: int, strategy: str, allow_interruption: bool, meddles: bool
+        self,
+        sessions: int,
+        window: int,
+        max_attempts: int,
+        history: int,
+        strategy: str,
+        allow_interruption: bool,
+        operator_interferes: bool,
     ) -> None:
-        self.meddles = meddles  # where the operator does not, turns get further
-        self.house = House(
-            self.stage,
+        self.operator_interferes = operator_interferes  # where the operator does not, turns get further
+        self.world = World(
+            self.environment,
             sessions=sessions,
             window=window,
             max_attempts=max_attempts,
@@ -47,21 +54,21 @@ class Play(RuleBasedStateMachine):
             strategy=strategy,
             allow_interruption=allow_interruption,
         )
-        self.purse = Purse(self.house)
+        self.budget_checker = BudgetChecker(self.world)
 
-    def run(self, work: Coroutine[Any, Any, Thing]) -> Thing:
+    def run(self, work: Coroutine[Any, Any, Item]) -> Item:
         """What `work` returns, and everything it set off has come to a wait."""
-        return self.stage.run(work)
+        return self.environment.run(work)
 
     @staticmethod
-    def pick(things: Sequence[Thing], place: int) -> Thing:
-        """One of `things`, by a number that need not know how many there are."""
-        return things[place % len(things)]
+    def pick(items: Sequence[Item], place: int) -> Item:
+        """One of `items`, by a number that need not know how many there are."""
+        return items[place % len(items)]
 
     @invariant()
     def nothing_is_wrong(self) -> None:
-        self.house.tidy()
-        self.purse.look()
-        assert not self.house.wrong, self.house.wrong
-        found = violations(self.house)
+        self.world.remove_ended_workers()
+        self.budget_checker.look()
+        assert not self.world.wrong, self.world.wrong
+        found = violations(self.world)
         assert not found, found

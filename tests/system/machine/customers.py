@@ -8,33 +8,33 @@ from hypothesis.stateful import precondition, rule
 from engine.errors import Conflict
 from store.conversations import intake
 from store.conversations.intake import STRATEGIES, Accepted
-from tests.system.machine.base_machine import OPEN, PLACES, Play
-from tests.system.machine.world import Said
+from tests.system.machine.base_machine import INDEXES, OPEN, BaseMachine
+from tests.system.machine.world import SentMessage
 
 
-class Customers(Play):
+class Customers(BaseMachine):
     """Two devices of one customer. They share sessions, and know each other's keys."""
 
-    @rule(device=st.sampled_from(("phone", "laptop")), place=PLACES, strategy=st.sampled_from((None, *STRATEGIES)), keyed=st.booleans())
-    def say(self, device: str, place: int, strategy: str | None, keyed: bool) -> None:
-        house, session_id = self.house, self.pick(self.house.session_ids, place)
-        (before,) = house.rows(
+    @rule(device=st.sampled_from(("phone", "laptop")), place=INDEXES, strategy=st.sampled_from((None, *STRATEGIES)), keyed=st.booleans())
+    def send_message(self, device: str, place: int, strategy: str | None, keyed: bool) -> None:
+        world, session_id = self.world, self.pick(self.world.session_ids, place)
+        (before,) = world.rows(
             f"SELECT s.mode, count(t.id) AS open FROM sessions s LEFT JOIN turns t ON t.session_id = s.id AND t.status IN {OPEN}"
             " WHERE s.id = %(s)s GROUP BY s.id",
             s=session_id,
         )
-        text = house.next("message")
+        text = world.next("message")
         key = f"{device} {text}" if keyed else None
         try:
             accepted: Accepted | None = self.run(
                 intake.accept(
-                    house.stage.database,
-                    house.workspace_id,
+                    world.environment.database,
+                    world.workspace_id,
                     session_id,
                     text,
                     message_key=key,
                     strategy=strategy,
-                    window=house.window,
+                    window=world.window,
                 )
             )
         except Conflict:
@@ -45,19 +45,21 @@ class Customers(Play):
             return
         assert not (strategy == "reject" and before["open"] and before["mode"] != "manual"), "a turn was open, and the strategy is reject"
         assert (accepted.turn_id is None) == (before["mode"] == "manual")
-        house.said.append(Said(session_id, accepted.offset, text, key, accepted.turn_id, accepted.event_id))
+        world.messages.append(SentMessage(session_id, accepted.offset, text, key, accepted.turn_id, accepted.event_id))
         if accepted.to_dispatch is not None:
-            house.dispatch(accepted.to_dispatch)
+            world.dispatch(accepted.to_dispatch)
 
-    @precondition(lambda self: any(said.key for said in self.house.said))
-    @rule(which=PLACES, same=st.booleans(), strategy=st.sampled_from((None, *STRATEGIES)))
-    def say_again(self, which: int, same: bool, strategy: str | None) -> None:
-        house = self.house
-        first = self.pick([said for said in house.said if said.key], which)
-        text = first.text if same else house.next("message")
+    @precondition(lambda self: any(said.key for said in self.world.messages))
+    @rule(which=INDEXES, same=st.booleans(), strategy=st.sampled_from((None, *STRATEGIES)))
+    def send_again(self, which: int, same: bool, strategy: str | None) -> None:
+        world = self.world
+        first = self.pick([said for said in world.messages if said.key], which)
+        text = first.text if same else world.next("message")
         try:
             again: Accepted | None = self.run(
-                intake.accept(house.stage.database, house.workspace_id, first.session_id, text, message_key=first.key, strategy=strategy)
+                intake.accept(
+                    world.environment.database, world.workspace_id, first.session_id, text, message_key=first.key, strategy=strategy
+                )
             )
         except Conflict:
             again = None

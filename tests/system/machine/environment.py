@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 from store.database import MAINTENANCE_ROLE, Database
 
 Result = TypeVar("Result")
-HOPS = 30  # more than any callback takes to come out at the next wait
+LOOP_PASSES = 30  # more than any callback takes to come out at the next wait
 
 
 class FrozenLoop(asyncio.SelectorEventLoop):
@@ -24,7 +24,7 @@ class FrozenLoop(asyncio.SelectorEventLoop):
         return self.now
 
 
-class Stage:
+class Environment:
     """One migrated database and one loop, for many examples one after the other. A context manager."""
 
     def __init__(self, database_url: str) -> None:
@@ -34,9 +34,9 @@ class Stage:
         self.maintenance = Database(database_url, role=MAINTENANCE_ROLE, pool_size=1)
         self.superuser = psycopg.connect(database_url, autocommit=True, row_factory=dict_row)
         self._asked = 0
-        self._turnstile = asyncio.Lock()
+        self._one_at_a_time = asyncio.Lock()
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> Environment:
         self.run(self.database.open())
         self.run(self.maintenance.open())
         return self
@@ -60,18 +60,18 @@ class Stage:
     async def settle(self) -> None:
         """Return once every worker waits: for an answer from outside, for time to pass, or for good."""
         quiet = 0
-        while quiet < HOPS:
+        while quiet < LOOP_PASSES:
             await asyncio.sleep(0)
             quiet += 1
             if self._asked:
-                async with self._turnstile:
+                async with self._one_at_a_time:
                     quiet = 0
 
-    async def one_by_one(self, ask: Callable[..., Coroutine[Any, Any, Result]], *parameters: object) -> Result:
+    async def serialized(self, ask: Callable[..., Coroutine[Any, Any, Result]], *parameters: object) -> Result:
         """What a worker hears from the database, which answers by itself."""
         self._asked += 1
         try:
-            async with self._turnstile:
+            async with self._one_at_a_time:
                 return await ask(*parameters)
         finally:
             self._asked -= 1

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from store.operations.audit_checks import QUESTIONS, SETTLED, UNCARRIED
-from tests.system.machine.world import House
+from tests.system.machine.world import World
 
 TRANSIENT = ("RateLimited", "ProviderDown", "Unreachable", "TimedOut", "ReplyLost")
 FATAL = ("Rejected", "Malformed", "BudgetSpent", "EmptyReply", "AttemptsSpent")
@@ -76,10 +76,10 @@ AT_THE_END = {
 }
 
 
-def violations(house: House, *, ended: bool = False) -> dict[str, list[Any]]:
+def violations(world: World, *, ended: bool = False) -> dict[str, list[Any]]:
     """What is wrong in the database, by name, with the ids; `ended`: nothing is under way any more."""
     found: dict[str, list[Any]] = {}
-    for row in house.rows(_statement(ended)):
+    for row in world.rows(_statement(ended)):
         found.setdefault(row["name"], []).append(row["id"])
     return found
 
@@ -98,11 +98,11 @@ def _limited(query: str) -> str:
     return query.format(**{name: f"{column} = ANY (%(ids)s::uuid[])" for name, column in columns.items()})
 
 
-class Purse:
+class BudgetChecker:
     """What budgets should have spent and should hold, by watching holds come and go."""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
+    def __init__(self, world: World) -> None:
+        self.world = world
         self.spent: dict[Any, Decimal] = {}
         self._held: dict[tuple[Any, ...], Decimal] = {}
 
@@ -110,19 +110,19 @@ class Purse:
         """Account for what has changed since the last look, and compare."""
         held = {
             (row["turn_id"], row["step"], row["attempt"], row["budget_id"]): row["amount"]
-            for row in self.house.rows("SELECT * FROM budget_holds WHERE workspace_id = %(w)s")
+            for row in self.world.rows("SELECT * FROM budget_holds WHERE workspace_id = %(w)s")
         }
-        budgets = self.house.rows("SELECT * FROM budgets WHERE workspace_id = %(w)s")
+        budgets = self.world.rows("SELECT * FROM budgets WHERE workspace_id = %(w)s")
         units = {row["id"]: row["unit"] for row in budgets}
         for key in self._held.keys() - held.keys():
             turn_id, step, attempt, budget_id = key
-            (call,) = self.house.rows(
+            (call,) = self.world.rows(
                 "SELECT * FROM model_calls WHERE turn_id = %(t)s AND step = %(step)s AND attempt = %(a)s", t=turn_id, step=step, a=attempt
             )
             if budget_id not in units:
                 continue
             if call["state"] == "unknown":
-                self.house.wrong.append("a call that may have been billed holds nothing any more")
+                self.world.wrong.append("a call that may have been billed holds nothing any more")
             elif call["state"] == "settled":
                 tokens = Decimal(call["input_tokens"] + call["output_tokens"])
                 spent = tokens if units[budget_id] == "tokens" else call["cost_usd"] or self._held[key]
@@ -132,6 +132,6 @@ class Purse:
             holds = sum((amount for key, amount in held.items() if key[3] == row["id"]), Decimal(0))
             expected = (self.spent.get(row["id"], Decimal(0)), holds)
             if (row["spent"], row["reserved"]) != expected:
-                self.house.wrong.append(f"a budget has {row['spent']} spent and {row['reserved']} reserved, not {expected}")
+                self.world.wrong.append(f"a budget has {row['spent']} spent and {row['reserved']} reserved, not {expected}")
             if row["spent"] + row["reserved"] > row["cap"]:
-                self.house.wrong.append(f"a budget of {row['cap']} has {row['spent']} spent and {row['reserved']} reserved")
+                self.world.wrong.append(f"a budget of {row['cap']} has {row['spent']} spent and {row['reserved']} reserved")

@@ -20,53 +20,53 @@ class Machine(Customers, Operator, Workers, Sweeper):
     tally: ClassVar[Counter[str]] = Counter()
 
     def teardown(self) -> None:
-        if not hasattr(self, "house"):
+        if not hasattr(self, "world"):
             return
         try:
-            self.calm_down()
+            self.run_to_completion()
             self.nothing_is_wrong()
-            found = violations(self.house, ended=True)
+            found = violations(self.world, ended=True)
             assert not found, found
             self.every_message_is_accounted_for()
             self.count()
         finally:
-            for worker in self.house.workers:
+            for worker in self.world.workers:
                 self.run(worker.kill())
-            self.house.tidy()
-            self.house.rows("DELETE FROM budgets WHERE workspace_id = %(w)s")
+            self.world.remove_ended_workers()
+            self.world.rows("DELETE FROM budgets WHERE workspace_id = %(w)s")
             # Nothing of an example that went wrong is due in the next.
-            self.house.rows(
+            self.world.rows(
                 "UPDATE turns SET status = 'failed' WHERE session_id = ANY (%(ids)s) AND status IN ('queued', 'running', 'waiting')"
             )
 
-    def calm_down(self) -> None:
+    def run_to_completion(self) -> None:
         """Let everything come to its end: no more moves, no rings but the sweeper's."""
-        house = self.house
-        for worker in house.workers:
+        world = self.world
+        for worker in world.workers:
             self.run(worker.wake_up())
-        for place in range(len(house.session_ids)):
+        for place in range(len(world.session_ids)):
             self.set_mode(place, "auto")
         for _ in range(ROUNDS):
-            house.tidy()
-            self.purse.look()
-            if house.workers:
-                self._let_go_on()
-            elif pending := [one for one in house.rows(PENDING) if one["in_time"]]:
+            world.remove_ended_workers()
+            self.budget_checker.look()
+            if world.workers:
+                self._advance_one_wait()
+            elif pending := [one for one in world.rows(PENDING) if one["in_time"]]:
                 self.decide_one(pending[0], "denied")
             elif self.open_turns():
-                for place in range(len(house.session_ids)):
+                for place in range(len(world.session_ids)):
                     self.release(place)
                 self.an_hour_passes()
-                house.rows("UPDATE sessions SET lease_until = now() - interval '1 second' WHERE id = ANY (%(ids)s) AND lease_until > now()")
-                house.rings.clear()
+                world.rows("UPDATE sessions SET lease_until = now() - interval '1 second' WHERE id = ANY (%(ids)s) AND lease_until > now()")
+                world.dispatches.clear()
                 self.sweep()
-                assert house.rings, "a turn is open, and the sweeper does not find it"
-                house.hire(house.rings.pop(0))
+                assert world.dispatches, "a turn is open, and the sweeper does not find it"
+                world.start_worker(world.dispatches.pop(0))
             else:
                 return
         raise AssertionError("it does not come to an end")
 
-    def _let_go_on(self) -> None:
+    def _advance_one_wait(self) -> None:
         for what in ("before a commit", "after a commit"):
             for worker, wait in waiting(self, what):
                 self.answer(worker, wait, None, None)
@@ -80,7 +80,7 @@ class Machine(Customers, Operator, Workers, Sweeper):
 
     def count(self) -> None:
         """Add up what came of the example, to see that the machine gets everywhere."""
-        came = self.house.rows(
+        came = self.world.rows(
             """SELECT 'turns: ' || concat_ws(' ', status, error_class) AS what, count(*) AS n FROM turns
                 WHERE session_id = ANY (%(ids)s) GROUP BY 1
             UNION ALL SELECT 'tool calls: ' || coalesce(effect, 'no such tool') || ' ' || state, count(*) FROM tool_calls
@@ -92,16 +92,16 @@ class Machine(Customers, Operator, Workers, Sweeper):
                 WHERE session_id = ANY (%(ids)s) AND kind = 'status_update' GROUP BY 1"""
         )
         self.tally.update({row["what"]: row["n"] for row in came})
-        self.tally["messages"] += len(self.house.said)
+        self.tally["messages"] += len(self.world.messages)
         self.tally["examples"] += 1
 
     def every_message_is_accounted_for(self) -> None:
         """Each accepted message stands in the log once, where it was said to stand."""
-        log = self.house.rows(
+        log = self.world.rows(
             """SELECT session_id, "offset", content->>'text' AS text, message_key AS key, turn_id, id AS event_id
             FROM events WHERE session_id = ANY (%(ids)s) AND kind = 'customer_message' ORDER BY 1, 2"""
         )
-        said = sorted(self.house.said, key=lambda one: (one.session_id, one.offset))
+        said = sorted(self.world.messages, key=lambda one: (one.session_id, one.offset))
         assert [tuple(row.values()) for row in log] == [
             (one.session_id, one.offset, one.text, one.key, one.turn_id, one.event_id) for one in said
         ]

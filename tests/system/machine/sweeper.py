@@ -5,29 +5,29 @@ from __future__ import annotations
 from hypothesis.stateful import precondition, rule
 
 from store.conversations import sweep
-from tests.system.machine.base_machine import PLACES, Play
+from tests.system.machine.base_machine import INDEXES, BaseMachine
 
 
-class Sweeper(Play):
+class Sweeper(BaseMachine):
     """Beat's sweep, the broker between it and the workers, and time as the database sees it."""
 
     @rule()
     def sweep(self) -> None:
-        due = self.run(sweep.due(self.stage.maintenance, stale_s=30.0, window=self.house.window))
-        mine = {row["id"] for row in self.house.rows("SELECT id FROM turns WHERE session_id = ANY (%(ids)s)")}
+        due = self.run(sweep.due(self.environment.maintenance, stale_s=30.0, window=self.world.window))
+        mine = {row["id"] for row in self.world.rows("SELECT id FROM turns WHERE session_id = ANY (%(ids)s)")}
         assert {turn_id for turn_id, _ in due} <= mine, "turns of an example that is over are still due"
         for turn_id, _ in sorted(due):
-            self.house.dispatch(turn_id)
+            self.world.dispatch(turn_id)
 
     @rule()
     def an_hour_passes(self) -> None:
         """For the database: what was to wait has waited, and what was rung was rung long ago. Leases are not touched."""
-        self.house.rows(
+        self.world.rows(
             "UPDATE turns SET not_before = not_before - interval '1 hour', dispatched_at = dispatched_at - interval '1 hour',"
             " opened_at = opened_at - interval '1 hour' WHERE session_id = ANY (%(ids)s) AND status IN ('queued', 'running', 'waiting')"
         )
 
-    @precondition(lambda self: self.house.rings)
-    @rule(which=PLACES)
-    def a_ring_is_lost(self, which: int) -> None:
-        self.house.rings.remove(self.pick(self.house.rings, which))
+    @precondition(lambda self: self.world.dispatches)
+    @rule(which=INDEXES)
+    def a_dispatch_is_lost(self, which: int) -> None:
+        self.world.dispatches.remove(self.pick(self.world.dispatches, which))

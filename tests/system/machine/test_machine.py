@@ -8,19 +8,19 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.system.machine.environment import Stage
+from tests.system.machine.environment import Environment
 from tests.system.machine.machine import Machine
 
 
 @pytest.mark.timeout(900)
-def test_whatever_anybody_does_in_any_order_every_message_is_accounted_for(database_url: str):
+def test_every_message_is_accounted_for_in_any_interleaving(database_url: str):
     examples = int(os.environ.get("TURNLINE_TEST_INTERLEAVINGS", "60"))
-    with Stage(database_url) as stage:
+    with Environment(database_url) as environment:
 
         class Here(Machine):
             pass
 
-        Here.stage = stage
+        Here.environment = environment
         run_state_machine_as_test(
             Here,
             settings=settings(

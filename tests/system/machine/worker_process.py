@@ -22,7 +22,7 @@ from integrations.executor import Performer
 from integrations.price_list import cost_of
 from settings import Settings
 from store.conversations.turns import CLAIM, WRITE
-from tests.system.machine.environment import Stage
+from tests.system.machine.environment import Environment
 from worker.leases import Leases
 from worker.resources import Resources
 from worker.turn_runner import run_turn
@@ -37,11 +37,11 @@ class Wait:
 
     what: str
     about: Any = None
-    hear: Callable[[str], None] | None = None
+    on_delta: Callable[[str], None] | None = None
     over: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
-class World(Protocol):
+class WorkerHost(Protocol):
     """What a worker's process finds around it."""
 
     def dispatch(self, turn_id: UUID) -> None:
@@ -66,8 +66,10 @@ class World(Protocol):
 class Worker:
     """Carries one turn. It goes on by itself to its next wait; then somebody ends the wait, stops it, or kills it."""
 
-    def __init__(self, stage: Stage, world: World, name: str, turn_id: UUID, *, max_attempts: int, history: int, limits: Limits) -> None:
-        self.stage, self.world, self.name, self.turn_id = stage, world, name, turn_id
+    def __init__(
+        self, environment: Environment, host: WorkerHost, name: str, turn_id: UUID, *, max_attempts: int, history: int, limits: Limits
+    ) -> None:
+        self.environment, self.host, self.name, self.turn_id = environment, host, name, turn_id
         self.waits: list[Wait] = []
         self.pause: str | None = None  # where to hold up the next commit: before, after, or "lost" (its reply never arrives)
         self.stopped = False  # as by SIGSTOP: it does nothing; what it had sent is carried out
@@ -85,7 +87,7 @@ class Worker:
             secrets=lambda *_: {},
             leases=self.leases,
             publisher=SimpleNamespace(log_advanced=lambda *_: None, token_delta=lambda *_: None),
-            dispatcher=SimpleNamespace(dispatch=world.dispatch),
+            dispatcher=SimpleNamespace(dispatch=host.dispatch),
             performer=self,
         )
         self.leases.start()
@@ -99,12 +101,12 @@ class Worker:
         writes, claims = statement == WRITE, statement == CLAIM
         if writes and self.pause == "before":
             await self._wait(Wait("before a commit"))
-        row: dict[str, Any] = await self._ask(self.stage.database.call, statement, *parameters)
+        row: dict[str, Any] = await self._ask(self.environment.database.call, statement, *parameters)
         if claims and row["o_outcome"] == "claimed":
             self.fence, self.session_id = row["o_fence"], row["o_session"]
-            self.world.claimed(self)
+            self.host.claimed(self)
         if writes:
-            self.world.wrote(self, row)
+            self.host.wrote(self, row)
         if (writes or claims) and self.pause == "lost":
             self.pause = None
             raise psycopg.OperationalError("the connection broke before the reply came")
@@ -113,7 +115,7 @@ class Worker:
         return row
 
     async def rows(self, statement: str, *parameters: Any) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = await self._ask(self.stage.database.rows, statement, *parameters)
+        found: list[dict[str, Any]] = await self._ask(self.environment.database.rows, statement, *parameters)
         return found
 
     async def _ask(self, ask: Callable[..., Any], *parameters: Any) -> Any:
@@ -121,21 +123,21 @@ class Worker:
             await self._wait(Wait("a stopped process"))
         if self.dead:
             raise asyncio.CancelledError
-        # What was sent is carried out, whoever is still there to hear of it; and one at a time, so that an example can be repeated.
-        sent = asyncio.ensure_future(self.stage.one_by_one(ask, *parameters))
+        # What was sent is carried out, whoever is still there to on_delta of it; and one at a time, so that an example can be repeated.
+        sent = asyncio.ensure_future(self.environment.serialized(ask, *parameters))
         try:
             return await asyncio.shield(sent)
         except asyncio.CancelledError:
             await asyncio.gather(sent, return_exceptions=True)
             raise
         except psycopg.Error as error:
-            self.world.refused(self, error)
+            self.host.refused(self, error)
             raise
 
     # The engine's performer
 
     async def call_model(self, request: ModelRequest, on_delta: Callable[[str], None]) -> tuple[ModelReply, Cost]:
-        self.world.requested(self, request)
+        self.host.requested(self, request)
         answer = await self._wait(Wait("model", request, on_delta))
         if isinstance(answer, Exception):
             raise answer
@@ -143,7 +145,7 @@ class Worker:
         return reply, cost_of(request.model_provider, reply.model, reply.usage, datetime.now(UTC))
 
     async def call_tool(self, context: TurnContext, call: ToolCall, idempotency_key: str, *, begun: bool) -> ToolOutcome:
-        known = self.world.called(self, context.tool(call.tool_name), call, idempotency_key, begun)
+        known = self.host.called(self, context.tool(call.tool_name), call, idempotency_key, begun)
         return known if known is not None else cast(ToolOutcome, await self._wait(Wait("tool", call)))
 
     def bound(self, request: ModelRequest) -> Bound:

@@ -10,7 +10,7 @@ from hypothesis.stateful import precondition, rule
 from engine.enums import FinishReason, ToolStatus
 from engine.errors import Malformed, ProviderDown, RateLimited, Rejected, ReplyLost, TimedOut, Unreachable
 from engine.events import ModelReply, ToolCall, ToolOutcome, Usage
-from tests.system.machine.base_machine import OPEN, PLACES, Play
+from tests.system.machine.base_machine import INDEXES, OPEN, BaseMachine
 from tests.system.machine.worker_process import Wait, Worker
 from tests.system.machine.world import TOOLS
 
@@ -37,7 +37,7 @@ class Bug(Exception):
 
 def waiting(machine: Any, what: str) -> list[tuple[Worker, Wait]]:
     """What workers wait for, the oldest first."""
-    return [(worker, wait) for worker in machine.house.workers for wait in worker.waiting_for(what)]
+    return [(worker, wait) for worker in machine.world.workers for wait in worker.waiting_for(what)]
 
 
 def waits_for(what: str) -> Any:
@@ -45,105 +45,105 @@ def waits_for(what: str) -> Any:
     return precondition(lambda self: bool(waiting(self, what)))
 
 
-class Workers(Play):
+class Workers(BaseMachine):
     """Any number of worker processes."""
 
-    @precondition(lambda self: self.house.rings and len(self.house.workers) < 4)
-    @rule(which=PLACES, doubled=st.booleans(), pause=PAUSES)
-    def take_a_ring(self, which: int, doubled: bool, pause: str | None) -> None:
-        turn_id = self.pick(self.house.rings, which)
+    @precondition(lambda self: self.world.dispatches and len(self.world.workers) < 4)
+    @rule(which=INDEXES, doubled=st.booleans(), pause=PAUSES)
+    def receive_dispatch(self, which: int, doubled: bool, pause: str | None) -> None:
+        turn_id = self.pick(self.world.dispatches, which)
         if not doubled:
-            self.house.rings.remove(turn_id)
-        self.house.hire(turn_id, pause)
+            self.world.dispatches.remove(turn_id)
+        self.world.start_worker(turn_id, pause)
 
-    @precondition(lambda self: self.house.said and len(self.house.workers) < 4)
-    @rule(which=PLACES)
-    def take_any_turn(self, which: int) -> None:
-        turns = self.house.rows("SELECT id FROM turns WHERE session_id = ANY (%(ids)s) ORDER BY session_id, opened_at_offset")
+    @precondition(lambda self: self.world.messages and len(self.world.workers) < 4)
+    @rule(which=INDEXES)
+    def receive_dispatch_of_any_turn(self, which: int) -> None:
+        turns = self.world.rows("SELECT id FROM turns WHERE session_id = ANY (%(ids)s) ORDER BY session_id, opened_at_offset")
         if turns:
-            self.house.hire(self.pick(turns, which)["id"])
+            self.world.start_worker(self.pick(turns, which)["id"])
 
     @waits_for("model")
-    @rule(which=PLACES, pause=PAUSES, heard=st.booleans())
-    def the_model_replies(self, which: int, pause: str | None, heard: bool) -> None:
+    @rule(which=INDEXES, pause=PAUSES, streamed=st.booleans())
+    def the_model_replies(self, which: int, pause: str | None, streamed: bool) -> None:
         worker, wait = self.pick(waiting(self, "model"), which)
-        text = self.house.next("reply")
-        if heard and wait.hear:
-            wait.hear(text)
+        text = self.world.next("reply")
+        if streamed and wait.on_delta:
+            wait.on_delta(text)
         self.answer(worker, wait, ModelReply(text, (), FinishReason.STOP, "gpt-4o", Usage(10, 0, 0, 5, 0)), pause)
 
     @waits_for("model")
-    @rule(which=PLACES, pause=PAUSES, asked=ASKED, words=st.booleans())
+    @rule(which=INDEXES, pause=PAUSES, asked=ASKED, words=st.booleans())
     def the_model_asks_for_tools(self, which: int, pause: str | None, asked: list[tuple[str, str]], words: bool) -> None:
         worker, wait = self.pick(waiting(self, "model"), which)
-        calls = tuple(_call(self.house.next("call"), name, how) for name, how in asked)
-        text = self.house.next("aside") if words else ""
+        calls = tuple(_call(self.world.next("call"), name, how) for name, how in asked)
+        text = self.world.next("aside") if words else ""
         self.answer(worker, wait, ModelReply(text, calls, FinishReason.TOOL_CALLS, "gpt-4o", Usage(10, 0, 0, 5, 0)), pause)
 
     @waits_for("model")
-    @rule(which=PLACES)
-    def the_model_says_something(self, which: int) -> None:
+    @rule(which=INDEXES)
+    def the_model_streams_text(self, which: int) -> None:
         _, wait = self.pick(waiting(self, "model"), which)
-        assert wait.hear is not None
-        wait.hear(self.house.next("part"))
+        assert wait.on_delta is not None
+        wait.on_delta(self.world.next("part"))
 
     @waits_for("model")
-    @rule(which=PLACES, pause=PAUSES, how=st.sampled_from((*ERRORS, "silence")))
+    @rule(which=INDEXES, pause=PAUSES, how=st.sampled_from((*ERRORS, "silence")))
     def the_model_fails(self, which: int, pause: str | None, how: str) -> None:
         worker, wait = self.pick(waiting(self, "model"), which)
         silence = ModelReply("", (), FinishReason.STOP, "gpt-4o", Usage(10))
         self.answer(worker, wait, silence if how == "silence" else ERRORS[how](), pause)
 
     @waits_for("tool")
-    @rule(which=PLACES, pause=PAUSES, how=st.sampled_from(OUTCOMES))
+    @rule(which=INDEXES, pause=PAUSES, how=st.sampled_from(OUTCOMES))
     def a_tool_answers(self, which: int, pause: str | None, how: str) -> None:
         worker, wait = self.pick(waiting(self, "tool"), which)
         name = wait.about.tool_call_id
-        self.house.happened[name] = how == "succeeded" or (how == "unknown" and self.house.happened[name])
+        self.world.happened[name] = how == "succeeded" or (how == "unknown" and self.world.happened[name])
         outcome = ToolOutcome(ToolStatus.SUCCEEDED, {"of": name}) if how == "succeeded" else ToolOutcome(ToolStatus(how), error="No.")
         self.answer(worker, wait, outcome, pause)
 
     @waits_for("before a commit")
-    @rule(which=PLACES, pause=PAUSES)
+    @rule(which=INDEXES, pause=PAUSES)
     def a_commit_is_sent(self, which: int, pause: str | None) -> None:
         self.answer(*self.pick(waiting(self, "before a commit"), which), None, pause if pause != "before" else None)
 
     @waits_for("after a commit")
-    @rule(which=PLACES, pause=PAUSES)
-    def a_commit_is_heard_of(self, which: int, pause: str | None) -> None:
+    @rule(which=INDEXES, pause=PAUSES)
+    def a_commit_reply_arrives(self, which: int, pause: str | None) -> None:
         self.answer(*self.pick(waiting(self, "after a commit"), which), None, pause)
 
-    @precondition(lambda self: self.house.workers)
+    @precondition(lambda self: self.world.workers)
     @rule(seconds=st.sampled_from((0.5, 3.0, 11.0, 130.0, 700.0)))
     def time_passes(self, seconds: float) -> None:
         """For workers: they look for stops, renew leases, send again what was lost, and see their time run out."""
-        self.stage.pass_time(seconds)
+        self.environment.pass_time(seconds)
 
-    @precondition(lambda self: self.house.workers)
-    @rule(which=PLACES)
+    @precondition(lambda self: self.world.workers)
+    @rule(which=INDEXES)
     def a_worker_is_killed(self, which: int) -> None:
-        self.run(self.pick(self.house.workers, which).kill())
+        self.run(self.pick(self.world.workers, which).kill())
 
-    @precondition(lambda self: any(not worker.stopped for worker in self.house.workers))
-    @rule(which=PLACES)
+    @precondition(lambda self: any(not worker.stopped for worker in self.world.workers))
+    @rule(which=INDEXES)
     def a_worker_is_terminated(self, which: int) -> None:
-        self.run(self.pick([worker for worker in self.house.workers if not worker.stopped], which).terminate())
+        self.run(self.pick([worker for worker in self.world.workers if not worker.stopped], which).terminate())
 
-    @precondition(lambda self: self.house.workers)
-    @rule(which=PLACES)
+    @precondition(lambda self: self.world.workers)
+    @rule(which=INDEXES)
     def a_worker_is_stopped_or_goes_on(self, which: int) -> None:
-        worker = self.pick(self.house.workers, which)
+        worker = self.pick(self.world.workers, which)
         if worker.stopped:
             self.run(worker.wake_up())
         else:
             worker.stopped = True
 
-    @precondition(lambda self: self.house.workers)
-    @rule(place=PLACES)
+    @precondition(lambda self: self.world.workers)
+    @rule(place=INDEXES)
     def a_lease_runs_out(self, place: int) -> None:
-        self.house.rows(
+        self.world.rows(
             "UPDATE sessions SET lease_until = now() - interval '1 second' WHERE id = %(s)s AND lease_until IS NOT NULL",
-            s=self.pick(self.house.session_ids, place),
+            s=self.pick(self.world.session_ids, place),
         )
 
     def answer(self, worker: Worker, wait: Wait, answer: object, pause: str | None) -> None:
@@ -152,7 +152,7 @@ class Workers(Play):
 
     def open_turns(self) -> int:
         """How many turns are open."""
-        return int(self.house.rows(f"SELECT count(*) AS n FROM turns WHERE session_id = ANY (%(ids)s) AND status IN {OPEN}")[0]["n"])
+        return int(self.world.rows(f"SELECT count(*) AS n FROM turns WHERE session_id = ANY (%(ids)s) AND status IN {OPEN}")[0]["n"])
 
 
 def _call(name: str, tool: str, how: str) -> ToolCall:

@@ -20,7 +20,7 @@ from engine.turn.tool_intents import hash_to_approve
 from store.conversations.turns import LEASE_LOST
 from tests.support.factories import Tenant, tenant
 from tests.support.valid_prompt import provider_valid
-from tests.system.machine.environment import Stage
+from tests.system.machine.environment import Environment
 from tests.system.machine.worker_process import Worker
 
 PARAMETERS = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
@@ -36,7 +36,7 @@ TOOLS = (
 
 
 @dataclass(frozen=True)
-class Said:
+class SentMessage:
     """A customer's message that was accepted. `turn_id` is None where a person was to answer."""
 
     session_id: UUID
@@ -47,22 +47,22 @@ class Said:
     event_id: UUID
 
 
-class House:
+class World:
     """A workspace with one agent and its sessions. `wrong` is what should not have happened, as sentences."""
 
-    def __init__(self, stage: Stage, *, sessions: int, window: int, max_attempts: int, history: int, **agent: Any) -> None:
-        self.stage = stage
+    def __init__(self, environment: Environment, *, sessions: int, window: int, max_attempts: int, history: int, **agent: Any) -> None:
+        self.environment = environment
         self.window, self.max_attempts, self.history = window, max_attempts, history
         self.limits = Limits(model_calls=5, tool_calls=4, steps=12)
-        made: Tenant = stage.run(
-            tenant(stage.database, sessions=sessions, tools=tuple(t | {"parameters": PARAMETERS} for t in TOOLS), **agent)
+        made: Tenant = environment.run(
+            tenant(environment.database, sessions=sessions, tools=tuple(t | {"parameters": PARAMETERS} for t in TOOLS), **agent)
         )
         self.workspace_id, self.agent_id, self.session_ids = made.workspace_id, made.agent_id, made.session_ids
         self.tools: dict[str, UUID] = {row["name"]: row["id"] for row in self.rows("SELECT id, name FROM tools WHERE workspace_id = %(w)s")}
         self.wrong: list[str] = []
-        self.rings: list[UUID] = []
+        self.dispatches: list[UUID] = []
         self.workers: list[Worker] = []
-        self.said: list[Said] = []
+        self.messages: list[SentMessage] = []
         self.sent: Counter[str] = Counter()  # requests that reached a tool, by tool call
         self.happened: dict[str, bool] = {}  # whether a queryable call did
         self.pinned: dict[UUID, tuple[str, tuple[ToolSpec, ...]]] = {}  # what a turn was first shown: instructions, tools
@@ -71,39 +71,39 @@ class House:
 
     def rows(self, query: str, **values: object) -> list[dict[str, Any]]:
         """What the superuser reads of this workspace (`w`) and its sessions (`ids`), or changes."""
-        return self.stage.rows(query, w=self.workspace_id, ids=self.session_ids, **values)
+        return self.environment.rows(query, w=self.workspace_id, ids=self.session_ids, **values)
 
     def next(self, what: str) -> str:
         """A text that nobody has used: one of `what`, with a number."""
         self._number += 1
         return f"<{what} {self._number}>"
 
-    def hire(self, turn_id: UUID, pause: str | None = None) -> Worker:
+    def start_worker(self, turn_id: UUID, pause: str | None = None) -> Worker:
         """A worker that takes a ring for `turn_id`, at its first wait."""
 
         async def start() -> Worker:
             name = self.next("worker")
-            made = Worker(self.stage, self, name, turn_id, max_attempts=self.max_attempts, history=self.history, limits=self.limits)
+            made = Worker(self.environment, self, name, turn_id, max_attempts=self.max_attempts, history=self.history, limits=self.limits)
             made.pause = pause
             return made
 
-        worker = self.stage.run(start())
+        worker = self.environment.run(start())
         self.workers.append(worker)
         return worker
 
-    def tidy(self) -> None:
+    def remove_ended_workers(self) -> None:
         """Forget workers that have come to an end; what ended one with a bug is wrong."""
         for worker in [worker for worker in self.workers if worker.ended]:
             self.workers.remove(worker)
             try:
-                self.stage.run(worker.result())
+                self.environment.run(worker.result())
             except Exception as error:
                 self.wrong.append(f"{worker.name} broke with {error!r}")
 
     # What a worker's process finds around it
 
     def dispatch(self, turn_id: UUID) -> None:
-        self.rings.append(turn_id)
+        self.dispatches.append(turn_id)
 
     def claimed(self, worker: Worker) -> None:
         (row,) = self.rows("SELECT next_offset FROM sessions WHERE id = %(s)s", s=worker.session_id)
@@ -123,7 +123,7 @@ class House:
         self.wrong += [f"a request that no provider takes: {why}" for why in provider_valid(request)]
         (turn,) = self.rows("SELECT * FROM turns WHERE id = %(t)s", t=worker.turn_id)
         if turn["status"] == "running" and turn["fence"] == worker.fence:
-            self.wrong += self._misshown(worker, request, turn)
+            self.wrong += self._prompt_errors(worker, request, turn)
         shown = (request.messages[0].text, request.tools)
         if self.pinned.setdefault(worker.turn_id, shown) != shown:
             self.wrong.append("a turn goes on with another agent than it began with")
@@ -140,7 +140,7 @@ class House:
             c=name,
         )
         self.sent[name] += 1
-        self.happened[name] = self.sent[name] % 2 == 0  # as long as nobody has heard
+        self.happened[name] = self.sent[name] % 2 == 0  # as long as nobody has streamed
         if row["idempotency_key"] != key:
             self.wrong.append(f"{name} was sent with another key than its own")
         if tool.effect is Effect.UNSAFE and self.sent[name] > 1:
@@ -153,7 +153,7 @@ class House:
 
     # What the model must be shown
 
-    def _misshown(self, worker: Worker, request: ModelRequest, turn: Mapping[str, Any]) -> list[str]:
+    def _prompt_errors(self, worker: Worker, request: ModelRequest, turn: Mapping[str, Any]) -> list[str]:
         """What a request lacks of the log, or should not have."""
         log = self.rows(
             'SELECT "offset", kind, content, turn_id, metadata FROM events WHERE session_id = %(s)s ORDER BY 1', s=worker.session_id
@@ -178,7 +178,7 @@ class House:
                     (must_not if gone else must).append(content["tool_call_id"])
                 case "status_update" if content.get("partial_text") and known:
                     (must_not if gone or content.get("rolled_back") else must).append(content["partial_text"])
-        shown = "\n".join(_words(request))
+        shown = "\n".join(_texts(request))
         wrong = [f"{text} was dropped, or is another turn's, and the model is shown it" for text in must_not if text in shown]
         wrong += [f"the model is shown {text} {shown.count(text)} times" for text in must if shown.count(text) > 1]
         if self.history > len(log):
@@ -189,8 +189,8 @@ class House:
         return wrong
 
 
-def _words(request: ModelRequest) -> list[str]:
-    """What can be told apart in a request: texts, and the ids of tool calls."""
+def _texts(request: ModelRequest) -> list[str]:
+    """What can be row apart in a request: texts, and the ids of tool calls."""
     return [
         word
         for message in request.messages

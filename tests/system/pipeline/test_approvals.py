@@ -77,7 +77,7 @@ def results(stack: Stack, made: Tenant) -> list[dict[str, Any]]:
     return [content for (content,) in stack.rows(query, made.session_id)]
 
 
-async def test_a_refund_waits_through_a_restart_of_everything_and_is_made_once_when_approved(
+async def test_an_approved_refund_survives_a_restart_and_is_made_once(
     stack: Stack, database: Database, dispatcher: Dispatcher, beat: Process, worker: Process
 ):
     made, turn_id, (approval_id,) = await parked(stack, database, dispatcher, refund(1))
@@ -105,7 +105,7 @@ async def test_a_refund_waits_through_a_restart_of_everything_and_is_made_once_w
     assert second.stop() == 0
 
 
-async def test_three_refunds_of_one_reply_are_decided_in_any_order_and_the_look_up_waits_for_nobody(
+async def test_calls_of_one_reply_are_decided_in_any_order_and_others_do_not_wait(
     stack: Stack, database: Database, dispatcher: Dispatcher, worker: Process
 ):
     text = f'{refund(1)}{refund(2)}{refund(3)}[[call orders_lookup {{"order": 41}}]]'
@@ -136,7 +136,7 @@ async def test_three_refunds_of_one_reply_are_decided_in_any_order_and_the_look_
     assert worker.stop() == 0
 
 
-async def test_a_worker_that_is_killed_once_the_approved_call_has_begun_leaves_it_unknown(
+async def test_worker_killed_during_an_approved_call_leaves_it_unknown(
     stack: Stack, database: Database, dispatcher: Dispatcher, worker: Process
 ):
     made, turn_id, (approval_id,) = await parked(stack, database, dispatcher, refund(1, fault="effect-then-timeout"))
@@ -156,7 +156,7 @@ async def test_a_worker_that_is_killed_once_the_approved_call_has_begun_leaves_i
     assert rescuer.stop() == 0
 
 
-async def test_what_nobody_decides_expires_and_the_turn_goes_on_without_it(
+async def test_an_undecided_approval_expires_and_the_turn_continues(
     stack: Stack, database: Database, dispatcher: Dispatcher, beat: Process
 ):
     stack.env["TURNLINE_APPROVAL_S"] = "1"

@@ -16,7 +16,7 @@ from tests.support.stack import TOOL, Stack
 UNDER_WAY = "SELECT count(*) FROM turns WHERE status = 'running'"
 
 
-async def test_a_busy_database_has_no_violation(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_audits_of_a_busy_database_find_no_violation(stack: Stack, database: Database, dispatcher: Dispatcher):
     """Turns with tools, messages that coalesce into them, and a worker that is killed while it carries some."""
     configuration: dict[str, Any] = {"url": f"{stack.sandbox_url}/tools/orders_lookup"}
     made = await tenant(database, sessions=40, tools=({**TOOL, "integration": {"configuration": configuration}},))

@@ -19,13 +19,13 @@ def worker(stack: Stack) -> Process:
     return stack.worker()
 
 
-async def test_a_reply_that_is_being_streamed(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_cancel_during_a_streamed_reply(stack: Stack, database: Database, dispatcher: Dispatcher):
     session = await talk(stack, database, dispatcher)
-    turn_id = await session.says(f"{STREAM} at length")
-    await session.streams(turn_id)
+    turn_id = await session.send(f"{STREAM} at length")
+    await session.wait_for_stream(turn_id)
     before = stack.counts()["model"]
 
-    assert await session.cancels(turn_id) == "cancelling"
+    assert await session.cancel(turn_id) == "cancelling"
 
     assert await session.ended(turn_id) == ("cancelled", "Cancelled")
     assert session.kinds() == ["customer_message", "status_update"]
@@ -43,26 +43,26 @@ async def test_a_reply_that_is_being_streamed(stack: Stack, database: Database, 
     assert stack.counts()["model"]["completed"] == before["completed"]
     stack.drained()
     assert violations(stack.database_url) == {}
-    assert await session.cancels(turn_id) == "settled"
-    following = await session.says("And now?")
+    assert await session.cancel(turn_id) == "settled"
+    following = await session.send("And now?")
     assert await session.ended(following) == ("done", None)
 
 
 @pytest.mark.parametrize(("effect", "state"), [("pure", "failed"), ("idempotent", "unknown"), ("unsafe", "unknown")])
-async def test_a_tool_call_in_flight(stack: Stack, database: Database, dispatcher: Dispatcher, effect: str, state: str):
+async def test_cancel_during_a_tool_call(stack: Stack, database: Database, dispatcher: Dispatcher, effect: str, state: str):
     session = await talk(stack, database, dispatcher, tool(stack, effect))
     before = stack.counts()["tools"].get("orders_lookup", {}).get("requests", 0)
-    turn_id = await session.says(f'[[call orders_lookup {{"order": 41, "latency_ms": 60000}}]] {effect} in flight')
+    turn_id = await session.send(f'[[call orders_lookup {{"order": 41, "latency_ms": 60000}}]] {effect} in flight')
     await soon(lambda: stack.counts()["tools"].get("orders_lookup", {}).get("requests", 0) > before)
 
-    await session.cancels()
+    await session.cancel()
 
     assert await session.ended(turn_id) == ("cancelled", "Cancelled")
     assert session.kinds() == ["customer_message", "tool_call", "tool_result", "status_update"]
     result = session.log()[2][2]
     assert result["status"] == state == stack.one("SELECT state FROM tool_calls WHERE turn_id = %s", turn_id)
     assert ("may or may not" in result["error"]) == (state == "unknown")
-    assert await session.ended(await session.says(f"After {effect}?")) == ("done", None)
+    assert await session.ended(await session.send(f"After {effect}?")) == ("done", None)
     asked = await session.asked(f"After {effect}?")
     assert [message["role"] for message in asked] == ["system", "user", "assistant", "tool", "user"]
     assert stack.counts()["bad_requests"] == []
@@ -70,15 +70,15 @@ async def test_a_tool_call_in_flight(stack: Stack, database: Database, dispatche
     assert violations(stack.database_url) == {}
 
 
-async def test_a_turn_that_waits_for_an_approval_and_one_that_waits_its_turn(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_cancel_a_turn_awaiting_approval_and_a_queued_turn(stack: Stack, database: Database, dispatcher: Dispatcher):
     session = await talk(stack, database, dispatcher, tool(stack, "unsafe", approval="required"), strategy="enqueue")
-    first = await session.says('[[call orders_lookup {"order": 41}]] please')
+    first = await session.send('[[call orders_lookup {"order": 41}]] please')
     await soon(lambda: stack.status(first) == "waiting")
-    second, third = await session.says("second"), await session.says("third")
+    second, third = await session.send("second"), await session.send("third")
 
-    assert await session.cancels(second) == "cancelled"
+    assert await session.cancel(second) == "cancelled"
     assert stack.status(first) == "waiting"
-    assert await session.cancels(first) == "cancelled"
+    assert await session.cancel(first) == "cancelled"
 
     assert await session.ended(third) == ("done", None)
     assert stack.one("SELECT status FROM approvals WHERE turn_id = %s", first) == "cancelled"
@@ -88,14 +88,14 @@ async def test_a_turn_that_waits_for_an_approval_and_one_that_waits_its_turn(sta
     assert violations(stack.database_url) == {}
 
 
-async def test_a_turn_whose_worker_was_killed(stack: Stack, database: Database, dispatcher: Dispatcher, worker: Process):
+async def test_cancel_a_turn_whose_worker_was_killed(stack: Stack, database: Database, dispatcher: Dispatcher, worker: Process):
     session = await talk(stack, database, dispatcher)
     text = f"{STREAM} orphaned"
-    turn_id = await session.says(text)
+    turn_id = await session.send(text)
     await session.requests(text, 1)
     worker.kill()
 
-    assert await session.cancels(turn_id) in ("cancelling", "cancelled"), "by whether its lease still runs"
+    assert await session.cancel(turn_id) in ("cancelling", "cancelled"), "by whether its lease still runs"
 
     rescuer = stack.worker()
     assert await session.ended(turn_id) == ("cancelled", "Cancelled")

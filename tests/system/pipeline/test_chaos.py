@@ -9,7 +9,7 @@ from tests.support.stack import Stack
 
 
 @pytest.mark.timeout(300)
-def test_a_worker_killed_every_few_seconds_loses_and_repeats_nothing(stack: Stack):
+def test_workers_killed_every_few_seconds_lose_and_repeat_nothing(stack: Stack):
     # Eight turns in each session, of a second and more each: the run outlasts several kills, however fast the machine is. On a slow
     # one a turn may be cut five times, which would rightly end it as dead; and there is an end to the killing.
     stack.env |= {"TURNLINE_TURN_MAX_ATTEMPTS": "50"}

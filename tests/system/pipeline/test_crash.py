@@ -71,7 +71,7 @@ async def states(stack: Stack, turn_id: Any) -> list[str]:
     return [state for (state,) in stack.rows("SELECT state FROM model_calls WHERE turn_id = %s ORDER BY step, attempt", turn_id)]
 
 
-async def test_after_the_claim(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_worker_killed_during_the_first_model_call(stack: Stack, database: Database, dispatcher: Dispatcher):
     """The model was asked and nobody heard the answer (C7, C8): asked again, and the first call is in the books as unknown."""
     text = "[[fault hang]] after the claim"
     turn_id = await killed_while(stack, database, dispatcher, text, model=1)
@@ -80,7 +80,7 @@ async def test_after_the_claim(stack: Stack, database: Database, dispatcher: Dis
     assert await states(stack, turn_id) == ["unknown", "settled"]
 
 
-async def test_after_the_first_model_reply(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_worker_killed_after_the_first_model_reply(stack: Stack, database: Database, dispatcher: Dispatcher):
     """The reply that asked for the tool is in the log, the tool was not reached (C9, C10): the model is not asked for it again."""
     text = '[[call orders_lookup {"order": 41, "fault": "hang"}]] first reply'
     turn_id = await killed_while(stack, database, dispatcher, text, model=1, tool_requests=1)
@@ -90,7 +90,9 @@ async def test_after_the_first_model_reply(stack: Stack, database: Database, dis
 
 
 @pytest.mark.parametrize(("effect", "status", "effects"), [("idempotent", "succeeded", 1), ("unsafe", "unknown", 1)])
-async def test_after_the_tools_effect(stack: Stack, database: Database, dispatcher: Dispatcher, effect: str, status: str, effects: int):
+async def test_worker_killed_after_the_tools_effect(
+    stack: Stack, database: Database, dispatcher: Dispatcher, effect: str, status: str, effects: int
+):
     """The tool ran and nobody heard (C11): a keyed tool is asked again under its key, an unsafe one is not, and the model is told."""
     text = f'[[call orders_lookup {{"order": 41, "fault": "effect-then-timeout"}}]] {effect} effect'
     turn_id = await killed_while(stack, database, dispatcher, text, model=1, tool_requests=1, effect=effect)
@@ -103,7 +105,7 @@ async def test_after_the_tools_effect(stack: Stack, database: Database, dispatch
     assert asked(stack, text) == 2
 
 
-async def test_before_the_settling_commit(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_worker_killed_before_the_final_commit(stack: Stack, database: Database, dispatcher: Dispatcher):
     """Everything but the last answer is in the log (C12, C13): only the call in flight is made again."""
     text = '[[call orders_lookup {"order": 41}]] [[fault hang after 1]] before settling'
     turn_id = await killed_while(stack, database, dispatcher, text, model=2, tool_requests=1)
@@ -114,7 +116,7 @@ async def test_before_the_settling_commit(stack: Stack, database: Database, disp
     assert stack.counts()["tools"]["orders_lookup"]["by_key"][key] == {"requests": 1, "effects": 1}
 
 
-async def test_a_worker_that_slept_past_its_lease_writes_nothing(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_worker_stopped_past_its_lease_writes_nothing(stack: Stack, database: Database, dispatcher: Dispatcher):
     """SIGSTOP longer than the lease, then SIGCONT (C18): the sleeper's reply is refused by the fence."""
     made = await tenant(database)
     sleeper = stack.worker(queues="turns")
@@ -139,7 +141,7 @@ async def test_a_worker_that_slept_past_its_lease_writes_nothing(stack: Stack, d
     other.stop()
 
 
-async def test_a_warm_stop_finishes_what_was_begun(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_warm_shutdown_finishes_running_turns(stack: Stack, database: Database, dispatcher: Dispatcher):
     made = await tenant(database, sessions=20)
     worker = stack.worker()
     for session_id in made.session_ids:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
-import sys
 from typing import Any
 from uuid import UUID
 
@@ -24,7 +23,7 @@ from tests.support.invariants import violations
 from tests.support.past_sessions import filled, left
 from tests.support.stack import Stack
 
-CANARY = "canary-4711"  # in everything that the customer says
+CANARY = "canary-4711"  # in everything that the customer send
 MARY = "mary@example.org"
 
 
@@ -39,8 +38,7 @@ def stack(stack: Stack) -> Stack:
 
 
 def turnline(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cli.main", "erase", *arguments]
-    return subprocess.run(command, env=stack.env, cwd=stack.directory, capture_output=True, text=True, timeout=120, check=False)
+    return stack.turnline("erase", *arguments)
 
 
 def erased(stack: Stack, *arguments: str) -> dict[str, Any]:
@@ -98,7 +96,7 @@ def post(stack: Stack, session_id: UUID, words: str, key: str, **options: Any) -
         producer.send_task("messages.receive", kwargs=arguments, queue="messages", **options)
 
 
-async def test_nothing_of_a_customer_is_left_and_everything_of_others_is(database: Database, dispatcher: Dispatcher, stack: Stack):
+async def test_erase_removes_all_of_one_customer_and_nothing_of_others(database: Database, dispatcher: Dispatcher, stack: Stack):
     """One session at work, one that waits for an approval, one of long ago; messages that wait in the broker."""
     made = await mary(database, stack, sessions=3)
     at_work, waiting, past, johns = made.session_ids
@@ -139,7 +137,7 @@ async def test_nothing_of_a_customer_is_left_and_everything_of_others_is(databas
 
 
 @pytest.mark.parametrize("gone", [True, False], ids=["gone", "going"])
-async def test_a_message_that_comes_late_is_dropped(database: Database, stack: Stack, gone: bool):
+async def test_a_late_message_of_an_erased_customer_is_dropped(database: Database, stack: Stack, gone: bool):
     made = await mary(database, stack)
     if gone:
         erased(stack)
@@ -149,14 +147,14 @@ async def test_a_message_that_comes_late_is_dropped(database: Database, stack: S
     worker = stack.worker()
     post(stack, made.session_id, f"{CANARY}, one more thing", "k9")
 
-    await soon(lambda: worker.said("Ignoring a message: unknown session"))
+    await soon(lambda: worker.logged("Ignoring a message: unknown session"))
 
     assert CANARY not in worker.log.read_text()
     assert "events" not in left(stack.database_url, made.session_ids[:2])
     worker.stop()
 
 
-async def test_a_hold_stops_it_with_a_sentence(database: Database, stack: Stack):
+async def test_legal_hold_refuses_erasure(database: Database, stack: Stack):
     made = await mary(database, stack)
     with psycopg.connect(stack.database_url) as db:
         db.execute("UPDATE sessions SET held_at = now() WHERE id = %s", [made.session_ids[1]])
@@ -170,7 +168,7 @@ async def test_a_hold_stops_it_with_a_sentence(database: Database, stack: Stack)
     assert stack.one("SELECT count(*) FROM sessions WHERE status = 'active'") == 3
 
 
-async def test_customers_of_one_id_in_two_workspaces_are_two(database: Database, stack: Stack):
+async def test_same_customer_id_in_two_workspaces_is_erased_separately(database: Database, stack: Stack):
     made, other = await mary(database, stack), await mary(database, stack)
 
     refused = turnline(stack, "--customer", MARY, "--yes")
@@ -182,7 +180,7 @@ async def test_customers_of_one_id_in_two_workspaces_are_two(database: Database,
     assert left(stack.database_url, other.session_ids) == {"sessions": 3}
 
 
-async def test_killed_in_the_middle_it_goes_on_under_the_same_receipt(database: Database, stack: Stack):
+async def test_killed_erasure_resumes_under_the_same_receipt(database: Database, stack: Stack):
     made = await mary(database, stack)
     for session_id in made.session_ids[:2]:
         filled(stack.database_url, made, [session_id], turns=3000, words=CANARY, customer=MARY)
@@ -199,7 +197,7 @@ async def test_killed_in_the_middle_it_goes_on_under_the_same_receipt(database: 
     assert found_in_tables(stack.database_url, MARY) == []
 
 
-async def test_without_a_broker_it_is_not_finished(database: Database, stack: Stack):
+async def test_erasure_without_a_broker_stays_unfinished(database: Database, stack: Stack):
     made = await mary(database, stack)
     env = stack.env
     stack.env = env | {"CELERY_BROKER_URL": "redis://127.0.0.1:1/0"}

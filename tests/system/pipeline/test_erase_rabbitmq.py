@@ -66,7 +66,7 @@ def texts(app: Celery, name: str) -> list[str]:
     return found
 
 
-def test_a_customers_messages_go_and_the_others_stay_in_their_order(waiting: Celery):
+def test_purge_removes_one_customers_messages_and_keeps_the_order_of_others(waiting: Celery):
     mary, john = uuid4(), uuid4()
     for number in range(6):
         post(waiting, (mary, john)[number % 2], f"m{number}")
@@ -87,7 +87,7 @@ def test_a_customers_messages_go_and_the_others_stay_in_their_order(waiting: Cel
     assert texts(waiting, "messages.dead") == ["d1"]
 
 
-def test_looking_makes_no_dead_letters(waiting: Celery):
+def test_dry_run_creates_no_dead_letters(waiting: Celery):
     """However often somebody looks, while no worker runs."""
     john = uuid4()
     for number in range(3):
@@ -102,7 +102,7 @@ def test_looking_makes_no_dead_letters(waiting: Celery):
     assert texts(waiting, "messages") == ["m0", "m1", "m2"]
 
 
-def test_where_nobody_has_ever_declared_the_queue(app: Celery):
+def test_purge_of_an_undeclared_queue(app: Celery):
     with app.connection_for_write() as connection:
         for name in ("messages", "messages.dead"):
             connection.default_channel.queue_delete(name)

@@ -68,7 +68,7 @@ def within_its_window(stack: Stack, made: Tenant, count: int) -> bool:
     return answered(stack, made) == count
 
 
-async def test_another_workspaces_message_passes_the_flood(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_another_workspaces_message_is_not_delayed_by_a_flood(stack: Stack, database: Database, dispatcher: Dispatcher):
     loud = await flood(database, dispatcher, 24, sessions=12)
     until(lambda: rings(stack) == WINDOW)
     assert granted(stack, loud) == WINDOW
@@ -96,7 +96,7 @@ async def test_another_workspaces_message_passes_the_flood(stack: Stack, databas
     assert violations(stack.database_url) == {}
 
 
-async def test_a_hand_on_that_is_lost_with_its_worker_is_repaired(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_admission_lost_with_its_worker_is_made_up_by_the_sweep(stack: Stack, database: Database, dispatcher: Dispatcher):
     crash = {failpoints.AT: "turn.final_commit:2", failpoints.CONSENT: failpoints.CONSENTED}
     stack.env |= crash
     doomed = stack.worker(concurrency=4)

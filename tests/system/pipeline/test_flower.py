@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import sys
 import urllib.error
 import urllib.request
 from typing import Any
@@ -42,7 +41,7 @@ def get(url: str) -> Any:
         return error.code
 
 
-async def test_a_finished_turns_task_is_found_by_the_turns_id(stack: Stack, flower: str, database: Database, dispatcher: Dispatcher):
+async def test_flower_finds_a_task_by_its_turn_id(stack: Stack, flower: str, database: Database, dispatcher: Dispatcher):
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "flower-canary")
     assert accepted.turn_id is not None
@@ -56,7 +55,7 @@ async def test_a_finished_turns_task_is_found_by_the_turns_id(stack: Stack, flow
     assert str(accepted.turn_id) in get(url)["args"]
 
 
-async def test_a_message_by_celery_shows_none_of_its_words(stack: Stack, flower: str, database: Database):
+async def test_flower_hides_the_text_of_messages(stack: Stack, flower: str, database: Database):
     made = await tenant(database)
     producer = Celery(broker=stack.broker_url)
     sent = producer.send_task(
@@ -92,7 +91,7 @@ def status(url: str, method: str = "GET", **headers: str) -> int:
 
 
 @pytest.mark.parametrize("prefix", ["", "/ops/flower"])
-def test_no_route_answers_a_stranger(stack: Stack, flower: str, prefix: str):
+def test_every_flower_route_requires_the_password(stack: Stack, flower: str, prefix: str):
     url = flower
     if prefix:
         port = free_port()
@@ -111,20 +110,20 @@ def test_no_route_answers_a_stranger(stack: Stack, flower: str, prefix: str):
         assert status(url.removesuffix(prefix) + "/", **mine) == 404
 
 
-def test_without_a_password_it_answers_nobody(stack: Stack):
+def test_flower_without_a_password_refuses_every_request(stack: Stack):
     port = free_port()
     env = {name: value for name, value in stack.env.items() if name != "FLOWER_BASIC_AUTH"}
-    argv = (sys.executable, "-m", "celery", "-A", "tasks", "flower", "--address=127.0.0.1", f"--port={port}")
+    argv = ("-m", "celery", "-A", "tasks", "flower", "--address=127.0.0.1", f"--port={port}")
     process = Process(stack.directory / "open.log", env | {"FLOWER_UNAUTHENTICATED_API": "true"}, *argv)
     try:
-        until(lambda: process.said("Visit me"), 30)
+        until(lambda: process.logged("Visit me"), 30)
         until(lambda: not port_is_free(port), 20)
         assert [status(f"http://127.0.0.1:{port}{path}") for path in ("/", "/tasks", "/api/tasks", "/metrics")] == [403] * 4
     finally:
         process.kill()
 
 
-def test_read_only_it_shows_and_changes_nothing(stack: Stack):
+def test_read_only_flower_refuses_changes(stack: Stack):
     port = free_port()
     stack.flower(port, "--read_only=True")
     url, mine = f"http://127.0.0.1:{port}", basic_auth_header(FLOWER_AUTH)
@@ -135,7 +134,7 @@ def test_read_only_it_shows_and_changes_nothing(stack: Stack):
             assert status(url + path, "POST", **mine) == 403, path
 
 
-def test_the_queues_are_told_with_their_lengths(stack: Stack, flower: str):
+def test_flower_lists_queue_lengths(stack: Stack, flower: str):
     producer = Celery(broker=stack.broker_url)
     for _ in range(3):
         producer.send_task("usage.audit", queue="maintenance")  # which nobody listens to here

@@ -20,7 +20,7 @@ from tests.support.stack import FLOWER_AUTH, TOOL, Stack
 pytestmark = pytest.mark.skipif(not chromium(), reason=ABSENT)
 
 
-async def test_an_operator_sees_workers_pools_tasks_turns_and_queues_and_no_words(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_flower_pages_show_workers_tasks_and_queues_without_message_text(stack: Stack, database: Database, dispatcher: Dispatcher):
     port = free_port()
     stack.flower(port, "--url_prefix=ops/flower", prefix="/ops/flower")
     worker = stack.worker(queues="turns,messages,tools")

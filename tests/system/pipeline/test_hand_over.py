@@ -18,23 +18,23 @@ def worker(stack: Stack) -> Process:
     return stack.worker()
 
 
-async def test_a_takeover_in_the_middle_of_a_reply_and_the_way_back(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_takeover_during_a_reply_and_return_to_auto(stack: Stack, database: Database, dispatcher: Dispatcher):
     session = await talk(stack, database, dispatcher)
-    turn_id = await session.says(f"{STREAM} taken over")
-    await session.streams(turn_id)
+    turn_id = await session.send(f"{STREAM} taken over")
+    await session.wait_for_stream(turn_id)
 
-    await session.switches("manual")
+    await session.set_mode("manual")
 
     assert await session.ended(turn_id) == ("cancelled", "TakenOver")
-    assert await session.says("Is anybody there?") is None
+    assert await session.send("Is anybody there?") is None
     for source, text in (("human_agent", "Grace here, one moment."), ("human_agent_on_behalf_of_ai_agent", "It is paid.")):
         await session_control.reply_as_person(database, session.made.workspace_id, session.made.session_id, source, text)
     assert [source for kind, source, _ in session.log() if kind == "agent_message"] == ["human_agent", "human_agent_on_behalf_of_ai_agent"]
     assert stack.rows("SELECT status FROM turns WHERE session_id = %s", session.made.session_id) == [("cancelled",)]
 
-    await session.switches("auto")
+    await session.set_mode("auto")
 
-    assert await session.ended(await session.says("Thanks, and order 42?")) == ("done", None)
+    assert await session.ended(await session.send("Thanks, and order 42?")) == ("done", None)
     asked = await session.asked("Thanks, and order 42?")
     said = [(message["role"], message["content"]) for message in asked if message["role"] != "system"]
     assert said[-4:] == [
@@ -47,19 +47,19 @@ async def test_a_takeover_in_the_middle_of_a_reply_and_the_way_back(stack: Stack
     assert violations(stack.database_url) == {}
 
 
-async def test_a_pause_lets_the_turn_rest_and_it_is_answered_afterwards(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_paused_turn_is_answered_after_resuming(stack: Stack, database: Database, dispatcher: Dispatcher):
     session = await talk(stack, database, dispatcher)
     text = "[[latency 1500]] paused"
-    turn_id = await session.says(text)
+    turn_id = await session.send(text)
     await session.requests(text, 1)
 
-    await session.switches("paused")
+    await session.set_mode("paused")
 
     await soon(lambda: stack.status(turn_id) == "queued")
     assert session.kinds() == ["customer_message", "status_update"]
-    assert await session.says("And this") == turn_id
+    assert await session.send("And this") == turn_id
     assert stack.status(turn_id) == "queued"
-    await session.switches("auto")
+    await session.set_mode("auto")
     assert await session.ended(turn_id) == ("done", None)
     assert session.kinds().count("agent_message") == 1
     assert stack.one("SELECT attempts FROM turns WHERE id = %s", turn_id) == 1, "resting costs no attempt"
@@ -67,14 +67,14 @@ async def test_a_pause_lets_the_turn_rest_and_it_is_answered_afterwards(stack: S
     assert violations(stack.database_url) == {}
 
 
-async def test_a_takeover_while_a_tool_runs(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_takeover_during_a_tool_call(stack: Stack, database: Database, dispatcher: Dispatcher):
     """The call is cut off, its result is said to be unknown, and nothing is said after it."""
     session = await talk(stack, database, dispatcher, tool(stack, "unsafe"))
     before = stack.counts()["tools"].get("orders_lookup", {}).get("requests", 0)
-    turn_id = await session.says('[[call orders_lookup {"order": 41, "latency_ms": 60000}]] taken')
+    turn_id = await session.send('[[call orders_lookup {"order": 41, "latency_ms": 60000}]] taken')
     await soon(lambda: stack.counts()["tools"].get("orders_lookup", {}).get("requests", 0) > before)
 
-    offset = await session.switches("manual")
+    offset = await session.set_mode("manual")
 
     assert await session.ended(turn_id) == ("cancelled", "TakenOver")
     assert offset is not None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
@@ -14,7 +12,7 @@ import pytest
 
 from store.database import Database
 from tasks.dispatcher import Dispatcher
-from tests.support.conversation import Talk, talk, tool
+from tests.support.conversation import Conversation, talk, tool
 from tests.support.factories import Tenant
 from tests.support.servers import free_port, until
 from tests.support.stack import Process, Stack
@@ -40,7 +38,7 @@ def elsewhere(stack: Stack) -> Iterator[tuple[str, Any]]:
 
     def start() -> Process:
         process = stack.start("-m", "sandbox", "--port", str(port))
-        until(lambda: process.said("listening"), 20)
+        until(lambda: process.logged("listening"), 20)
         running.append(process)
         return process
 
@@ -56,8 +54,7 @@ def status(stack: Stack, made: Tenant, target: str = "orders_lookup") -> str:
 
 
 def run_job(stack: Stack, *arguments: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "cli.main", "jobs", "run", "tools.check_all_health", "--json", *arguments]
-    done = subprocess.run(command, env=stack.env, capture_output=True, text=True, timeout=90, check=False)
+    done = stack.turnline("jobs", "run", "tools.check_all_health", "--json", *arguments)
     assert done.returncode == 0, done.stderr
     counts: dict[str, Any] = json.loads(done.stdout)["counts"]
     return counts
@@ -85,12 +82,12 @@ def also(stack: Stack, made: Tenant, url: str, *, priority: int, target: str) ->
         )
 
 
-async def offered(session: Talk, text: str) -> list[str]:
-    (request,) = await session.all_asked(text)
+async def offered(session: Conversation, text: str) -> list[str]:
+    (request,) = await session.model_requests(text)
     return [one["function"]["name"] for one in request.get("tools") or []]
 
 
-async def test_what_does_not_answer_is_not_offered_and_comes_back_by_itself(
+async def test_unhealthy_tool_is_not_offered_until_it_recovers(
     stack: Stack, database: Database, dispatcher: Dispatcher, elsewhere: tuple[str, Any]
 ):
     url, start = elsewhere
@@ -99,15 +96,15 @@ async def test_what_does_not_answer_is_not_offered_and_comes_back_by_itself(
     worker = stack.worker()
     server = start()
     checked_until(stack, session.made, "healthy")
-    assert await session.ended(await session.says("first")) == ("done", None)
+    assert await session.ended(await session.send("first")) == ("done", None)
 
     server.stop()
     checked_until(stack, session.made, "unhealthy")
-    assert await session.ended(await session.says("second")) == ("done", None)
+    assert await session.ended(await session.send("second")) == ("done", None)
 
     start()
     checked_until(stack, session.made, "healthy")
-    assert await session.ended(await session.says("third")) == ("done", None)
+    assert await session.ended(await session.send("third")) == ("done", None)
     assert [await offered(session, text) for text in ("first", "second", "third")] == [["orders_lookup"], [], ["orders_lookup"]]
     changes = stack.rows(
         "SELECT from_status, to_status FROM tool_health_changes WHERE workspace_id = %s ORDER BY id", session.made.workspace_id
@@ -123,26 +120,26 @@ async def test_the_next_integration_takes_over_from_one_that_is_unhealthy(stack:
     checked_until(stack, session.made, "unhealthy", "dead")
     worker = stack.worker()
 
-    assert await session.ended(await session.says('[[call orders_lookup {"order": 41}]] taken over')) == ("done", None)
+    assert await session.ended(await session.send('[[call orders_lookup {"order": 41}]] taken over')) == ("done", None)
 
     used = "SELECT i.target_id FROM tool_calls c JOIN tool_integrations i ON i.id = c.integration_id WHERE c.workspace_id = %s"
     assert stack.rows(used, session.made.workspace_id) == [("orders_lookup",)]
     assert worker.stop() == 0
 
 
-async def test_calls_that_fail_are_heard_without_any_probe(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_failed_calls_count_as_health_observations(stack: Stack, database: Database, dispatcher: Dispatcher):
     dead = f"http://127.0.0.1:{free_port()}/tools/orders_lookup"
     mine = tool(stack, "pure") | {"integration": {"configuration": {"url": dead, "timeout_s": 2}}}
     session = await talk(stack, database, dispatcher, mine)
     worker = stack.worker()
 
-    assert await session.ended(await session.says('[[call orders_lookup {"order": 41}]] heard')) == ("done", None)
+    assert await session.ended(await session.send('[[call orders_lookup {"order": 41}]] heard')) == ("done", None)
 
     until(lambda: status(stack, session.made) == "degraded", 30)
     assert worker.stop() == 0
 
 
-async def test_calls_that_are_answered_make_up_for_probes_that_were_not(
+async def test_answered_calls_outweigh_failed_probes(
     stack: Stack, database: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(stack, "env", stack.env | {"TURNLINE_HEALTH_EVERY_S": "3600"})
@@ -153,14 +150,14 @@ async def test_calls_that_are_answered_make_up_for_probes_that_were_not(
     worker = stack.worker()
     answers = "SELECT error_count, answers_in_row FROM tool_integrations WHERE workspace_id = %s"
 
-    assert await session.ended(await session.says('[[call orders_lookup {"order": 41}]] once')) == ("done", None)
+    assert await session.ended(await session.send('[[call orders_lookup {"order": 41}]] once')) == ("done", None)
     until(lambda: stack.rows(answers, session.made.workspace_id) == [(0, 1)], 30)
-    assert await session.ended(await session.says('[[call orders_lookup {"order": 42}]] again')) == ("done", None)
+    assert await session.ended(await session.send('[[call orders_lookup {"order": 42}]] again')) == ("done", None)
     until(lambda: status(stack, session.made) == "healthy", 30)
     assert worker.stop() == 0
 
 
-async def test_a_check_that_was_killed_is_made_again_and_two_at_once_ask_once(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_killed_health_check_is_repeated_and_concurrent_checks_probe_once(stack: Stack, database: Database, dispatcher: Dispatcher):
     made = [await talk(stack, database, dispatcher, tool(stack, "pure")) for _ in range(12)]
     ids = [one.made.workspace_id for one in made]
     hanging = f"{stack.sandbox_url}/tools/orders_lookup?fault=hang"

@@ -17,7 +17,7 @@ CANARY = "log-canary-7c1e"
 FAULTS = ("", "[[fault 400-context x*]]", "[[fault 500 x*]]", "[[bad-arguments orders_lookup]]", "[[unknown-tool]]", f"[[say {CANARY}]]")
 
 
-async def test_no_part_logs_what_was_said_and_each_line_is_an_object(stack: Stack, database: Database):
+async def test_every_process_logs_json_without_message_text(stack: Stack, database: Database):
     stack.env |= {"TURNLINE_TURN_MAX_ATTEMPTS": "1", "TURNLINE_API_PORT": str(port := free_port())}
     parts = {"worker": stack.worker(), "beat": stack.beat()}
     parts |= {"api": stack.start("-m", "cli.main", "api"), "flower": stack.flower(free_port())}

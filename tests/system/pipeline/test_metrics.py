@@ -35,7 +35,7 @@ def port(stack: Stack) -> int:
     return int(stack.env["TURNLINE_METRICS_PORT"])
 
 
-async def test_a_carried_turn_is_counted_with_its_stages_calls_tokens_and_dollars(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_a_finished_turn_is_counted_with_stages_calls_tokens_and_cost(stack: Stack, database: Database, dispatcher: Dispatcher):
     worker = stack.worker()
     until(lambda: told_at(worker), 20)
     integration = {"configuration": {"url": f"{stack.sandbox_url}/tools/orders_lookup"}}
@@ -70,7 +70,7 @@ async def test_a_carried_turn_is_counted_with_its_stages_calls_tokens_and_dollar
     worker.stop()
 
 
-async def test_each_worker_has_a_port_of_its_own_and_only_maintenance_looks_at_queues(
+async def test_each_worker_has_its_own_metrics_port_and_only_maintenance_reports_queues(
     stack: Stack, database: Database, dispatcher: Dispatcher, tmp_path: Path
 ):
     workers = [stack.worker(queues="tools"), stack.worker(queues="maintenance")]
@@ -93,7 +93,7 @@ async def test_each_worker_has_a_port_of_its_own_and_only_maintenance_looks_at_q
     assert behind.status_code == 403
 
 
-async def test_what_a_job_did_is_told_by_who_ran_it_and_when_by_the_database(stack: Stack):
+async def test_job_counts_come_from_the_worker_and_job_times_from_the_database(stack: Stack):
     stack.beat()
     worker = stack.worker(queues="maintenance")
     until(lambda: told_at(worker), 20)

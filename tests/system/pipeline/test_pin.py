@@ -11,7 +11,7 @@ import pytest
 from store.catalog import agents, tools
 from store.database import Database
 from tasks.dispatcher import Dispatcher
-from tests.support.conversation import Talk, soon, talk, tool
+from tests.support.conversation import Conversation, soon, talk, tool
 from tests.support.invariants import violations
 from tests.support.stack import Stack
 
@@ -24,12 +24,12 @@ def beat(stack: Stack) -> None:
     stack.beat()
 
 
-async def session_of(stack: Stack, database: Database, dispatcher: Dispatcher) -> Talk:
+async def session_of(stack: Stack, database: Database, dispatcher: Dispatcher) -> Conversation:
     slow, notes = tool(stack, "idempotent"), NOTES | {"integration": {"configuration": {"url": f"{stack.sandbox_url}/tools/notes"}}}
     return await talk(stack, database, dispatcher, slow, notes, system_prompt="Be brief.", model_name="gpt-4o", temperature=30)
 
 
-async def change_everything(session: Talk) -> None:
+async def change_everything(session: Conversation) -> None:
     """The prompt, the model, its settings, a tool's schema; one tool is switched off, another one added."""
     made = session.made
     ids = dict(session.stack.rows("SELECT name, id FROM tools WHERE workspace_id = %s", made.workspace_id))
@@ -53,7 +53,7 @@ def offered(request: dict[str, Any]) -> list[str]:
     return sorted(one["function"]["name"] for one in request["tools"])
 
 
-def pinned(session: Talk, turn_ids: Sequence[UUID | None]) -> list[tuple[Any, ...]]:
+def pinned(session: Conversation, turn_ids: Sequence[UUID | None]) -> list[tuple[Any, ...]]:
     query = "SELECT agent_version, agent_digest FROM turns WHERE id = ANY (%s) ORDER BY opened_at_offset"
     return session.stack.rows(query, list(turn_ids))
 
@@ -64,13 +64,13 @@ def used(stack: Stack, name: str) -> int:
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["between steps", "after its worker was killed"])
-async def test_changing_the_agent_changes_the_next_turn_only(stack: Stack, database: Database, dispatcher: Dispatcher, killed: bool):
+async def test_agent_changes_apply_from_the_next_turn(stack: Stack, database: Database, dispatcher: Dispatcher, killed: bool):
     session = await session_of(stack, database, dispatcher)
     worker = stack.worker()
     before, notes = used(stack, "orders_lookup"), used(stack, "notes")
     waits = '"fault": "hang"' if killed else '"latency_ms": 2500'
     text = f'[[call orders_lookup {{"order": 41, {waits}}}]] [[then notes {{"note": 1}}]] pinned, killed: {killed}'
-    turn_id = await session.says(text)
+    turn_id = await session.send(text)
     await soon(lambda: used(stack, "orders_lookup") > before)
 
     await change_everything(session)
@@ -79,7 +79,7 @@ async def test_changing_the_agent_changes_the_next_turn_only(stack: Stack, datab
         worker = stack.worker()
 
     assert await session.ended(turn_id) == ("done", None)
-    first, *later = await session.all_asked(text)
+    first, *later = await session.model_requests(text)
     assert len(later) == 2
     assert [seen(request) for request in later] == [seen(first)] * 2
     assert (first["model"], offered(first)) == ("gpt-4o", ["notes", "orders_lookup"])
@@ -89,9 +89,9 @@ async def test_changing_the_agent_changes_the_next_turn_only(stack: Stack, datab
     assert (results, used(stack, "notes")) == ((["succeeded", "failed"], notes) if killed else (["succeeded", "succeeded"], notes + 1))
 
     then = f"and now? killed: {killed}"
-    following = await session.says(then)
+    following = await session.send(then)
     assert await session.ended(following) == ("done", None)
-    [request] = await session.all_asked(then)
+    [request] = await session.model_requests(then)
     assert (request["model"], offered(request)) == ("gpt-4.1", ["orders_lookup", "refunds"])
     assert "Be verbose." in request["messages"][0]["content"]
     assert "Be brief." not in request["messages"][0]["content"]
@@ -105,11 +105,11 @@ async def test_changing_the_agent_changes_the_next_turn_only(stack: Stack, datab
 
 
 @pytest.mark.parametrize("how", ["archived", "deleted"])
-async def test_an_agent_that_goes_away_during_a_turn(stack: Stack, database: Database, dispatcher: Dispatcher, how: str):
+async def test_agent_deleted_during_a_turn(stack: Stack, database: Database, dispatcher: Dispatcher, how: str):
     session = await session_of(stack, database, dispatcher)
     doomed = stack.worker()
     text = f"[[fault hang]] {how} meanwhile"
-    turn_id = await session.says(text)
+    turn_id = await session.send(text)
     await session.requests(text, 1)
 
     async with database.transaction(session.made.workspace_id) as db:
@@ -121,19 +121,19 @@ async def test_an_agent_that_goes_away_during_a_turn(stack: Stack, database: Dat
     worker = stack.worker()
 
     assert await session.ended(turn_id) == ("done", None)
-    first, again = await session.all_asked(text)
+    first, again = await session.model_requests(text)
     assert seen(first) == seen(again)
     stack.drained()
     assert violations(stack.database_url) == {}
     assert worker.stop() == 0
 
 
-async def test_an_agent_that_stays_the_same_is_kept_once(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_unchanged_agent_snapshot_is_stored_once(stack: Stack, database: Database, dispatcher: Dispatcher):
     session = await session_of(stack, database, dispatcher)
     worker = stack.worker()
 
     async def kept() -> tuple[int, int]:
-        turn_ids = [await session.says(f"the {number}th", "enqueue") for number in range(3)]
+        turn_ids = [await session.send(f"the {number}th", "enqueue") for number in range(3)]
         for turn_id in turn_ids:
             assert await session.ended(turn_id) == ("done", None)
         agent_id = session.made.agent_id

@@ -71,7 +71,7 @@ async def test_a_turn_with_a_tool_and_a_message_through_the_broker(stack: Stack)
     await database.close()
 
 
-def test_flower_and_top_tell_the_queues_without_the_management_plugin(stack: Stack):
+def test_flower_and_top_show_queues_without_the_management_plugin(stack: Stack):
     port = free_port()
     stack.flower(port)
     app = make_app(Settings(DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,9 @@ from store.conversations import intake
 from store.conversations import redrive as store_redrive
 from store.database import Database
 from tasks.dispatcher import Dispatcher
-from tests.support.conversation import Talk, soon, talk, tool
+from tests.support.conversation import Conversation, soon, talk, tool
 from tests.support.invariants import violations
-from tests.support.servers import ROOT, EmbeddedValkey
+from tests.support.servers import EmbeddedValkey
 from tests.support.stack import Stack, running
 
 CALL = '[[call orders_lookup {"order": 41}]]'
@@ -37,13 +35,12 @@ def stack(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def turnline(stack: Stack, *arguments: str) -> str:
-    command = [sys.executable, "-m", "cli.main", *arguments]
-    done = subprocess.run(command, env=stack.env, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = stack.turnline(*arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-async def redrive(session: Talk, turn_id: UUID | None, *, from_scratch: bool = False) -> None:
+async def redrive(session: Conversation, turn_id: UUID | None, *, from_scratch: bool = False) -> None:
     assert turn_id is not None
     done = await store_redrive.redrive(
         session.database, session.made.workspace_id, turn_id, from_scratch=from_scratch, by="ops", window=200
@@ -60,7 +57,7 @@ def tool_requests(stack: Stack, turn_id: UUID | None) -> list[dict[str, int]]:
     ]
 
 
-def statuses(session: Talk) -> list[str]:
+def statuses(session: Conversation) -> list[str]:
     return [content["status"] for kind, _, content in session.log() if kind == "status_update"]
 
 
@@ -69,7 +66,7 @@ def model_calls(stack: Stack, turn_id: UUID | None) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.timeout(240)
-async def test_three_dead_turns_in_a_row_and_the_way_out(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_three_dead_turns_quarantine_the_session_until_a_redrive(stack: Stack, database: Database, dispatcher: Dispatcher):
     """The session is set aside, its messages wait, others go on; a redrive of the last dead turn is answered, then what waited."""
     session, other = await talk(stack, database, dispatcher), await talk(stack, database, dispatcher)
     dead: list[UUID | None] = []
@@ -77,7 +74,7 @@ async def test_three_dead_turns_in_a_row_and_the_way_out(stack: Stack, database:
         doomed = stack.worker()
         await soon(lambda: not dead or stack.status(dead[-1]) == "dead")
         text = f"[[fault hang]] deadly {number}"
-        dead.append(await session.says(text))
+        dead.append(await session.send(text))
         await session.requests(text, 1)
         doomed.kill()
     worker = stack.worker()
@@ -87,7 +84,7 @@ async def test_three_dead_turns_in_a_row_and_the_way_out(stack: Stack, database:
     assert statuses(session) == ["dead", "dead", "dead", "quarantined"]
     assert stack.one("SELECT quarantined_at IS NOT NULL FROM sessions WHERE id = %s", session.made.session_id)
 
-    waiting = await session.says("I am still here.")
+    waiting = await session.send("I am still here.")
     # Nobody rings for the others' messages: that they are answered shows that the sweep has run, and left the quarantined session alone.
     for text in ("Hello?", "And you?"):
         unrung = await intake.accept(database, other.made.workspace_id, other.made.session_id, text)
@@ -112,14 +109,14 @@ async def test_three_dead_turns_in_a_row_and_the_way_out(stack: Stack, database:
 
 
 @pytest.mark.timeout(240)
-async def test_what_a_redriven_turn_does_again_and_what_not(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_redriven_turn_repeats_only_unfinished_calls(stack: Stack, database: Database, dispatcher: Dispatcher):
     again, scratch = [await talk(stack, database, dispatcher, tool(stack, "idempotent")) for _ in range(2)]
     unsafe = await talk(stack, database, dispatcher, tool(stack, "unsafe"))
     again_text = f"{CALL} [[fault hang x2 after 1]] from its last step, twice"
     scratch_text = f"{CALL} [[fault hang after 1]] from scratch"
     unsafe_text = '[[call orders_lookup {"order": 41, "fault": "effect-then-timeout"}]] unsafe'
     doomed = stack.worker()
-    again_turn, scratch_turn, unsafe_turn = await again.says(again_text), await scratch.says(scratch_text), await unsafe.says(unsafe_text)
+    again_turn, scratch_turn, unsafe_turn = await again.send(again_text), await scratch.send(scratch_text), await unsafe.send(unsafe_text)
     await again.requests(again_text, 2)
     await scratch.requests(scratch_text, 2)
     await soon(lambda: tool_requests(stack, unsafe_turn) == [{"requests": 1, "effects": 1}])
@@ -166,17 +163,17 @@ async def test_what_a_redriven_turn_does_again_and_what_not(stack: Stack, databa
     assert worker.stop() == 0
 
 
-async def seen_by_the_model(session: Talk, text: str) -> list[list[str]]:
+async def seen_by_the_model(session: Conversation, text: str) -> list[list[str]]:
     """The roles of the messages in each request whose last words were `text`, instructions left out."""
-    requests = await session.all_asked(text)
+    requests = await session.model_requests(text)
     return [[message["role"] for message in one["messages"] if message["role"] != "system"] for one in requests]
 
 
-async def test_a_turn_that_spent_its_limit_gets_it_anew(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_redriven_turn_gets_new_limits(stack: Stack, database: Database, dispatcher: Dispatcher):
     worker = stack.worker()
     session = await talk(stack, database, dispatcher, tool(stack, "idempotent"))
     text = f'{CALL} [[then orders_lookup {{"order": 42}}]] [[then orders_lookup {{"order": 43}}]] three steps'
-    turn_id = await session.says(text)
+    turn_id = await session.send(text)
     assert await session.ended(turn_id) == ("failed", "BudgetSpent")
     assert stack.counts()["by_text"][text] == 2
 

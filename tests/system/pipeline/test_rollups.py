@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
 
 import psycopg
 import pytest
@@ -20,13 +17,14 @@ from store.database import Database
 from tasks.dispatcher import Dispatcher
 from tests.support.activity import Activity
 from tests.support.factories import tenant
+from tests.support.fork_server import Child, fork_server
 from tests.support.recount import quarter, recount, rolled_up
 from tests.support.rollup_checks import assert_rollups_equal_recount, make_tenants
 from tests.support.servers import Databases, process_env, until
 from tests.support.stack import Stack
 
 
-async def test_real_turns_are_in_the_totals_once_the_tasks_have_run(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_rollup_tasks_count_real_turns(stack: Stack, database: Database, dispatcher: Dispatcher):
     stack.worker()
     made = await tenant(database, sessions=3, tools=(stack.tool(),))
     for session_id in made.session_ids:
@@ -65,13 +63,12 @@ def url(databases: Databases) -> Iterator[str]:
     databases.drop(made)
 
 
-def fold(url: str) -> subprocess.Popen[Any]:
+def fold(url: str) -> Child:
     """`turnline jobs run usage.fold_totals`, started."""
-    command = [sys.executable, "-m", "cli.main", "jobs", "run", "usage.fold_totals", "--json"]
-    return subprocess.Popen(command, env=process_env(DATABASE_URL=url), stdout=subprocess.DEVNULL)
+    return fork_server().start(("-m", "cli.main", "jobs", "run", "usage.fold_totals", "--json"), process_env(DATABASE_URL=url))
 
 
-def test_a_run_that_is_killed_in_the_middle_of_a_batch_leaves_it_to_the_next(url: str):
+def test_killed_rollup_batch_is_left_to_the_next_run(url: str):
     with psycopg.connect(url) as hindering:
         ((facts,),) = hindering.execute("SELECT count(*) FROM usage_facts").fetchall()
         hindering.execute("SELECT 1 FROM agent_rollups WHERE grain = 'total' FOR UPDATE")
@@ -89,7 +86,7 @@ def test_a_run_that_is_killed_in_the_middle_of_a_batch_leaves_it_to_the_next(url
         assert db.execute("SELECT sum(total_cost) FROM agents").fetchone() == db.execute("SELECT sum(cost_usd) FROM sessions").fetchone()
 
 
-def test_two_processes_at_once_count_everything_once(url: str):
+def test_concurrent_rollups_count_everything_once(url: str):
     both = [fold(url), fold(url)]
 
     assert [process.wait(60) for process in both] == [0, 0]

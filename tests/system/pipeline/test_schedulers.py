@@ -59,7 +59,7 @@ def holder_of(beats: list[Process]) -> Process | None:
     return having[-1] if having else None
 
 
-def test_of_three_redbeats_one_sends_and_when_it_is_killed_another_goes_on(redbeat: Scheduled):
+def test_one_of_three_redbeats_is_active_and_another_takes_over(redbeat: Scheduled):
     beats = [redbeat.beat() for _ in range(3)]
     until(lambda: len(redbeat.sent("turns.sweep")) >= 5, 30)
     first = holder_of(beats)
@@ -80,11 +80,11 @@ def test_of_three_redbeats_one_sends_and_when_it_is_killed_another_goes_on(redbe
     assert taken_over is not None
     assert taken_over.stop() == 0
     (waiting,) = (beat for beat in rest if beat is not taken_over)
-    until(lambda: waiting.said(ACQUIRED), 20)  # one that stops in order gives the lock back at once
+    until(lambda: waiting.logged(ACQUIRED), 20)  # one that stops in order gives the lock back at once
     assert not any("Traceback" in beat.log.read_text() for beat in beats)
 
 
-async def test_three_beats_with_files_of_their_own_change_nothing_but_how_soon(stack: Scheduled, database_url: str):
+async def test_three_beats_with_separate_files_do_no_harm(stack: Scheduled, database_url: str):
     """Each sends everything; the rows decide what is done."""
     stack.worker()
     beats = [stack.beat() for _ in range(3)]
@@ -103,7 +103,7 @@ async def test_three_beats_with_files_of_their_own_change_nothing_but_how_soon(s
     assert violations(database_url) == {}
 
 
-def test_after_an_hour_without_a_beat_everything_due_is_sent_at_once(stack: Scheduled):
+def test_beat_sends_overdue_jobs_at_once(stack: Scheduled):
     schedule = stack.directory / "schedule"
     beat = stack.beat_at(schedule)
     until(lambda: stack.sent("turns.sweep"), 20)
@@ -123,7 +123,7 @@ def test_after_an_hour_without_a_beat_everything_due_is_sent_at_once(stack: Sche
     assert len(stack.sent("usage.audit")) == 1, "an hour that was missed is made up for once, not once for each run"
 
 
-def test_redbeat_catches_up_as_well_and_forgets_what_is_scheduled_no_more(redbeat: Scheduled):
+def test_redbeat_catches_up_and_drops_removed_schedules(redbeat: Scheduled):
     beat = redbeat.beat()
     until(lambda: redbeat.sent("turns.sweep"), 20)
     assert beat.stop() == 0
@@ -147,7 +147,7 @@ def test_redbeat_catches_up_as_well_and_forgets_what_is_scheduled_no_more(redbea
         assert not broker.exists("turnline:beat:gone")
 
 
-def test_redbeat_without_redis_is_refused_in_a_sentence(stack: Scheduled):
+def test_redbeat_without_redis_is_refused_with_a_reason(stack: Scheduled):
     stack.env |= {"TURNLINE_SCHEDULER": "redbeat", "CELERY_BROKER_URL": "amqp://127.0.0.1:1//", "REDIS_URL": ""}
     process = stack.start("-m", "cli.main", "beat")
 

@@ -44,7 +44,7 @@ def tool_server() -> Iterator[tuple[str, list[dict[str, str]]]]:
         thread.join()
 
 
-async def test_a_secret_travels_in_its_header_and_nowhere_else(
+async def test_secret_is_sent_in_its_header_and_stored_nowhere_in_plain_text(
     stack: Stack, database: Database, tool_server: tuple[str, list[dict[str, str]]]
 ):
     url, seen = tool_server

@@ -20,14 +20,12 @@ def worker(stack: Stack) -> Process:
     return stack.worker()
 
 
-async def test_interrupt_cuts_the_reply_off_and_the_next_turn_sees_what_had_been_said(
-    stack: Stack, database: Database, dispatcher: Dispatcher
-):
+async def test_interrupt_cuts_off_the_reply_and_the_next_turn_sees_its_text(stack: Stack, database: Database, dispatcher: Dispatcher):
     session = await talk(stack, database, dispatcher, strategy="interrupt")
-    first = await session.says(f"{STREAM} tell me all")
-    await session.streams(first)
+    first = await session.send(f"{STREAM} tell me all")
+    await session.wait_for_stream(first)
 
-    second = await session.says("Wait, only the last one")
+    second = await session.send("Wait, only the last one")
 
     assert await session.ended(first) == ("cancelled", "Interrupted")
     assert await session.ended(second) == ("done", None)
@@ -40,13 +38,13 @@ async def test_interrupt_cuts_the_reply_off_and_the_next_turn_sees_what_had_been
     assert violations(stack.database_url) == {}
 
 
-async def test_an_agent_that_is_not_to_be_interrupted_answers_first(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_interruption_is_ignored_if_the_agent_does_not_allow_it(stack: Stack, database: Database, dispatcher: Dispatcher):
     session = await talk(stack, database, dispatcher, strategy="interrupt", allow_interruption=False)
     slow = "[[latency 1500]] slowly"
-    first = await session.says(slow)
+    first = await session.send(slow)
     await session.requests(slow, 1)
 
-    assert await session.says("And this?") == first
+    assert await session.send("And this?") == first
 
     assert await session.ended(first) == ("done", None)
     await soon(lambda: session.kinds().count("agent_message") == 2)
@@ -55,13 +53,13 @@ async def test_an_agent_that_is_not_to_be_interrupted_answers_first(stack: Stack
     assert violations(stack.database_url) == {}
 
 
-async def test_rollback_keeps_what_was_done_from_the_model(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_rollback_hides_the_cancelled_turn_from_the_model(stack: Stack, database: Database, dispatcher: Dispatcher):
     session = await talk(stack, database, dispatcher, tool(stack, "idempotent"), strategy="rollback")
     text = '[[call orders_lookup {"order": 41}]] [[fault hang after 1]] rolled back'
-    first = await session.says(text)
+    first = await session.send(text)
     await session.requests(text, 2)
 
-    second = await session.says("From the start")
+    second = await session.send("From the start")
 
     assert await session.ended(first) == ("cancelled", "RolledBack")
     assert await session.ended(second) == ("done", None)
@@ -76,14 +74,14 @@ async def test_rollback_keeps_what_was_done_from_the_model(stack: Stack, databas
 async def test_rollback_is_refused_once_an_unsafe_tool_has_run(stack: Stack, database: Database, dispatcher: Dispatcher):
     session = await talk(stack, database, dispatcher, tool(stack, "unsafe"), strategy="rollback")
     text = '[[call orders_lookup {"order": 41}]] [[fault hang after 1]] unsafe'
-    first = await session.says(text)
+    first = await session.send(text)
     await session.requests(text, 2)
 
     with pytest.raises(Conflict, match="unsafe tool"):
-        await session.says("From the start, unsafe")
+        await session.send("From the start, unsafe")
 
     assert stack.status(first) == "running"
-    second = await session.says("Then stop", strategy="interrupt")
+    second = await session.send("Then stop", strategy="interrupt")
     assert await session.ended(first) == ("cancelled", "Interrupted")
     assert await session.ended(second) == ("done", None)
     asked = await session.asked("Then stop")
@@ -92,14 +90,16 @@ async def test_rollback_is_refused_once_an_unsafe_tool_has_run(stack: Stack, dat
     assert violations(stack.database_url) == {}
 
 
-async def test_reject_refuses_at_both_doors_until_the_turn_has_settled(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_reject_refuses_messages_over_http_and_celery_until_the_turn_settles(
+    stack: Stack, database: Database, dispatcher: Dispatcher
+):
     session = await talk(stack, database, dispatcher, strategy="reject")
     text = f"{STREAM} busy"
-    first = await session.says(text)
+    first = await session.send(text)
     await session.requests(text, 1)
 
     with pytest.raises(Conflict, match="reject"):
-        await session.says("Too early")
+        await session.send("Too early")
     producer = Celery(broker=stack.broker_url)
     producer.send_task(
         "messages.receive",
@@ -111,8 +111,8 @@ async def test_reject_refuses_at_both_doors_until_the_turn_has_settled(stack: St
 
     content = session.log()[-1][2]
     assert (content["status"], content["error_class"], content["message_key"]) == ("refused", "Conflict", "k")
-    await session.cancels()
+    await session.cancel()
     assert await session.ended(first) == ("cancelled", "Cancelled")
-    assert await session.ended(await session.says("Now")) == ("done", None)
+    assert await session.ended(await session.send("Now")) == ("done", None)
     stack.drained()
     assert violations(stack.database_url) == {}

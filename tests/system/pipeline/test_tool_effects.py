@@ -64,7 +64,7 @@ def told(stack: Stack, turn_id: UUID) -> dict[str, Any]:
         ("hang", "", "succeeded", {"requests": 2, "effects": 1, "status_requests": 3}),
     ],
 )
-async def test_a_killed_workers_queryable_call(
+async def test_queryable_call_of_a_killed_worker_is_repeated_only_if_it_did_not_happen(
     stack: Stack, database: Database, dispatcher: Dispatcher, fault: str, status_fault: str, state: str, counts: dict[str, int]
 ):
     """The worker dies waiting for the answer. Its successor asks, and repeats the call only where it did not happen."""
@@ -95,7 +95,7 @@ async def test_a_killed_workers_queryable_call(
     assert rescuer.stop() == 0
 
 
-async def test_within_one_worker_and_when_the_first_integration_is_down(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_queryable_call_falls_back_to_the_next_integration(stack: Stack, database: Database, dispatcher: Dispatcher):
     """A lost answer is asked for; where nobody listens, the next integration of the tool takes over."""
     worker = stack.worker()
     lost = await asked(database, dispatcher, await tenant(database, tools=(tool(stack, "queryable"),)), '"fault": "execute-then-drop"')

@@ -20,8 +20,7 @@ COMMAND = [sys.executable, "-m", "cli.main", "top"]
 
 
 def top(stack: Stack, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    given = stack.env | {"TURNLINE_HOME": str(stack.directory / "home"), "COLUMNS": "160"} | env
-    return subprocess.run([*COMMAND, *arguments], env=given, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return stack.turnline("top", *arguments, **({"TURNLINE_HOME": str(stack.directory / "home"), "COLUMNS": "160"} | env))
 
 
 def told(stack: Stack, **env: str) -> dict[str, Any]:
@@ -31,7 +30,7 @@ def told(stack: Stack, **env: str) -> dict[str, Any]:
     return found
 
 
-async def test_it_tells_of_turns_queues_workers_tools_and_jobs(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_top_shows_turns_queues_workers_tools_and_jobs(stack: Stack, database: Database, dispatcher: Dispatcher):
     stack.env |= {"TURNLINE_WATCHDOG_S": "3", "TURNLINE_METRICS_PORT": "0"}
     worker = stack.worker()
     stack.beat()
@@ -63,7 +62,7 @@ async def test_it_tells_of_turns_queues_workers_tools_and_jobs(stack: Stack, dat
     assert "top-canary" not in once + json.dumps(found)
 
 
-def test_without_a_broker_it_tells_what_the_database_knows(stack: Stack):
+def test_top_without_a_broker_shows_what_the_database_knows(stack: Stack):
     away = f"redis://127.0.0.1:{free_port()}"
 
     found = told(stack, CELERY_BROKER_URL=away)
@@ -73,7 +72,7 @@ def test_without_a_broker_it_tells_what_the_database_knows(stack: Stack):
     assert "the broker does not answer" in top(stack, "--once", CELERY_BROKER_URL=away).stdout
 
 
-def test_without_a_database_it_ends_in_a_sentence(stack: Stack):
+def test_top_without_a_database_ends_with_a_reason(stack: Stack):
     done = top(stack, "--once", DATABASE_URL="postgresql://me:hunter2@127.0.0.1:1/x")
 
     assert done.returncode == 1
@@ -81,7 +80,7 @@ def test_without_a_database_it_ends_in_a_sentence(stack: Stack):
     assert "hunter2" not in done.stderr
 
 
-def test_in_a_terminal_it_goes_on_until_ctrl_c(stack: Stack):
+def test_top_in_a_terminal_runs_until_ctrl_c(stack: Stack):
     ours, its = pty.openpty()
     env = process_env() | stack.env | {"TERM": "xterm", "COLUMNS": "160", "LINES": "50", "TURNLINE_HOME": str(stack.directory / "home")}
     process = subprocess.Popen([*COMMAND, "--every", "0.5"], env=env, cwd=ROOT, stdin=its, stdout=its, stderr=its)

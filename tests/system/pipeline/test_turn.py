@@ -22,7 +22,7 @@ def worker(stack: Stack) -> Process:
     return stack.worker()
 
 
-async def test_a_message_whose_answer_needs_the_tool(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_message_that_needs_the_tool_is_answered(stack: Stack, database: Database, dispatcher: Dispatcher):
     made = await tenant(database, tools=(stack.tool(),))
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
     assert accepted.turn_id is not None
@@ -40,9 +40,7 @@ async def test_a_message_whose_answer_needs_the_tool(stack: Stack, database: Dat
     assert violations(stack.database_url) == {}
 
 
-async def test_what_is_held_covers_what_is_used_and_budgets_spend_what_the_ledger_says(
-    stack: Stack, database: Database, dispatcher: Dispatcher
-):
+async def test_reservations_cover_usage_and_budgets_match_the_ledger(stack: Stack, database: Database, dispatcher: Dispatcher):
     made = await tenant(database, tools=(stack.tool(),))
     async with database.transaction(made.workspace_id) as db:
         for unit, cap in (("usd", Decimal(1)), ("tokens", Decimal(100_000))):
@@ -64,7 +62,7 @@ async def test_what_is_held_covers_what_is_used_and_budgets_spend_what_the_ledge
     assert violations(stack.database_url) == {}
 
 
-async def test_a_turn_that_was_never_rung_is_swept_up(stack: Stack, database: Database):
+async def test_undispatched_turn_is_found_by_the_sweep(stack: Stack, database: Database):
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "Hello")
 
@@ -73,7 +71,7 @@ async def test_a_turn_that_was_never_rung_is_swept_up(stack: Stack, database: Da
     assert stack.status(accepted.turn_id) == "done"
 
 
-async def test_a_turn_rung_five_times_is_answered_once(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_turn_dispatched_five_times_is_answered_once(stack: Stack, database: Database, dispatcher: Dispatcher):
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "Five rings")
     for _ in range(5):
@@ -141,7 +139,7 @@ async def test_messages_of_one_session_in_a_row_are_answered_in_order(stack: Sta
         ("no-usage", "done", 1),
     ],
 )
-async def test_what_a_provider_may_do(stack: Stack, database: Database, dispatcher: Dispatcher, fault: str, ends: str, requests: int):
+async def test_turn_handles_provider_faults(stack: Stack, database: Database, dispatcher: Dispatcher, fault: str, ends: str, requests: int):
     made = await tenant(database)
     text = f"[[fault {fault}]] {fault}"
     accepted = await intake.accept(database, made.workspace_id, made.session_id, text)
@@ -170,7 +168,7 @@ async def test_what_a_provider_may_do(stack: Stack, database: Database, dispatch
         ("redirect-metadata", "unsafe", "unknown", 1),
     ],
 )
-async def test_what_a_tool_may_do(
+async def test_turn_handles_tool_faults(
     stack: Stack, database: Database, dispatcher: Dispatcher, fault: str, effect: str, status: str, requests: int
 ):
     """Whatever it does, the model is told, the turn is answered, and an effect that cannot be repeated safely is not."""
@@ -190,7 +188,7 @@ async def test_what_a_tool_may_do(
     assert violations(stack.database_url) == {}
 
 
-async def test_bad_arguments_go_back_to_the_model(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_invalid_tool_arguments_are_reported_to_the_model(stack: Stack, database: Database, dispatcher: Dispatcher):
     made = await tenant(database, tools=(stack.tool(),))
     for text in ("[[bad-arguments orders_lookup]]", "[[unknown-tool]]", '[[call orders_lookup {"order": "forty-one"}]]'):
         accepted = await intake.accept(database, made.workspace_id, made.session_id, text)
@@ -207,7 +205,7 @@ async def test_bad_arguments_go_back_to_the_model(stack: Stack, database: Databa
     assert violations(stack.database_url) == {}
 
 
-async def test_a_tool_may_not_reach_into_the_network(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_tool_cannot_reach_internal_addresses(stack: Stack, database: Database, dispatcher: Dispatcher):
     """The sandbox is allowed, by its network; the machine's metadata service is not."""
     url = "http://169.254.169.254/latest/meta-data"
     made = await tenant(database, tools=({**TOOL, "integration": {"configuration": {"url": url}}},))
@@ -222,7 +220,7 @@ async def test_a_tool_may_not_reach_into_the_network(stack: Stack, database: Dat
     assert "metadata address, which tools may not reach" in error
 
 
-async def test_no_words_and_no_secrets_in_the_logs(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_logs_contain_no_message_text_and_no_secrets(stack: Stack, database: Database, dispatcher: Dispatcher):
     made = await tenant(database, tools=(stack.tool(),))
     for text in ("canary-words are these", "[[fault 401]] canary-words", '[[call orders_lookup {"order": "canary-words"}]]'):
         accepted = await intake.accept(database, made.workspace_id, made.session_id, text)

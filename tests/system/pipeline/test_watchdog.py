@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -54,14 +52,13 @@ def quiet(stack: Stack) -> Process:
     """A worker of four turns at a time that says nothing of its own accord: busy while its broker restarts, it never consumes again."""
     command = ("-m", "celery", "-A", "tests.support.quiet_app", "worker", "--pool", "custom", "-c", "4", "-n", "quiet@test", "-Q", "turns")
     worker = stack.start(*command, "--without-mingle", "--without-gossip", "--without-heartbeat")
-    until(lambda: worker.said("ready."), 30)
+    until(lambda: worker.logged("ready."), 30)
     return worker
 
 
 def doctor(stack: Stack) -> list[str]:
     """What `turnline doctor` says is wrong."""
-    done = subprocess.run([sys.executable, "-m", "cli.main", "doctor"], env=stack.env, capture_output=True, text=True, check=False)
-    return [line for line in done.stdout.splitlines() if line.startswith("WRONG")]
+    return [line for line in stack.turnline("doctor").stdout.splitlines() if line.startswith("WRONG")]
 
 
 def producer(stack: Stack) -> Celery:
@@ -86,17 +83,17 @@ async def hung(stack: Stack, database: Database, broker: Valkey, *, away_s: floa
     until(lambda: stack.one("SELECT count(*) FROM turns WHERE status = 'running' AND claimed_at > now() - interval '0.3 s'") == 4, 30)
     broker.kill()
     time.sleep(away_s)
-    assert worker.said("ready."), "while the broker is away, it is no fault of the worker's"
+    assert worker.logged("ready."), "while the broker is away, it is no fault of the worker's"
     until(lambda: worker.log.read_text().count("Couldn't ack") >= 4)  # none of the four will ever count as given back
     broker.start()
     assert stack.one(DONE) < TURNS, "it was done before the broker was gone: the run proves nothing"
     return worker
 
 
-async def test_without_the_watchdog_it_hangs_for_ever(stack: Stack, database: Database, broker: Valkey):
+async def test_hung_worker_without_a_watchdog_stays_hung(stack: Stack, database: Database, broker: Valkey):
     stack.env |= {"TURNLINE_WATCHDOG_S": "0"}
     worker = await hung(stack, database, broker)
-    assert worker.said("The watchdog is off")
+    assert worker.logged("The watchdog is off")
     time.sleep(3)
     before = stack.one(DONE)
     time.sleep(3 * float(WATCHDOG_S))
@@ -106,7 +103,7 @@ async def test_without_the_watchdog_it_hangs_for_ever(stack: Stack, database: Da
     worker.kill()
 
 
-async def test_with_it_the_worker_is_ended_and_the_next_one_finishes(stack: Stack, database: Database, broker: Valkey):
+async def test_watchdog_ends_a_hung_worker_and_another_finishes(stack: Stack, database: Database, broker: Valkey):
     worker = await hung(stack, database, broker, away_s=3 * float(WATCHDOG_S))
     until(lambda: worker.popen.poll() is not None, 60)
 
@@ -122,7 +119,7 @@ async def test_with_it_the_worker_is_ended_and_the_next_one_finishes(stack: Stac
     assert violations(stack.database_url) == {}
 
 
-async def test_a_worker_whose_loop_is_blocked_is_ended(stack: Stack, database: Database):
+async def test_watchdog_ends_a_worker_whose_event_loop_is_blocked(stack: Stack, database: Database):
     worker = quiet(stack)
     app = producer(stack)
     app.send_task("tests.block", args=(120,), queue="turns")
@@ -135,14 +132,14 @@ async def test_a_worker_whose_loop_is_blocked_is_ended(stack: Stack, database: D
     assert "No progress for" in worker.log.read_text()
 
 
-async def test_one_that_is_idle_full_or_cut_off_is_left_alone(stack: Stack, database: Database, broker: Valkey):
+async def test_watchdog_leaves_idle_full_and_disconnected_workers_alone(stack: Stack, database: Database, broker: Valkey):
     """Nobody sweeps here, so that turns lie about which nobody carries."""
     worker = stack.worker(concurrency=2, queues="turns")
     await post(database, "Nobody rings for me", 1)
     ended = 2 * float(WATCHDOG_S)
 
     time.sleep(ended)
-    assert worker.said("ready."), "idle, and in touch with its broker"
+    assert worker.logged("ready."), "idle, and in touch with its broker"
     assert stack.one("SELECT now() - progress_at < interval '4 s' FROM workers")
 
     app = producer(stack)
@@ -155,14 +152,14 @@ async def test_one_that_is_idle_full_or_cut_off_is_left_alone(stack: Stack, data
     app.close()
     until(lambda: stack.one("SELECT count(*) FROM turns WHERE status = 'running'") == 2)
     time.sleep(ended)
-    assert worker.said("ready."), "full, of turns that take long"
+    assert worker.logged("ready."), "full, of turns that take long"
     assert stack.one("SELECT count(*) FROM turns WHERE status = 'running'") == 2
     until(lambda: stack.one(DONE) == 2, 30)
 
     broker.kill()
     time.sleep(ended)
-    assert worker.said("ready."), "without a broker"
+    assert worker.logged("ready."), "without a broker"
     broker.start()
     time.sleep(ended)
-    assert worker.said("ready."), "in touch again"
+    assert worker.logged("ready."), "in touch again"
     assert stack.one("SELECT count(*) FROM workers WHERE stalls > 0") == 0
