@@ -130,7 +130,9 @@ async def _flood(stack: Stack, made: Tenant, load: Load) -> None:
     async def accept_some() -> None:
         while (number := next(numbers)) < load.flood:
             session_id = made.session_ids[number % load.sessions]
-            accepted = await intake.accept(database, made.workspace_id, session_id, text_of(load, number), window=load.in_flight_limit)
+            accepted = await intake.accept(
+                database, made.workspace_id, session_id, text_of(load, number), in_flight_limit=load.in_flight_limit
+            )
             if accepted.to_dispatch is not None:
                 dispatcher.dispatch(accepted.to_dispatch)
 

@@ -53,7 +53,7 @@ def redrive_turn(settings: Settings, turn_id: UUID, *, from_scratch: bool, by: s
         if workspace_id is None:
             raise NotFound("no such turn")
         return await store_redrive.redrive(
-            database, workspace_id, turn_id, from_scratch=from_scratch, by=by or operator(), window=settings.workspace_in_flight
+            database, workspace_id, turn_id, from_scratch=from_scratch, by=by or operator(), in_flight_limit=settings.workspace_in_flight
         )
 
     try:
@@ -74,7 +74,9 @@ def release_session(settings: Settings, session_id: UUID, *, by: str | None) -> 
     """
 
     async def query(database: Database, workspace_id: UUID) -> store_redrive.Released:
-        return await store_redrive.release(database, workspace_id, session_id, by=by or operator(), window=settings.workspace_in_flight)
+        return await store_redrive.release(
+            database, workspace_id, session_id, by=by or operator(), in_flight_limit=settings.workspace_in_flight
+        )
 
     released = run_session_query(settings, session_id, query)
     if released.offset is None:

@@ -41,7 +41,7 @@ async def accept_and_dispatch(
         message_key=message_key,
         metadata=metadata,
         strategy=strategy,
-        window=in_flight_limit,
+        in_flight_limit=in_flight_limit,
         max_open=max_open,
     )
     failpoint("intake.committed")

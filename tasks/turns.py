@@ -47,9 +47,9 @@ async def sweep_turns(run: JobRun) -> None:
     """Dispatch the turns that are due; with `dry_run`, count them. Any number of runs at a time dispatch each once."""
     stale_s, in_flight_limit = run.settings.ring_stale_s, run.settings.workspace_in_flight
     if run.dry_run:
-        run.count(turns_dispatched=await sweep.how_many_are_due(run.database, stale_s=stale_s, window=in_flight_limit))
+        run.count(turns_dispatched=await sweep.how_many_are_due(run.database, stale_s=stale_s, in_flight_limit=in_flight_limit))
         return
-    due = await sweep.due(run.database, stale_s=stale_s, window=in_flight_limit)
+    due = await sweep.due(run.database, stale_s=stale_s, in_flight_limit=in_flight_limit)
     if due:
         await asyncio.to_thread(publish, run.celery or app, due)
         run.count(turns_dispatched=len(due))

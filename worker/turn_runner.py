@@ -54,7 +54,7 @@ async def _claim(resources: Resources, turn_id: UUID) -> turns.Claim | turns.Not
         resources.owner(),
         lease_s=settings.turn_lease_s,
         max_attempts=settings.turn_max_attempts,
-        window=settings.history_events,
+        history_limit=settings.history_events,
         limits=resources.limits,
         secrets=resources.secrets,
         approval_s=settings.approval_s,

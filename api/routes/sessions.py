@@ -80,7 +80,7 @@ async def set_mode(session_id: UUID, body: schemas.ModeChange, caller: CallerDep
         session_id,
         body.mode,
         by=await app_state.signature(caller),
-        window=app_state.settings.workspace_in_flight,
+        in_flight_limit=app_state.settings.workspace_in_flight,
     )
     app_state.after_commit(session_id, offset=switched.offset, to_dispatch=switched.to_dispatch)
     async with app_state.database.transaction(caller.workspace_id) as db:
@@ -106,7 +106,7 @@ async def release_session(session_id: UUID, caller: CallerDep, app_state: AppSta
         caller.workspace_id,
         session_id,
         by=await app_state.signature(caller),
-        window=app_state.settings.workspace_in_flight,
+        in_flight_limit=app_state.settings.workspace_in_flight,
     )
     app_state.after_commit(session_id, offset=released.offset, to_dispatch=released.to_dispatch)
     async with app_state.database.transaction(caller.workspace_id) as db:

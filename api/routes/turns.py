@@ -52,7 +52,7 @@ async def redrive_turn(turn_id: UUID, caller: CallerDep, app_state: AppStateDep,
         turn_id,
         from_scratch=body.from_scratch if body else False,
         by=await app_state.signature(caller),
-        window=app_state.settings.workspace_in_flight,
+        in_flight_limit=app_state.settings.workspace_in_flight,
     )
     app_state.after_commit(redriven.session_id, offset=redriven.offset, to_dispatch=redriven.to_dispatch)
     return Json({"turn": {"id": turn_id, "status": TurnStatus.QUEUED}}, 202)

@@ -51,13 +51,13 @@ async def accept(
     message_key: str | None = None,
     metadata: dict[str, Any] | None = None,
     strategy: str | None = None,
-    window: int = 200,
+    in_flight_limit: int = 200,
     max_open: int | None = None,
 ) -> Accepted:
     """Append a customer's message and open a turn for it, or join the open turn, in one transaction.
 
-    Safe to repeat with the same `message_key`. `window` is the workspace's in-flight limit; `max_open` is how many turns of the session
-    may be open.
+    Safe to repeat with the same `message_key`. `in_flight_limit` is how many turns of the workspace may be admitted, `max_open` how many
+    turns of the session may be open.
 
     Raises:
         Rejected: the text is blank, longer than 64 KiB or not storable; the key, metadata or strategy is not valid.
@@ -71,7 +71,16 @@ async def accept(
         raise Rejected(f"strategy must be one of {', '.join(STRATEGIES)}.")
     content = Jsonb({"text": text})
     row = await database.call(
-        ACCEPT, workspace_id, session_id, content, Jsonb(metadata or {}), message_key, strategy, window, max_open, share=workspace_id
+        ACCEPT,
+        workspace_id,
+        session_id,
+        content,
+        Jsonb(metadata or {}),
+        message_key,
+        strategy,
+        in_flight_limit,
+        max_open,
+        share=workspace_id,
     )
     match row["o_outcome"]:
         case "accepted" | "repeated":

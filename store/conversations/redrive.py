@@ -39,18 +39,18 @@ class Released:
     to_dispatch: UUID | None
 
 
-async def redrive(database: Database, workspace_id: UUID, turn_id: UUID, *, from_scratch: bool, by: str, window: int) -> Redriven:
+async def redrive(database: Database, workspace_id: UUID, turn_id: UUID, *, from_scratch: bool, by: str, in_flight_limit: int) -> Redriven:
     """Open a failed or dead turn again, with full attempts and limits, and lift its session's quarantine.
 
     It resumes at its last step: finished model calls and tool calls stand. With `from_scratch` it starts at its messages again, with
-    the agent as it is now, and the model does not see what it did before. `by` is named in the log. `window` is the workspace's
+    the agent as it is now, and the model does not see what it did before. `by` is named in the log. `in_flight_limit` is the workspace's
     in-flight limit.
 
     Raises:
         NotFound: the workspace has no such turn.
         Conflict: the turn cannot be redriven; the message says why.
     """
-    row = await database.call(REDRIVE, workspace_id, turn_id, from_scratch, by, window)
+    row = await database.call(REDRIVE, workspace_id, turn_id, from_scratch, by, in_flight_limit)
     outcome = row["o_outcome"]
     if outcome == "redriven":
         return Redriven(row["o_session"], row["o_offset"], row["o_dispatch"])
@@ -59,9 +59,9 @@ async def redrive(database: Database, workspace_id: UUID, turn_id: UUID, *, from
     raise NotFound("no such turn")
 
 
-async def release(database: Database, workspace_id: UUID, session_id: UUID, *, by: str, window: int) -> Released:
+async def release(database: Database, workspace_id: UUID, session_id: UUID, *, by: str, in_flight_limit: int) -> Released:
     """Lift a session's quarantine, so that its open turns run again. Dead turns stay dead. Safe to repeat. Raises NotFound."""
-    row = await database.call(RELEASE, workspace_id, session_id, by, window)
+    row = await database.call(RELEASE, workspace_id, session_id, by, in_flight_limit)
     if row["o_outcome"] == "not_found":
         raise NotFound("no such session")
     return Released(row["o_offset"], row["o_dispatch"])

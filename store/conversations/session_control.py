@@ -59,11 +59,11 @@ def _cancelled(row: dict[str, Any], missing: str) -> Cancelled:
     return Cancelled(row["o_outcome"], row["o_session"], row["o_offset"], row["o_dispatch"])
 
 
-async def set_mode(database: Database, workspace_id: UUID, session_id: UUID, mode: str, *, by: str, window: int = 200) -> Switched:
+async def set_mode(database: Database, workspace_id: UUID, session_id: UUID, mode: str, *, by: str, in_flight_limit: int = 200) -> Switched:
     """Switch who answers: the agent (auto), a person (manual, which ends open turns) or nobody (paused, which parks them). Safe to repeat.
 
-    Once this has returned for manual, the log gets no agent message until the mode is auto again. `window` is the workspace's in-flight
-    limit.
+    Once this has returned for manual, the log gets no agent message until the mode is auto again. `in_flight_limit` is how many turns of
+    the workspace may be admitted.
 
     Raises:
         Rejected: `mode` is not a mode.
@@ -72,7 +72,7 @@ async def set_mode(database: Database, workspace_id: UUID, session_id: UUID, mod
     """
     if mode not in MODES:
         raise Rejected(f"mode must be one of {', '.join(MODES)}.")
-    row = await database.call(SET_MODE, workspace_id, session_id, mode, by, window)
+    row = await database.call(SET_MODE, workspace_id, session_id, mode, by, in_flight_limit)
     match row["o_outcome"]:
         case "switched" | "unchanged":
             return Switched(row["o_offset"], row["o_dispatch"])

@@ -44,15 +44,15 @@ RETURNING turns.id, turns.dispatch_count
 COUNT = f"{_FOUND} SELECT count(*) AS n FROM chosen"
 
 
-async def due(maintenance: Database, *, stale_s: float, window: int = 200, limit: int = 1000) -> list[tuple[UUID, int]]:
+async def due(maintenance: Database, *, stale_s: float, in_flight_limit: int = 200, limit: int = 1000) -> list[tuple[UUID, int]]:
     """Return turns to dispatch, as (id, how often it was dispatched with this), at most `limit`, and mark them as dispatched.
 
     `maintenance` acts as turnline_maintenance, which sees the states of all workspaces' turns and no message. A dispatch that was not
-    claimed is stale after `stale_s` seconds. `window` is a workspace's in-flight limit.
+    claimed is stale after `stale_s` seconds. `in_flight_limit` is a workspace's in-flight limit.
     """
-    return [(row["id"], row["dispatch_count"]) for row in await maintenance.rows(DUE, stale_s, limit, window)]
+    return [(row["id"], row["dispatch_count"]) for row in await maintenance.rows(DUE, stale_s, limit, in_flight_limit)]
 
 
-async def how_many_are_due(maintenance: Database, *, stale_s: float, window: int = 200, limit: int = 1000) -> int:
+async def how_many_are_due(maintenance: Database, *, stale_s: float, in_flight_limit: int = 200, limit: int = 1000) -> int:
     """Return how many turns `due` would return. Nothing is marked."""
-    return int((await maintenance.call(COUNT, stale_s, limit, window))["n"])
+    return int((await maintenance.call(COUNT, stale_s, limit, in_flight_limit))["n"])

@@ -107,17 +107,17 @@ async def claim(
     *,
     lease_s: float,
     max_attempts: int,
-    window: int,
+    history_limit: int,
     limits: Limits,
     secrets: Secrets,
     approval_s: float = 86_400.0,
 ) -> Claim | NotClaimed:
     """Claim a turn for `owner`, a name that only this execution uses: lease, fence and turn context, in one transaction.
 
-    `window` is how many of the session's latest events the turn context is read from. A turn that was claimed `max_attempts` times
+    `history_limit` is how many of the session's latest events the turn context is read from. A turn that was claimed `max_attempts` times
     without an outcome ends here as dead. Approvals that the turn requests expire after `approval_s` seconds.
     """
-    row = await _with_retries(lambda: database.call(CLAIM, turn_id, owner, lease_s, max_attempts, window))
+    row = await _with_retries(lambda: database.call(CLAIM, turn_id, owner, lease_s, max_attempts, history_limit))
     if row["o_outcome"] != "claimed":
         return NotClaimed(row["o_outcome"], row["o_next_turn"])
     failpoint("turn.claimed")

@@ -107,7 +107,7 @@ async def test_dead_turns_are_listed_until_they_are_redriven(turnline: Callable[
 
     assert all(str(turn_id) in text for turn_id in turn_ids)
     assert "cannot be redriven: answered since" in " ".join(text.split())
-    await store_redrive.redrive(database, created.workspace_id, turn_ids[1], from_scratch=False, by="me", window=200)
+    await store_redrive.redrive(database, created.workspace_id, turn_ids[1], from_scratch=False, by="me", in_flight_limit=200)
     ended = {row["id"]: row["not_redrivable"] for row in json.loads(turnline("turns", "--dead", "--json", "--since", "7d"))["ended"]}
     assert ended.get(str(turn_ids[0])) == "answered since"
     assert str(turn_ids[1]) not in ended
@@ -148,7 +148,7 @@ async def test_turn_shows_everything_about_a_turn(turnline: Callable[..., str], 
         " decided_by, decided_at) VALUES (%s, %s, %s, 'c1', 'refund', 'h', 'approved', now(), 'Grace', now())",
         *(created.workspace_id, created.session_id, turn_id),
     )
-    await store_redrive.redrive(database, created.workspace_id, turn_id, from_scratch=False, by="Ada", window=200)
+    await store_redrive.redrive(database, created.workspace_id, turn_id, from_scratch=False, by="Ada", in_flight_limit=200)
 
     text = turnline("turn", str(turn_id))
 

@@ -106,7 +106,7 @@ async def test_person_can_reply_in_abandoned_session(database: Database, mainten
         await session_control.reply_as_person(database, quiet.workspace_id, quiet.session_id, "human_agent", "Hello again.")
     else:
         ((turn,),) = await rows(database, quiet, "SELECT id FROM turns WHERE opened_at_offset = 4")
-        await store_redrive.redrive(database, quiet.workspace_id, turn, from_scratch=False, by="Olga", window=10)
+        await store_redrive.redrive(database, quiet.workspace_id, turn, from_scratch=False, by="Olga", in_flight_limit=10)
 
     assert await status(database, quiet) == "active"
     await session_control.cancel_session(database, quiet.workspace_id, quiet.session_id, by="ops")

@@ -22,12 +22,12 @@ from tests.support.factories import Tenant, tenant
 
 async def claim(database: Database, turn_id: UUID, owner: str, lease_s: float = 30.0, attempts: int = 2) -> Any:
     return await turns.claim(
-        database, turn_id, owner, lease_s=lease_s, max_attempts=attempts, window=400, limits=Limits(), secrets=lambda *_: {}
+        database, turn_id, owner, lease_s=lease_s, max_attempts=attempts, history_limit=400, limits=Limits(), secrets=lambda *_: {}
     )
 
 
 async def redrive(database: Database, made: Tenant, turn_id: UUID, *, from_scratch: bool = False) -> store_redrive.Redriven:
-    return await store_redrive.redrive(database, made.workspace_id, turn_id, from_scratch=from_scratch, by="me", window=200)
+    return await store_redrive.redrive(database, made.workspace_id, turn_id, from_scratch=from_scratch, by="me", in_flight_limit=200)
 
 
 async def asked(database: Database, made: Tenant, text: str = "one") -> UUID:

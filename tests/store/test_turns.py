@@ -33,7 +33,7 @@ ANSWERED = TurnCommit(
 async def claim(database: Database, turn_id: UUID | None, owner: str = "me", lease_s: float = 30.0, attempts: int = 5) -> Any:
     assert turn_id is not None
     return await turns.claim(
-        database, turn_id, owner, lease_s=lease_s, max_attempts=attempts, window=400, limits=Limits(), secrets=lambda *_: {}
+        database, turn_id, owner, lease_s=lease_s, max_attempts=attempts, history_limit=400, limits=Limits(), secrets=lambda *_: {}
     )
 
 
@@ -240,7 +240,9 @@ async def test_integration_with_lost_key_is_left_out_of_claim(database: Database
     def secrets(*_: object) -> dict[str, str]:
         raise Rejected("its key is gone")
 
-    held = await turns.claim(database, accepted.turn_id, "me", lease_s=30.0, max_attempts=5, window=400, limits=Limits(), secrets=secrets)
+    held = await turns.claim(
+        database, accepted.turn_id, "me", lease_s=30.0, max_attempts=5, history_limit=400, limits=Limits(), secrets=secrets
+    )
 
     assert not isinstance(held, turns.NotClaimed)
     assert [tool.integrations for tool in held.context.tools] == [()]

@@ -26,6 +26,8 @@ ANSWERED = TurnCommit(
 async def claimed(database: Database, turn_id: UUID | None, owner: str = "me", lease_s: float = 30.0) -> turns.Claim:
     """The claim of a turn that can be claimed."""
     assert turn_id is not None
-    found = await turns.claim(database, turn_id, owner, lease_s=lease_s, max_attempts=5, window=400, limits=Limits(), secrets=lambda *_: {})
+    found = await turns.claim(
+        database, turn_id, owner, lease_s=lease_s, max_attempts=5, history_limit=400, limits=Limits(), secrets=lambda *_: {}
+    )
     assert isinstance(found, turns.Claim), found
     return found

@@ -37,7 +37,7 @@ async def claimed(database: Database, turn_id: UUID | None, *, approval_s: float
         f"worker {next(_owners)}",
         lease_s=30,
         max_attempts=attempts,
-        window=400,
+        history_limit=400,
         limits=Limits(),
         secrets=lambda *_: {},
         approval_s=approval_s,

@@ -109,7 +109,7 @@ class ScheduleWorkers:
         limits = Limits(model_calls=4)
         owner = f"owner {self.claims}"
         claim = await turns.claim(
-            *(self.database, turn_id, owner), lease_s=60.0, max_attempts=50, window=100, limits=limits, secrets=lambda *_: {}
+            *(self.database, turn_id, owner), lease_s=60.0, max_attempts=50, history_limit=100, limits=limits, secrets=lambda *_: {}
         )
         if isinstance(claim, turns.NotClaimed):
             self.dispatch(claim.next_turn)
@@ -138,7 +138,7 @@ class ScheduleWorkers:
         for number in range(schedule.die.randint(1, 2)):
             strategy = schedule.die.choice(STRATEGIES)
             accepted = await intake.accept(
-                self.database, self.made.workspace_id, schedule.session_id, f"m{number}", strategy=strategy, window=ROOM
+                self.database, self.made.workspace_id, schedule.session_id, f"m{number}", strategy=strategy, in_flight_limit=ROOM
             )
             self.dispatch(accepted.to_dispatch)
             await schedule.until(schedule.moments + schedule.die.randint(0, 4))
@@ -154,7 +154,9 @@ class ScheduleWorkers:
     async def switch(self, schedule: Schedule, mode: str) -> None:
         """Set the session's mode."""
         workspace_id = self.made.workspace_id
-        switched = await session_control.set_mode(self.database, workspace_id, schedule.session_id, mode, by="operator", window=ROOM)
+        switched = await session_control.set_mode(
+            self.database, workspace_id, schedule.session_id, mode, by="operator", in_flight_limit=ROOM
+        )
         self.dispatch(switched.to_dispatch)
 
 

@@ -27,7 +27,7 @@ class BaseMachine(RuleBasedStateMachine):
 
     @initialize(
         sessions=st.integers(1, 2),
-        window=st.sampled_from((200, 1)),
+        in_flight_limit=st.sampled_from((200, 1)),
         max_attempts=st.sampled_from((5, 2, 1)),
         history=st.sampled_from((400, 12)),
         strategy=st.sampled_from(STRATEGIES),
@@ -37,7 +37,7 @@ class BaseMachine(RuleBasedStateMachine):
     def begin(
         self,
         sessions: int,
-        window: int,
+        in_flight_limit: int,
         max_attempts: int,
         history: int,
         strategy: str,
@@ -48,7 +48,7 @@ class BaseMachine(RuleBasedStateMachine):
         self.world = World(
             self.environment,
             sessions=sessions,
-            window=window,
+            in_flight_limit=in_flight_limit,
             max_attempts=max_attempts,
             history=history,
             strategy=strategy,

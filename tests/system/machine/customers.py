@@ -34,7 +34,7 @@ class Customers(BaseMachine):
                     text,
                     message_key=key,
                     strategy=strategy,
-                    window=world.window,
+                    in_flight_limit=world.in_flight_limit,
                 )
             )
         except Conflict:

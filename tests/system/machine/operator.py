@@ -35,7 +35,7 @@ class Operator(BaseMachine):
     @rule(place=INDEXES, mode=st.sampled_from(("auto", "auto", "manual", "paused")))
     def set_mode(self, place: int, mode: str) -> None:
         self.call_and_dispatch(
-            "SELECT * FROM set_mode($1, $2, $3, $4, $5)", self.pick(self.world.session_ids, place), mode, "Olga", self.world.window
+            "SELECT * FROM set_mode($1, $2, $3, $4, $5)", self.pick(self.world.session_ids, place), mode, "Olga", self.world.in_flight_limit
         )
 
     @rule(place=INDEXES, as_agent=st.booleans())
@@ -66,14 +66,14 @@ class Operator(BaseMachine):
     @rule(which=INDEXES, scratch=st.booleans())
     def redrive(self, which: int, scratch: bool) -> None:
         turn_id = self.pick(self.world.rows(TURNS), which)["id"]
-        row = self.call_and_dispatch("SELECT * FROM redrive_turn($1, $2, $3, $4, $5)", turn_id, scratch, "Olga", self.world.window)
+        row = self.call_and_dispatch("SELECT * FROM redrive_turn($1, $2, $3, $4, $5)", turn_id, scratch, "Olga", self.world.in_flight_limit)
         if row["o_outcome"] == "redriven" and scratch:
             self.world.pinned.pop(turn_id, None)
 
     @rule(place=INDEXES)
     def release(self, place: int) -> None:
         self.call_and_dispatch(
-            "SELECT * FROM release_session($1, $2, $3, $4)", self.pick(self.world.session_ids, place), "Olga", self.world.window
+            "SELECT * FROM release_session($1, $2, $3, $4)", self.pick(self.world.session_ids, place), "Olga", self.world.in_flight_limit
         )
 
     @rule(enabled=st.booleans())

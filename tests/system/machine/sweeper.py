@@ -13,7 +13,7 @@ class Sweeper(BaseMachine):
 
     @rule()
     def sweep(self) -> None:
-        due = self.run(sweep.due(self.environment.maintenance, stale_s=30.0, window=self.world.window))
+        due = self.run(sweep.due(self.environment.maintenance, stale_s=30.0, in_flight_limit=self.world.in_flight_limit))
         mine = {row["id"] for row in self.world.rows("SELECT id FROM turns WHERE session_id = ANY (%(ids)s)")}
         assert {turn_id for turn_id, _ in due} <= mine, "turns of an example that is over are still due"
         for turn_id, _ in sorted(due):

@@ -50,9 +50,11 @@ class SentMessage:
 class World:
     """A workspace with one agent and its sessions. `wrong` is what should not have happened, as sentences."""
 
-    def __init__(self, environment: Environment, *, sessions: int, window: int, max_attempts: int, history: int, **agent: Any) -> None:
+    def __init__(
+        self, environment: Environment, *, sessions: int, in_flight_limit: int, max_attempts: int, history: int, **agent: Any
+    ) -> None:
         self.environment = environment
-        self.window, self.max_attempts, self.history = window, max_attempts, history
+        self.in_flight_limit, self.max_attempts, self.history = in_flight_limit, max_attempts, history
         self.limits = Limits(model_calls=5, tool_calls=4, steps=12)
         made: Tenant = environment.run(
             tenant(environment.database, sessions=sessions, tools=tuple(t | {"parameters": PARAMETERS} for t in TOOLS), **agent)

@@ -36,7 +36,7 @@ async def flood(database: Database, dispatcher: Dispatcher, count: int, *, sessi
     made = await tenant(database, sessions=sessions, strategy="enqueue")
     for number in range(count):
         session_id = made.session_ids[number % sessions]
-        accepted = await intake.accept(database, made.workspace_id, session_id, f"Question {number}", window=WINDOW)
+        accepted = await intake.accept(database, made.workspace_id, session_id, f"Question {number}", in_flight_limit=WINDOW)
         if accepted.to_dispatch is not None:
             dispatcher.dispatch(accepted.to_dispatch)
     return made
@@ -75,7 +75,7 @@ async def test_another_workspaces_message_is_not_delayed_by_a_flood(stack: Stack
     maintenance = Database(stack.database_url, role=MAINTENANCE_ROLE, pool_size=1)
     await maintenance.open()
     try:
-        assert len(await sweep.due(maintenance, stale_s=-1.0, window=WINDOW)) == WINDOW, "the sweep keeps to the window"
+        assert len(await sweep.due(maintenance, stale_s=-1.0, in_flight_limit=WINDOW)) == WINDOW, "the sweep keeps to the window"
     finally:
         await maintenance.close()
     quiet = await flood(database, dispatcher, 1, sessions=1)

@@ -43,7 +43,7 @@ def turnline(stack: Stack, *arguments: str) -> str:
 async def redrive(session: Conversation, turn_id: UUID | None, *, from_scratch: bool = False) -> None:
     assert turn_id is not None
     done = await store_redrive.redrive(
-        session.database, session.made.workspace_id, turn_id, from_scratch=from_scratch, by="ops", window=200
+        session.database, session.made.workspace_id, turn_id, from_scratch=from_scratch, by="ops", in_flight_limit=200
     )
     assert done.to_dispatch is not None
     session.dispatcher.dispatch(done.to_dispatch)
