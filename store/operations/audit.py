@@ -24,7 +24,7 @@ from store.database import Database, dumps
 from store.operations.audit_checks import QUESTIONS, Question
 
 MAX_S = 60.0
-UNCARRIED_S = 900.0  # longer than a full queue may keep a turn waiting
+UNCLAIMED_S = 900.0  # longer than a full queue may keep a turn waiting
 OVERLAP = timedelta(minutes=5)  # for sessions that committed while the previous audit was reading
 PAGE = 5000
 BATCH_EVENTS = 20_000
@@ -128,7 +128,7 @@ async def run(
     *,
     since: datetime | None = None,
     max_s: float = MAX_S,
-    uncarried_s: float = UNCARRIED_S,
+    unclaimed_s: float = UNCLAIMED_S,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """Audit the sessions active since `since`; None: since the last complete run, and a slice of the older sessions.
@@ -143,7 +143,7 @@ async def run(
     if since is None and before and before["left_since"]:
         walks.append(Walk(before["left_since"], before["left_before"]))
     opened = await maintenance.call(_OPEN, walks[0].since)
-    audit = _Audit(maintenance, Report(opened["id"], opened["started_at"], walks[0].since), max_s, uncarried_s, on_progress)
+    audit = _Audit(maintenance, Report(opened["id"], opened["started_at"], walks[0].since), max_s, unclaimed_s, on_progress)
     report, scope = audit.report, "recent" if since is None else "since"
     error: str | None = "it was stopped before its end"
     try:
@@ -198,10 +198,10 @@ class _Audit:
     """A running audit."""
 
     def __init__(
-        self, maintenance: Database, report: Report, max_s: float, uncarried_s: float, on_progress: Callable[[int, int], None]
+        self, maintenance: Database, report: Report, max_s: float, unclaimed_s: float, on_progress: Callable[[int, int], None]
     ) -> None:
         self.report = report
-        self._database, self._uncarried_s, self._on_progress = maintenance, uncarried_s, on_progress
+        self._database, self._unclaimed_s, self._on_progress = maintenance, unclaimed_s, on_progress
         self._began = time.monotonic()
         self._max_s = max_s
         self._total = 0
@@ -218,7 +218,7 @@ class _Audit:
             for walk in walks:
                 self._total += (await db.execute(text(_TO_COME), {"since": walk.since, "before": walk.before})).scalar_one()
         for question in QUESTIONS:
-            sql = question.text(sessions=":sessions", uncarried_s=self._uncarried_s, quarantine=seen)
+            sql = question.text(sessions=":sessions", unclaimed_s=self._unclaimed_s, quarantine=seen)
             self._statements.append((question, f"SELECT v.*, count(*) OVER () AS total FROM ({sql}) v LIMIT {KEPT_IDS}"))
         for number, walk in enumerate(walks):
             reached = await self._recent(walk)

@@ -31,7 +31,7 @@ class Question:
     meaning: str
     sql: str
 
-    def text(self, *, sessions: str | None, uncarried_s: float, quarantine: bool = False) -> str:
+    def text(self, *, sessions: str | None, unclaimed_s: float, quarantine: bool = False) -> str:
         """Return the statement for the sessions of the SQL array `sessions`, or for all sessions that are not being deleted.
 
         `quarantine`: the column sessions.quarantined_at exists.
@@ -39,12 +39,12 @@ class Question:
         column = {"e": "e.session_id", "u": "u.session_id", "t": "t.session_id", "m": "m.session_id", "c": "c.session_id", "s": "s.id"}
         of = f"= ANY ({sessions})" if sessions else "NOT IN (SELECT id FROM sessions WHERE deleting_at IS NOT NULL)"
         scope: Mapping[str, str] = {key: f"{name} {of}" for key, name in column.items()}
-        carried = "s.mode = 'auto'" + (" AND s.quarantined_at IS NULL" if quarantine else "")
-        return self.sql.format(**scope, carried=carried, uncarried_s=float(uncarried_s))
+        claimable = "s.mode = 'auto'" + (" AND s.quarantined_at IS NULL" if quarantine else "")
+        return self.sql.format(**scope, claimable=claimable, unclaimed_s=float(unclaimed_s))
 
 
 UNACCOUNTED = Question(
-    "messages that nothing accounts for",
+    "unaccounted messages",
     1,
     "offset",
     "A customer's message was accepted, and no turn has answered it, given a reason for not answering it, or is still open for it.",
@@ -55,10 +55,10 @@ UNACCOUNTED = Question(
         AND (t.{OPEN} OR (t.{SETTLED} AND t.read_through_offset >= e."offset")))""",
 )
 ANSWERED_TWICE = Question(
-    "messages that two turns answer",
+    "messages answered twice",
     1,
     "offset",
-    "Two turns both say that they have read and answered this message of a customer's.",
+    "Two turns both read and answered this customer message.",
     """
     SELECT e.session_id, e."offset"::text AS id FROM events e JOIN turns t ON t.session_id = e.session_id
         AND e."offset" BETWEEN t.opened_at_offset AND t.read_through_offset
@@ -68,7 +68,7 @@ REPLIES = Question(
     "done turns without exactly one reply",
     1,
     "turn",
-    "A turn is marked as done, and the log has no reply of it, or several.",
+    "A turn is done, and the log has no reply from it, or more than one.",
     """
     SELECT t.session_id, t.id::text AS id FROM turns t
         LEFT JOIN events e ON e.session_id = t.session_id AND e.turn_id = t.id AND e.kind = 'agent_message' AND {e}
@@ -76,10 +76,10 @@ REPLIES = Question(
 )
 # The commit that ends a turn writes its word to the customer, so that the two bear the same time.
 UNTOLD = Question(
-    "turns that ended without a word",
+    "ended turns without a status update",
     1,
     "turn",
-    "A turn failed, died or was cancelled, and the commit that ended it wrote no status update that a customer's client could show.",
+    "A turn failed, died or was cancelled, and the commit that ended it wrote no status update for the customer's client.",
     """
     SELECT t.session_id, t.id::text AS id FROM turns t
         LEFT JOIN events e ON e.session_id = t.session_id AND e.turn_id = t.id AND e.kind = 'status_update'
@@ -90,7 +90,7 @@ ANSWERED_AND_DEAD = Question(
     "failed or dead turns with a reply",
     1,
     "turn",
-    "A turn is marked as failed or dead, and the log has a reply of it all the same.",
+    "A turn is failed or dead, and the log has a reply from it.",
     """
     SELECT DISTINCT t.session_id, t.id::text AS id FROM turns t
         JOIN events e ON e.session_id = t.session_id AND e.turn_id = t.id AND e.kind = 'agent_message' AND {e}
@@ -100,14 +100,14 @@ NO_REASON = Question(
     "failed or dead turns without a reason",
     1,
     "turn",
-    "A turn is marked as failed or dead, and its row does not say why.",
+    "A turn is failed or dead, and its row has no error class.",
     "SELECT t.session_id, t.id::text AS id FROM turns t WHERE {t} AND t.status IN ('failed', 'dead') AND t.error_class IS NULL",
 )
 OFFSETS = Question(
     "offsets that are not 0, 1, 2 …",
     2,
     "session",
-    "The session's log has a gap or a hole at an end, or its next offset is not the number of its events.",
+    "The session's log has a gap, or its next offset differs from the number of its events.",
     """
     SELECT s.id AS session_id, NULL AS id FROM sessions s LEFT JOIN events e ON e.session_id = s.id AND {e}
     WHERE {s} GROUP BY s.id, s.next_offset
@@ -117,7 +117,7 @@ EARLY_REPLIES = Question(
     "replies before the messages they answer",
     2,
     "turn",
-    "A turn's reply stands in the log before a message that it says it has read.",
+    "A turn's reply precedes a message in the log that it claims to have read.",
     """
     SELECT t.session_id, t.id::text AS id FROM turns t
         JOIN events e ON e.session_id = t.session_id AND e.turn_id = t.id AND e.kind = 'agent_message' AND {e}
@@ -125,10 +125,10 @@ EARLY_REPLIES = Question(
 )
 # A turn that ended in another way first and was driven again answers later than its neighbours; its status update tells it apart.
 ORDER = Question(
-    "replies out of the order of what they answer",
+    "replies out of order",
     2,
     "turn",
-    "A turn's reply stands before the reply of a turn that was opened earlier.",
+    "A turn's reply precedes the reply of a turn that was opened earlier.",
     """
     SELECT session_id, id FROM (
         SELECT t.session_id, t.id::text AS id,
@@ -142,7 +142,7 @@ FENCES = Question(
     "fences that decrease",
     3,
     "offset",
-    "An event was written under an older claim than the event before it: a writer that had lost the session wrote all the same.",
+    "An event was written under an older claim than the event before it, by a worker that had lost its lease.",
     """
     SELECT session_id, "offset"::text AS id FROM (
         SELECT e.session_id, e."offset", e.fence - lag(e.fence) OVER (PARTITION BY e.session_id ORDER BY e."offset") AS step
@@ -150,10 +150,10 @@ FENCES = Question(
     WHERE step < 0""",
 )
 FENCES_AHEAD = Question(
-    "fences beyond the session's",
+    "fences ahead of the session's",
     3,
     "session",
-    "The log or a turn bears a claim's number that the session has not given out yet.",
+    "The log or a turn has a fence that is higher than the session's.",
     """
     SELECT s.id AS session_id, NULL AS id FROM sessions s
     WHERE {s} AND (EXISTS (SELECT 1 FROM events e WHERE e.session_id = s.id AND e.fence > s.lease_fence)
@@ -163,7 +163,7 @@ KEYS = Question(
     "idempotency keys used twice",
     4,
     "tool call",
-    "Two tool calls were sent under one key, so that the tool takes the second for a repetition of the first.",
+    "Two tool calls were sent with the same key, so the tool takes the second for a repetition of the first.",
     """
     SELECT session_id, tool_call_id AS id FROM (
         SELECT c.session_id, c.tool_call_id, count(*) OVER (PARTITION BY c.workspace_id, c.idempotency_key) AS n
@@ -171,10 +171,10 @@ KEYS = Question(
     WHERE n > 1""",
 )
 UNSAFE_TWICE = Question(
-    "unsafe tools asked more than once",
+    "unsafe tool calls sent more than once",
     4,
     "tool call",
-    "A tool that must not be repeated was sent one call more than once.",
+    "A call of a tool that must not be repeated was sent more than once.",
     """
     SELECT c.session_id, c.tool_call_id AS id FROM tool_calls c JOIN tools l ON l.id = c.tool_id
     WHERE {c} AND c.attempts > 1 AND l.effect = 'unsafe' AND l.updated_at <= c.created_at""",
@@ -183,7 +183,7 @@ RESULTS = Question(
     "tool calls without exactly one result after them",
     5,
     "tool call",
-    "The log has a tool call with two results or with one before it, or its turn has ended and there is none.",
+    "A tool call in the log has two results, or a result before it, or none although its turn has ended.",
     f"""
     SELECT c.session_id, c.tool_call_id AS id FROM events c
         LEFT JOIN events e ON e.session_id = c.session_id AND e.tool_call_id = c.tool_call_id AND e.kind = 'tool_result' AND {{e}}
@@ -192,20 +192,20 @@ RESULTS = Question(
     HAVING count(e.id) > 1 OR min(e."offset") <= c."offset" OR (count(e.id) = 0 AND (t.status IS NULL OR t.{SETTLED}))""",
 )
 STRAY_RESULTS = Question(
-    "tool results that nobody asked for",
+    "tool results without a call",
     5,
     "tool call",
-    "The log has the result of a tool call that it does not have.",
+    "The log has the result of a tool call that is not in it.",
     """
     SELECT e.session_id, e.tool_call_id AS id FROM events e
         LEFT JOIN events c ON c.session_id = e.session_id AND c.tool_call_id = e.tool_call_id AND c.kind = 'tool_call' AND {c}
     WHERE {e} AND e.kind = 'tool_result' AND c.id IS NULL""",
 )
 UNBOOKED = Question(
-    "tool calls that only the log or only the books have",
+    "tool calls missing in the log or in their table",
     5,
     "tool call",
-    "A tool call stands in the log and has no row of its own, or the other way about.",
+    "A tool call is in the log and has no row, or has a row and is not in the log.",
     """
     SELECT coalesce(e.session_id, c.session_id) AS session_id, coalesce(e.tool_call_id, c.tool_call_id) AS id
     FROM (SELECT e.session_id, e.tool_call_id FROM events e WHERE {e} AND e.kind = 'tool_call') e
@@ -217,7 +217,7 @@ COUNTERS = Question(
     "counters that differ from a recount",
     6,
     "session",
-    "The session's counts of events and messages are not what its log comes to.",
+    "The session's counts of events and messages differ from its log.",
     """
     SELECT s.id AS session_id, NULL AS id FROM sessions s
         LEFT JOIN (SELECT e.session_id, count(*) AS n, count(*) FILTER (WHERE e.kind IN ('customer_message', 'agent_message')) AS m
@@ -228,7 +228,7 @@ COST = Question(
     "cost and tokens that differ from the ledger",
     6,
     "session",
-    "The session's cost, tokens or numbers of unpriced and unknown calls are not what its model calls come to.",
+    "The session's cost, tokens, or counts of unpriced and unknown calls differ from its model calls.",
     """
     SELECT s.id AS session_id, NULL AS id FROM sessions s
         LEFT JOIN (SELECT m.session_id, sum(m.input_tokens) AS i, sum(m.cached_input_tokens) AS c, sum(m.cache_write_tokens) AS w,
@@ -241,15 +241,15 @@ COST = Question(
         IS DISTINCT FROM (coalesce(l.i, 0), coalesce(l.c, 0), coalesce(l.w, 0), coalesce(l.o, 0), coalesce(l.r, 0),
             coalesce(l.i + l.o, 0), coalesce(l.usd, 0), coalesce(l.unpriced, 0)::integer, coalesce(l.unknown, 0))""",
 )
-UNCARRIED = Question(
-    "turns that nobody carries",
+UNCLAIMED = Question(
+    "unclaimed turns",
     7,
     "turn",
-    "A turn could be worked on and is held by no worker, and has not been for a long while.",
+    "A turn could run, and no worker has claimed it for a long time.",
     f"""
     SELECT t.session_id, t.id::text AS id FROM turns t JOIN sessions s ON s.id = t.session_id
-    WHERE {{t}} AND {{carried}} AND t.{IN_FLIGHT} AND (s.lease_until IS NULL OR s.lease_until < now())
-        AND greatest(t.opened_at, t.claimed_at, t.not_before) < now() - make_interval(secs => {{uncarried_s}})
+    WHERE {{t}} AND {{claimable}} AND t.{IN_FLIGHT} AND (s.lease_until IS NULL OR s.lease_until < now())
+        AND greatest(t.opened_at, t.claimed_at, t.not_before) < now() - make_interval(secs => {{unclaimed_s}})
         AND NOT EXISTS (SELECT 1 FROM turns f WHERE f.session_id = t.session_id AND f.{OPEN}
                         AND f.opened_at_offset < t.opened_at_offset)""",
 )
@@ -257,17 +257,17 @@ LEASES = Question(
     "leases without a turn",
     7,
     "session",
-    "The session's lease has run out, nobody gave it back, and there is no turn that a worker could take it up for.",
+    "The session's lease has expired without being released, and the session has no open turn.",
     f"""
     SELECT s.id AS session_id, NULL AS id FROM sessions s
     WHERE {{s}} AND s.lease_owner IS NOT NULL AND s.lease_until < now()
         AND NOT EXISTS (SELECT 1 FROM turns t WHERE t.session_id = s.id AND t.{OPEN})""",
 )
 OPEN_CALLS = Question(
-    "calls left open by turns that have ended",
+    "open calls of ended turns",
     7,
     "turn",
-    "A turn has ended, and a model call or tool call of it is still booked as under way.",
+    "A turn has ended, and one of its model calls or tool calls is still open.",
     f"""
     SELECT t.session_id, t.id::text AS id FROM turns t
     WHERE {{t}} AND t.{SETTLED}
@@ -294,7 +294,7 @@ QUESTIONS = (
     UNBOOKED,
     COUNTERS,
     COST,
-    UNCARRIED,
+    UNCLAIMED,
     LEASES,
     OPEN_CALLS,
 )

@@ -62,7 +62,7 @@ def test_violations_are_reported_with_ids_and_stored(turnline: Turnline, databas
         done = turnline(*arguments)
         assert done.returncode == 1
         assert "counters that differ from a recount: 3   (invariant 6)" in done.stdout
-        assert "The session's counts of events and messages are not what its log comes to." in done.stdout
+        assert "The session's counts of events and messages differ from its log." in done.stdout
         assert sum(str(session_id) in done.stdout for session_id in workspace.session_ids) == 2
         assert "… and 1 more" in done.stdout
         assert done.stdout.endswith("3 violations.\n")

@@ -96,7 +96,7 @@ async def test_old_sessions_with_open_work_are_checked(database_url: str, mainte
     report = await audit.run(maintenance, since=datetime.now(UTC))
 
     assert report.checked["sessions"] == 1
-    assert [session for session, _ in report.findings["turns that nobody carries"].ids] == [made.session_ids[4]]
+    assert [session for session, _ in report.findings["unclaimed turns"].ids] == [made.session_ids[4]]
 
 
 async def test_slow_session_is_skipped_and_listed(database_url: str, maintenance: Database, made: Tenant, monkeypatch: pytest.MonkeyPatch):

@@ -61,11 +61,11 @@ REPLIES = "kind = 'agent_message'"
 VIOLATIONS: dict[str, tuple[str, dict[str, list[str | None]]]] = {
     "a message that its turn never read": (
         ours("turns", "read_through_offset = NULL", "id = %(t2)s"),
-        {"messages that nothing accounts for": ["4"]},
+        {"unaccounted messages": ["4"]},
     ),
     "a turn that read too far": (
         ours("turns", "read_through_offset = 4", "id = %(t1)s"),
-        {"messages that two turns answer": ["4"], "replies before the messages they answer": ["t1"]},
+        {"messages answered twice": ["4"], "replies before the messages they answer": ["t1"]},
     ),
     "a second reply": (event("agent_message", "t2"), {"done turns without exactly one reply": ["t2"]}),
     "a reply that is not there": (
@@ -74,11 +74,11 @@ VIOLATIONS: dict[str, tuple[str, dict[str, list[str | None]]]] = {
     ),
     "a death nobody was told of": (
         "UPDATE events SET kind = 'note' WHERE kind = 'status_update'",
-        {"turns that ended without a word": ["t3"]},
+        {"ended turns without a status update": ["t3"]},
     ),
     "a word from before the end": (
         "UPDATE turns SET settled_at = settled_at + interval '1 s' WHERE id = %(t3)s",
-        {"turns that ended without a word": ["t3"]},
+        {"ended turns without a status update": ["t3"]},
     ),
     "a dead turn that replied": (
         ours("turns", "status = 'dead', error_class = 'X', settled_at = now()", "id = %(t2)s") + event("status_update", "t2"),
@@ -98,15 +98,15 @@ VIOLATIONS: dict[str, tuple[str, dict[str, list[str | None]]]] = {
         + ours("turns", "read_through_offset = 2, opened_at_offset = 2", "id = %(t2)s")
         + ours("events", "kind = 'note'", '"offset" = 4')
         + ours("sessions", "message_count = 3"),
-        {"replies out of the order of what they answer": ["t2"]},
+        {"replies out of order": ["t2"]},
     ),
     "a stale writer": (
         'UPDATE events SET fence = 4 - "offset" WHERE session_id = %(dead)s',
         {"fences that decrease": ["dead:1"]},
     ),
-    "a fence nobody gave out": (ours("sessions", "lease_fence = 1"), {"fences beyond the session's": [None]}),
-    "a turn's fence nobody gave out": (ours("turns", "fence = 3", "id = %(t2)s"), {"fences beyond the session's": [None]}),
-    "an unsafe tool asked twice": (ours("tool_calls", "attempts = 2"), {"unsafe tools asked more than once": ["c1"]}),
+    "a fence nobody gave out": (ours("sessions", "lease_fence = 1"), {"fences ahead of the session's": [None]}),
+    "a turn's fence nobody gave out": (ours("turns", "fence = 3", "id = %(t2)s"), {"fences ahead of the session's": [None]}),
+    "an unsafe tool asked twice": (ours("tool_calls", "attempts = 2"), {"unsafe tool calls sent more than once": ["c1"]}),
     "a call without a result": (
         ours("events", "kind = 'note'", "kind = 'tool_result'"),
         {"tool calls without exactly one result after them": ["c1"]},
@@ -116,18 +116,18 @@ VIOLATIONS: dict[str, tuple[str, dict[str, list[str | None]]]] = {
         ours("events", "kind = CASE kind WHEN 'tool_call' THEN 'tool_result' ELSE 'tool_call' END", "tool_call_id = 'c1'"),
         {"tool calls without exactly one result after them": ["c1"]},
     ),
-    "a result nobody asked for": (event("tool_result", "t1", "c9"), {"tool results that nobody asked for": ["c9"]}),
+    "a result nobody asked for": (event("tool_result", "t1", "c9"), {"tool results without a call": ["c9"]}),
     "a call without its row": (
         "DELETE FROM tool_calls WHERE session_id = %(s)s",
-        {"tool calls that only the log or only the books have": ["c1"]},
+        {"tool calls missing in the log or in their table": ["c1"]},
     ),
     "a counter that is off": (ours("sessions", "message_count = 5"), {"counters that differ from a recount": [None]}),
     "money that is off": (ours("sessions", "cost_usd = 0.26"), {"cost and tokens that differ from the ledger": [None]}),
     "an unknown call not counted": (ours("sessions", "unknown_calls = 0"), {"cost and tokens that differ from the ledger": [None]}),
-    "an open turn left lying": (turn("queued", opened=LONG_AGO), {"turns that nobody carries": ["t4"]}),
+    "an open turn left lying": (turn("queued", opened=LONG_AGO), {"unclaimed turns": ["t4"]}),
     "a turn whose worker died, left lying": (
         turn("running", opened=LONG_AGO) + ours("sessions", f"lease_owner = 'x', lease_until = {LONG_AGO}"),
-        {"turns that nobody carries": ["t4"]},
+        {"unclaimed turns": ["t4"]},
     ),
     "a lease nobody gave back": (
         ours("sessions", "lease_owner = 'x', lease_until = now() - interval '1 s'"),
@@ -135,9 +135,9 @@ VIOLATIONS: dict[str, tuple[str, dict[str, list[str | None]]]] = {
     ),
     "a model call left open": (
         ours("model_calls", "state = 'reserved'", "turn_id = %(t2)s") + ours("sessions", "unpriced_calls = 0"),
-        {"calls left open by turns that have ended": ["t2"]},
+        {"open calls of ended turns": ["t2"]},
     ),
-    "a tool call left open": (ours("tool_calls", "state = 'awaiting_approval'"), {"calls left open by turns that have ended": ["t1"]}),
+    "a tool call left open": (ours("tool_calls", "state = 'awaiting_approval'"), {"open calls of ended turns": ["t1"]}),
 }
 
 # What is still moving, or has moved on lawfully, and is no violation.

@@ -26,7 +26,7 @@ DRAINED = {
                 <> count(*) FILTER (WHERE e.kind = 'status_update' AND e.content->>'status' IN ('failed', 'dead', 'cancelled'))
             OR count(*) FILTER (WHERE e.kind = 'agent_message') > 0""",
 }
-VIOLATIONS = {question.name: question.text(sessions=None, uncarried_s=0) for question in QUESTIONS} | DRAINED
+VIOLATIONS = {question.name: question.text(sessions=None, unclaimed_s=0) for question in QUESTIONS} | DRAINED
 
 
 def violations(database_url: str) -> dict[str, list[tuple[object, ...]]]:

@@ -162,4 +162,4 @@ class NoBeat(Fault):
         return {"schedulers dismissed": self.dismissed}
 
     def wrong(self, rig: Rig) -> list[str]:
-        return ["a sweep rang turns"] if rig.count_in_logs("rang turns that nobody carried", self.logs) else []
+        return ["a sweep dispatched turns"] if rig.count_in_logs('"turns_dispatched"', self.logs) else []

@@ -6,7 +6,7 @@ from decimal import Decimal
 from functools import cache
 from typing import Any
 
-from store.operations.audit_checks import QUESTIONS, SETTLED, UNCARRIED
+from store.operations.audit_checks import QUESTIONS, SETTLED, UNCLAIMED
 from tests.system.machine.world import World
 
 TRANSIENT = ("RateLimited", "ProviderDown", "Unreachable", "TimedOut", "ReplyLost")
@@ -86,7 +86,7 @@ def violations(world: World, *, ended: bool = False) -> dict[str, list[Any]]:
 
 @cache
 def _statement(ended: bool) -> str:
-    asked = [(one.name, one.text(sessions="%(ids)s::uuid[]", uncarried_s=0)) for one in QUESTIONS if ended or one is not UNCARRIED]
+    asked = [(one.name, one.text(sessions="%(ids)s::uuid[]", unclaimed_s=0)) for one in QUESTIONS if ended or one is not UNCLAIMED]
     asked += [(name, _limited(query)) for name, query in (ALWAYS | AT_THE_END if ended else ALWAYS).items()]
     return " UNION ALL ".join(
         f"(SELECT '{name.replace(chr(39), chr(39) * 2)}' AS name, x.session_id, x.id FROM ({query}) x)" for name, query in asked

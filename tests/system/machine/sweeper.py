@@ -1,4 +1,4 @@
-"""The sweeper and the broker: rings for turns that nobody carries; rings that are lost."""
+"""The sweeper and the broker: rings for unclaimed turns; rings that are lost."""
 
 from __future__ import annotations
 
