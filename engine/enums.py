@@ -25,7 +25,7 @@ OPEN_TURNS = (TurnStatus.QUEUED, TurnStatus.RUNNING, TurnStatus.WAITING)
 
 
 class Admission(StrEnum):
-    """Whether a queued turn may be dispatched."""
+    """The admission of a queued turn: only an admitted one may be dispatched."""
 
     BLOCKED = "blocked"  # behind an open turn of the same session
     PENDING = "pending"  # waiting for room under the workspace's in-flight limit
@@ -33,7 +33,7 @@ class Admission(StrEnum):
 
 
 class Strategy(StrEnum):
-    """What happens to a message that arrives while a turn of its session is open."""
+    """The handling of a message that arrives while a turn of its session is open."""
 
     COALESCE = "coalesce"
     ENQUEUE = "enqueue"
@@ -43,7 +43,7 @@ class Strategy(StrEnum):
 
 
 class CancelReason(StrEnum):
-    """Why a turn was told to stop; the `error_class` of one that ends for it. PAUSED parks the turn instead."""
+    """The reason for cancelling a turn, and the `error_class` of the cancelled turn. PAUSED parks the turn instead."""
 
     CANCELLED = "Cancelled"  # by a client or an operator
     INTERRUPTED = "Interrupted"  # by a message with the strategy interrupt
@@ -61,7 +61,7 @@ class SessionStatus(StrEnum):
 
 
 class SessionMode(StrEnum):
-    """Who answers in a session."""
+    """The answering party of a session: the agent (auto), a person (manual) or nobody (paused)."""
 
     AUTO = "auto"
     MANUAL = "manual"
@@ -69,7 +69,7 @@ class SessionMode(StrEnum):
 
 
 class SessionType(StrEnum):
-    """What a session is for."""
+    """The purpose of a session."""
 
     CONVERSATION = "conversation"
     SUPPORT = "support"
@@ -108,7 +108,7 @@ class AgentStatus(StrEnum):
 
 
 class CompositionMode(StrEnum):
-    """How replies are composed."""
+    """The way in which an agent composes its replies."""
 
     FLUID = "fluid"
     STRICT = "strict"
@@ -127,7 +127,7 @@ class ConversationStyle(StrEnum):
 
 
 class Effect(StrEnum):
-    """What repeating a tool call would do. It decides what happens when the answer to a call is lost."""
+    """The effect of repeating a tool call. It decides how to proceed if the answer to a call is lost."""
 
     PURE = "pure"  # nothing; repeat freely
     IDEMPOTENT = "idempotent"  # nothing, given the same idempotency key
@@ -136,7 +136,7 @@ class Effect(StrEnum):
 
 
 class ToolType(StrEnum):
-    """Where a tool comes from."""
+    """The origin of a tool."""
 
     NATIVE = "native"
     CUSTOM = "custom"
@@ -144,7 +144,7 @@ class ToolType(StrEnum):
 
 
 class IntegrationType(StrEnum):
-    """What a tool is mapped to."""
+    """The kind of integration that a tool is mapped to."""
 
     CUSTOM_TOOL = "custom_tool"
     WORKFLOW_BLOCK = "workflow_block"
@@ -161,7 +161,7 @@ class HealthStatus(StrEnum):
 
 
 class ToolStatus(StrEnum):
-    """How a tool call ended, as the model and the log see it."""
+    """The result of a tool call, as the model and the log see it."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -191,7 +191,7 @@ class ModelCallState(StrEnum):
 
 
 class FinishReason(StrEnum):
-    """Why the model stopped."""
+    """The reason why the model stopped generating."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -219,7 +219,7 @@ class Role(StrEnum):
 
 
 class AccessRole(StrEnum):
-    """What an API key or a permission allows; each includes those after it."""
+    """The rights of an API key or a permission; each role includes those after it."""
 
     ADMIN = "admin"
     WRITE = "write"
@@ -227,7 +227,7 @@ class AccessRole(StrEnum):
 
 
 class BudgetScope(StrEnum):
-    """What a budget limits."""
+    """The scope that a budget limits."""
 
     WORKSPACE = "workspace"
     AGENT = "agent"
@@ -235,21 +235,21 @@ class BudgetScope(StrEnum):
 
 
 class BudgetUnit(StrEnum):
-    """What a budget counts."""
+    """The unit that a budget counts."""
 
     USD = "usd"
     TOKENS = "tokens"
 
 
 class BudgetPeriod(StrEnum):
-    """When a budget begins anew: at midnight UTC, or never."""
+    """The period of a budget: it starts again at midnight UTC, or never."""
 
     DAY = "day"
     TOTAL = "total"
 
 
 class DeletionReason(StrEnum):
-    """Why a session was deleted."""
+    """The reason for deleting a session."""
 
     RETENTION = "retention"
     ERASE = "erase"

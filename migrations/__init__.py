@@ -15,17 +15,17 @@ _SQL = Path(__file__).parent / "sql"
 
 
 def sql_file(name: str) -> str:
-    """The text of a file under `migrations/sql`."""
+    """Return the text of a file under `migrations/sql`."""
     return (_SQL / name).read_text(encoding="utf-8")
 
 
 def sql_files(directory: str) -> dict[str, str]:
-    """The texts of the files of a directory under `migrations/sql`, by file name, in the order of their names."""
+    """Return the texts of a directory's files under `migrations/sql`, by file name, in the order of their names."""
     return {path.name: path.read_text(encoding="utf-8") for path in sorted((_SQL / directory).glob("*.sql"))}
 
 
 def refuse_downgrade() -> NoReturn:
-    """Say that there is no way back. Every migration's `downgrade` does this.
+    """Refuse to downgrade. Every migration's `downgrade` calls this.
 
     Raises:
         CommandError: always.

@@ -1,4 +1,4 @@
-"""How Alembic reaches the database: as turnline_owner, with short lock waits, one transaction per migration."""
+"""Alembic's environment: it migrates as turnline_owner, with short lock waits, one transaction per migration."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sqlalchemy import Connection, create_engine, text
 from models import Base
 from settings import get_settings
 
-BEFORE_0_1_0 = {f"{number:04}" for number in range(1, 16)}  # squashed into 0016, the first revision there is now
+BEFORE_0_1_0 = {f"{number:04}" for number in range(1, 16)}  # squashed into 0016, which is now the first revision
 ROLES = ("turnline_owner", "turnline_app", "turnline_maintenance")
 
 
 def ensure_roles(connection: Connection) -> None:
-    """Create the three roles where they are missing, and let this login become the owner.
+    """Create the three roles if they are missing, and let this login become the owner.
 
     A database administrator may have created them beforehand; then this login needs no right to create roles.
     """
@@ -37,7 +37,7 @@ def ensure_roles(connection: Connection) -> None:
 
 
 def refuse_unknown_revision(revision: str | None) -> None:
-    """Say what to do about a database that these migrations do not lead on from.
+    """Refuse a database at a revision that these migrations cannot upgrade, and say what to do.
 
     Raises:
         CommandError: the database is at a revision that is not among these.
@@ -53,7 +53,7 @@ def refuse_unknown_revision(revision: str | None) -> None:
 
 
 def run() -> None:
-    """Run the migrations asked for."""
+    """Run the requested migrations."""
     given = context.config.attributes.get("url") or get_settings().owner_database_url or get_settings().database_url
     if not given:
         raise SystemExit("DATABASE_URL is not set. Give it the Postgres to migrate, like postgresql://user:password@host:5432/database.")
@@ -73,7 +73,7 @@ def run() -> None:
                 transaction_per_migration=True,
             )
             refuse_unknown_revision(context.get_context().get_current_revision())
-            connection.rollback()  # what was read above; each migration begins its own transaction
+            connection.rollback()  # ends the transaction of the read above; each migration begins its own
             with context.begin_transaction():
                 context.run_migrations()
     finally:

@@ -1,7 +1,7 @@
-"""Keeps migrations as they are: `frozen.sha256` holds the SHA-256 of every file under `versions` and `sql`.
+"""Detects edited migrations: `frozen.sha256` holds the SHA-256 of every file under `versions` and `sql`.
 
-`python -m migrations.freeze` adds new files to it and never changes a line. While a new migration is not merged yet and is to be changed,
-take its lines out by hand and add them again.
+`python -m migrations.freeze` adds new files to it and never changes a line. To edit a migration that is not merged yet, remove its lines
+by hand and add them again.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent
-MANIFEST = "frozen.sha256"  # lines as of sha256sum: `cd migrations && sha256sum -c frozen.sha256` checks them too
+MANIFEST = "frozen.sha256"  # in the format of sha256sum: `cd migrations && sha256sum -c frozen.sha256` checks them too
 ADVICE = "Migrations are frozen: add a new one; to record a new file run `python -m migrations.freeze`."
 
 
 @dataclass(frozen=True)
 class Differences:
-    """Which files are not as the manifest says, by their paths under `migrations`."""
+    """The files that differ from the manifest, by their paths under `migrations`."""
 
     edited: list[str]
     deleted: list[str]
     new: list[str]
 
     def sentences(self) -> list[str]:
-        """One sentence for each file."""
+        """Return one sentence for each file."""
         return [
             *(f"{name} was edited." for name in self.edited),
             *(f"{name} was deleted." for name in self.deleted),

@@ -131,7 +131,7 @@ class AgentRollupRow(Rollup):
 
 
 class ModelRollupRow(Rollup):
-    """What an agent's calls of a model came to."""
+    """The sums of an agent's calls of a model."""
 
     __tablename__ = "model_rollups"
     provider: Mapped[str] = mapped_column(primary_key=True)
@@ -152,7 +152,7 @@ class ModelRollupRow(Rollup):
 
 
 class ToolRollupRow(Rollup):
-    """What an agent's calls of a tool came to. Calls of tools that it does not have are under the nil id."""
+    """The sums of an agent's calls of a tool. Calls of tools that it does not have are under the nil id."""
 
     __tablename__ = "tool_rollups"
     tool_id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -168,7 +168,7 @@ class ToolRollupRow(Rollup):
     @declared_attr.directive
     @classmethod
     def __table_args__(cls) -> tuple[Any, ...]:
-        """Beyond every rollup's: which totals are to be folded, and a tool's over all agents."""
+        """Return the constraints of every rollup, the index of totals that are not in the tools' rows yet, and that of a tool's totals."""
         total = "grain = 'total'"
         return (
             *super().__table_args__,

@@ -50,11 +50,11 @@ class TurnRow(Base):
     """The end of a park: a retry's time, or when an approval expires. Cleared by the next claim and at the end."""
     dispatched_at: Mapped[datetime | None]
     dispatch_count: Mapped[Count]
-    """When `turns.advance` was last published for it, and how often the sweep did since the last claim. Cleared when it is parked."""
+    """The time at which `turns.advance` was last published for it; the sweep's dispatches since the last claim. Cleared by parking."""
     admission: Mapped[str] = mapped_column(server_default=text("'pending'"))
-    """An Admission: whether it may be dispatched. admit_first, admit_next and the sweep admit it; parking makes it pending."""
+    """An Admission; only an admitted turn may be dispatched. admit_first, admit_next and the sweep admit it; parking makes it pending."""
     admitted_at: Mapped[datetime | None]
-    """When it was last admitted. Set by the trigger turns_admitted."""
+    """The time of its last admission. Set by the trigger turns_admitted."""
     cancel_requested_at: Mapped[datetime | None]
     cancel_reason: Mapped[str | None]
     cancelled_by: Mapped[str | None]
@@ -62,19 +62,19 @@ class TurnRow(Base):
     running_s: Mapped[float] = mapped_column(Double, server_default=text("0"))
     """Seconds that workers have spent on it, added when a claim ends; waits are not counted. A redrive sets it to 0."""
     redrives: Mapped[Count]
-    """How often an operator redrove it."""
+    """The number of times that an operator redrove it."""
     endings: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, server_default=text("'[]'::jsonb"))
     """The last twenty claims that ended badly, each with `claimed_at`, `error_class` and `detail`. Added by the next claim or redrive."""
     error_class: Mapped[str | None]
     error_detail: Mapped[str | None]
-    """Why it failed, died, was cancelled or is parked. The detail is a sentence, or an object with a code (engine/sentences.py)."""
+    """The reason for its failure, cancellation or park. The detail is a sentence, or an object with a code (engine/sentences.py)."""
     opened_at: Mapped[CreatedAt]
     started_at: Mapped[datetime | None]
     """The first claim since the turn was opened or redriven."""
     claimed_at: Mapped[datetime | None]
     """The last claim."""
     settled_at: Mapped[datetime | None]
-    """When it ended. Cleared by a redrive."""
+    """The time at which it ended. Cleared by a redrive."""
     created_at: Mapped[CreatedAt]
     updated_at: Mapped[UpdatedAt]
 

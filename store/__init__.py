@@ -1,1 +1,1 @@
-"""How it is kept: named questions and changes on the tables, in short transactions."""
+"""The database: named queries and changes, each in a short transaction."""

@@ -42,7 +42,7 @@ class Message(virtual.Message):
 
 
 class BrokerReplies:
-    """How often the broker has answered this process's requests for the next message, with one or with "none yet"."""
+    """The number of the broker's replies to this process's requests for the next message, those that say "none yet" included."""
 
     count = 0
 

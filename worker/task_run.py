@@ -69,7 +69,7 @@ class TaskRun:
 
     @property
     def started(self) -> bool:
-        """Whether `start` was called."""
+        """Return True if `start` was called."""
         return self._task is not None
 
     def start(self, loop: asyncio.AbstractEventLoop, context: Context, done: Callable[[TaskRun], None]) -> None:
@@ -122,7 +122,7 @@ class TaskRun:
             self.post(callback, *args)
 
     def _replace_end(self, ended: BaseException | None) -> BaseException | None:
-        """Return the exception that the tracer sees instead of how the body ended; None to leave it."""
+        """Return the exception that the tracer sees in place of the body's result; None to leave the result."""
         if self.settled:  # too late: the tracer must store no result and start no follow-up task
             return ended if isinstance(ended, asyncio.CancelledError) else asyncio.CancelledError()
         if not isinstance(ended, asyncio.CancelledError):

@@ -50,11 +50,11 @@ class Activity:
 
     @property
     def full(self) -> bool:
-        """Whether it has as many tasks as it may have: it then asks the broker for none, and the tasks have time limits of their own."""
+        """Return True if it has as many tasks as it may have. It then fetches no more; the tasks have time limits of their own."""
         return self.reserved >= self.limit
 
     def counters(self) -> tuple[int, int, int, int]:
-        """Return the numbers of which any change is progress."""
+        """Return the counters; a change of any of them is progress."""
         return self.replies, self.started, self.active, self.reserved
 
 

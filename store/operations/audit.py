@@ -1,4 +1,4 @@
-"""Auditing a live database for violated invariants, in bounded time, and storing the result.
+"""Audit a live database for violated invariants, in bounded time, and store the result.
 
 Sessions are checked in batches, each in one snapshot and its own transaction, so that no long transaction blocks vacuum. First come the
 sessions that were active since the previous audit, the newest first, and those that it had no time for. The remaining time goes to a slice
@@ -39,7 +39,7 @@ _BEGIN = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 _ACTIVE = f"""(s.last_activity_at >= :since OR s.lease_owner IS NOT NULL
     OR EXISTS (SELECT 1 FROM turns t WHERE t.session_id = s.id AND t.{OPEN}))"""
 _TO_COME = f"SELECT count(*) FROM sessions s WHERE id < :before AND {_ACTIVE}"
-# A page of all sessions, with which of them were active; the others are skipped.
+# A page of all sessions. `active` marks those to check; the others are skipped.
 _RECENT = f"""
 WITH page AS (SELECT s.* FROM (SELECT id, event_count, last_activity_at, lease_owner FROM sessions
     WHERE id < :before ORDER BY id DESC LIMIT :page) s)
@@ -110,7 +110,7 @@ class Report:
         return sum(finding.count for finding in self.findings.values())
 
     def stored(self) -> dict[str, Any]:
-        """Return the violations as they are stored: by name, the count, what the ids are of, the meaning and the ids."""
+        """Return the violations as they are stored: by name, the count, the invariant, the meaning, the kind of the ids, and the ids."""
         return {
             name: {
                 "count": found.count,
@@ -212,7 +212,7 @@ class _Audit:
         return time.monotonic() - self._began
 
     async def recent(self, walks: Sequence[Walk]) -> None:
-        """Look at the sessions of `walks`, one after the other; a part of the time is left for older ones."""
+        """Check the sessions of `walks`, one after the other, and leave a part of the time for older ones."""
         async with self._database.transaction() as db:
             seen = (await db.execute(text(_QUARANTINE))).scalar_one()
             for walk in walks:
@@ -222,14 +222,14 @@ class _Audit:
             self._statements.append((question, f"SELECT v.*, count(*) OVER () AS total FROM ({sql}) v LIMIT {KEPT_IDS}"))
         for number, walk in enumerate(walks):
             reached = await self._recent(walk)
-            if reached is not None:  # of this walk and those after it, kept as one that holds them all
+            if reached is not None:  # this walk and those after it, stored as one walk that covers them all
                 left = [Walk(walk.since, reached), *walks[number + 1 :]]
                 self.report.left = Walk(min(one.since for one in left), max(one.before for one in left))
                 return
         self.report.complete = True
 
     async def _recent(self, walk: Walk) -> UUID | None:
-        """Go `walk`; returns the last session looked at where the time ran out, or None at its end."""
+        """Check `walk`. Return the last session checked if the time ran out, or None at the end of the walk."""
         before = walk.before
         while page := await self._page(_RECENT, before=before, since=walk.since):
             for batch in _batches(page):
@@ -243,7 +243,7 @@ class _Audit:
         return None
 
     async def older(self, after: UUID | None) -> UUID | None:
-        """Look at a slice of all sessions, those after `after`; returns where it ends, or None at the last."""
+        """Check a slice of all sessions, beginning after `after`. Return the slice's last session, or None after the last of all."""
         left = OLDER_SESSIONS
         while page := await self._page(_OLDER, after=after or FIRST):
             for batch in _batches(page[:left]):
@@ -262,7 +262,7 @@ class _Audit:
             return (await db.execute(text(query), {"page": PAGE, **values})).mappings().all()
 
     async def _look_at(self, batch: list[UUID]) -> None:
-        """Ask every question about `batch` in one snapshot. What takes too long is asked of half as many at a time."""
+        """Run every check on `batch` in one snapshot. A check that takes too long is repeated on halves of the batch."""
         try:
             async with self._database.transaction() as db:
                 await db.execute(text(_BEGIN))
@@ -296,7 +296,7 @@ class _Audit:
 
 
 def _batches(page: Sequence[Any]) -> Iterator[list[UUID]]:
-    """The active sessions of a page, as many at a time as have few enough events between them."""
+    """Yield the active sessions of a page in batches of at most so many events."""
     batch: list[UUID] = []
     events = 0
     for row in page:

@@ -1,4 +1,4 @@
-"""The invariants of every session (DESIGN section 8, 1 to 7), as statements whose every row is a violation.
+"""The invariants of every session (DESIGN section 8, 1 to 7), as SQL statements that return the violations.
 
 They hold in every committed state, also while the database is in use: rows that one commit writes are read in one snapshot, and open work
 violates an invariant only if it cannot come right any more. They read ids, states and counts and no messages, so turnline_maintenance may
@@ -19,10 +19,10 @@ SETTLED = one_of("status", [status for status in TurnStatus if status not in OPE
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`sql` returns (session_id, id) of each violation; `{e}`, `{t}`, `{s}` and so on in it limit the table of that alias to the sessions
-    in view.
+    """One check. `sql` returns (session_id, id) of each violation; `{e}`, `{t}`, `{s}` and so on limit the table of that alias to the
+    sessions that are checked.
 
-    `id` is a turn's where `of` is "turn", a tool call's, an event's offset, or null where the session itself is meant.
+    `of` says what `id` is: a turn's id, a tool call's id, an event's offset, or null for the session itself.
     """
 
     name: str
@@ -74,8 +74,8 @@ REPLIES = Question(
         LEFT JOIN events e ON e.session_id = t.session_id AND e.turn_id = t.id AND e.kind = 'agent_message' AND {e}
     WHERE {t} AND t.status = 'done' GROUP BY t.session_id, t.id HAVING count(e.id) <> 1""",
 )
-# The commit that ends a turn writes its word to the customer, so that the two bear the same time.
-UNTOLD = Question(
+# The commit that ends a turn also writes its status update, so both have the same time.
+NO_STATUS_UPDATE = Question(
     "ended turns without a status update",
     1,
     "turn",
@@ -123,7 +123,7 @@ EARLY_REPLIES = Question(
         JOIN events e ON e.session_id = t.session_id AND e.turn_id = t.id AND e.kind = 'agent_message' AND {e}
     WHERE {t} AND t.status = 'done' AND e."offset" <= t.read_through_offset""",
 )
-# A turn that ended in another way first and was driven again answers later than its neighbours; its status update tells it apart.
+# A redriven turn may answer later than its neighbours. Its first end left a status update, which excludes it here.
 ORDER = Question(
     "replies out of order",
     2,
@@ -279,7 +279,7 @@ QUESTIONS = (
     UNACCOUNTED,
     ANSWERED_TWICE,
     REPLIES,
-    UNTOLD,
+    NO_STATUS_UPDATE,
     ANSWERED_AND_DEAD,
     NO_REASON,
     OFFSETS,
