@@ -79,11 +79,11 @@ def report(outcomes: list[Outcome], failed: list[str], console: Console) -> None
         table.add_column(column)
     for one in outcomes:
         table.add_row(
-            one.name, f"{one.answered} of 2", str(one.asked_again), _join(one.lookups), _join(one.refunds), _join(one.refund_states),
+            one.name, f"{one.answered} of 2", str(one.repeated_requests), _join(one.lookups), _join(one.refunds), _join(one.refund_states),
             _join(one.attempts), f"{one.seconds:.1f}", "; ".join(one.wrong) or "-",
         )  # fmt: skip
     console.print(table)
-    repeated = Counter(one.asked_again for one in outcomes)
+    repeated = Counter(one.repeated_requests for one in outcomes)
     console.print("repeated model calls: " + ", ".join(f"{count} in {cases} cases" for count, cases in sorted(repeated.items())))
     for failure in failed:
         console.print(f"did not finish: {failure}")

@@ -1,4 +1,4 @@
-"""One case: two messages in one session, one or two crashes on the way, and what must be true when the dust has settled."""
+"""One case: two messages in one session, one or two crashes, and the conditions that must hold at the end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNDISTURBED_CALLS = 6
 NOTHING: dict[str, Any] = {"requests": 0, "effects": 0, "by_key": {}}
 OPEN = "SELECT count(*) FROM turns WHERE session_id = %s AND status IN ('queued', 'running', 'waiting')"
 LEASED = "SELECT count(*) FROM sessions WHERE id = %s AND lease_owner IS NOT NULL"
-WAITING_INSIDE = """
+BLOCKED_WRITES = """
     SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND wait_event_type = 'Lock' AND strpos(query, 'write_turn') > 0"""
 SNAPSHOT = """
@@ -36,12 +36,12 @@ SNAPSHOT = """
 
 @dataclass
 class Outcome:
-    """What a case came to; `wrong` is empty when every invariant holds."""
+    """The result of a case; `wrong` is empty if every invariant holds."""
 
     name: str
     answered: int = 0
     attempts: list[int] = field(default_factory=list)
-    asked_again: int = 0
+    repeated_requests: int = 0
     ledger_rows: int = 0
     lookups: list[int] = field(default_factory=list)
     refunds: list[int] = field(default_factory=list)
@@ -52,27 +52,27 @@ class Outcome:
 
 
 class Case:
-    """`crashes` in order: each happens to a process of its own, the second to the one that finds what the first left behind."""
+    """One run of `crashes`, in order, each in a process of its own; the second process continues after the first crash."""
 
     def __init__(self, runner: Runner, crashes: Sequence[Crash]) -> None:
         self.runner, self.crashes = runner, tuple(crashes)
         self.outcome = Outcome(" then ".join(crash.name for crash in crashes))
         made, self.api_key = runner.tenant(TOOLS)
         self.session_id, self.agent_id = made.session_id, made.agent_id
-        waiting = {crash.at.partition(":")[0] for crash in crashes if crash.event is Event.WAITING}
-        thinking = "[[latency 1000]] " if "model_call.before_send" in waiting else ""
-        slow = ', "latency_ms": 1000' if "tool_call.before_send" in waiting else ""
+        unanswered = {crash.at.partition(":")[0] for crash in crashes if crash.event is Event.UNANSWERED}
+        latency = "[[latency 1000]] " if "model_call.before_send" in unanswered else ""
+        slow = ', "latency_ms": 1000' if "tool_call.before_send" in unanswered else ""
         self.texts = [
-            f'[[call orders_lookup {{"order": {order}{slow}}}]] [[then refund {{"order": {order}, "amount": 5{slow}}}]] {thinking}'
+            f'[[call orders_lookup {{"order": {order}{slow}}}]] [[then refund {{"order": {order}, "amount": 5{slow}}}]] {latency}'
             f"order {order} of {self.session_id}"
             for order in (41, 42)
         ]
-        self.posted = 0  # how many were answered with 202
-        self.sleepers: list[Armed] = []
+        self.posted = 0  # messages answered with 202
+        self.suspended: list[Armed] = []
         self.armed: list[Armed] = []
 
     def run(self) -> Outcome:
-        """Carry it out. Raises AssertionError where a crash did not happen, or nothing came to rest."""
+        """Run the case. Raises AssertionError if a crash did not happen or a turn did not end."""
         began = time.monotonic()
         try:
             for place, crash in enumerate(self.crashes):
@@ -85,20 +85,20 @@ class Case:
                     self._in_a_worker(crash)
             self._post(2)
             self._settle()
-            self._wake_sleepers()
+            self._resume_suspended()
             self._deliver_again()
         finally:
             for armed in self.armed:
                 if not armed.ended:
                     armed.process.kill()
-        self._account()
+        self._check()
         self.outcome.seconds = time.monotonic() - began
         return self.outcome
 
-    # What happens
+    # The crashes
 
     def _post(self, count: int) -> None:
-        """Have the clean API accept the first `count` messages; those that were accepted already are found by their keys."""
+        """Have the clean API accept the first `count` messages; their keys identify those that were accepted already."""
         while self.posted < count:
             assert self._send(self.posted), "the clean API gave no answer"
             self.posted += 1
@@ -111,10 +111,10 @@ class Case:
         self.armed.append(armed)
         deadline = time.monotonic() + 20
         while not armed.happened:
-            assert self.posted < 2, f"two messages were accepted, and the API did not come to {crash.name}"
-            assert time.monotonic() < deadline, f"the API neither answered nor came to {crash.name}"
+            assert self.posted < 2, f"two messages were accepted, and the API did not reach {crash.name}"
+            assert time.monotonic() < deadline, f"the API neither answered nor reached {crash.name}"
             if crash.at == "dispatch.published":
-                self._settle()  # only a turn that is its session's first is rung
+                self._settle()  # only the first open turn of a session is dispatched
             if self._send(self.posted, url):
                 self.posted += 1
                 waited = time.monotonic() + 1
@@ -123,25 +123,25 @@ class Case:
             else:
                 until(lambda: armed.happened)
         if crash.event is Event.BROKER_EMPTIED:
-            assert self.runner.empty(self.runner.armed_broker) > 0, "the broker held nothing that it could lose"
+            assert self.runner.empty(self.runner.armed_broker) > 0, "the broker held no message to lose"
 
     def _in_a_worker(self, crash: Crash) -> None:
         match crash.event:
             case Event.NONE:
                 self._reach(crash, self.runner.armed_broker)
-            case Event.WAITING:
+            case Event.UNANSWERED:
                 before = self._requests(crash)
                 armed = self._reach(crash, self.runner.armed_broker)
-                until(lambda: self._requests(crash) == before + armed.asked.nth)
+                until(lambda: self._requests(crash) == before + armed.failpoint.nth)
                 armed.process.kill()
             case Event.AGENT_CHANGED:
                 self._reach(crash, self.runner.armed_broker)
                 change = {"system_prompt": "You have changed your mind about everything."}
                 assert self.runner.request("PATCH", f"/v1/agents/{self.agent_id}", change, self.api_key), "no answer"
-            case Event.ASLEEP:
-                self.sleepers.append(self._reach(crash, self.runner.armed_broker))
-            case Event.WOKEN_EARLY:
-                self._wake_early(crash)
+            case Event.SUSPENDED:
+                self.suspended.append(self._reach(crash, self.runner.armed_broker))
+            case Event.RESUMED_EARLY:
+                self._resume_early(crash)
             case Event.CONNECTIONS_ENDED:
                 armed = self._reach(crash, self.runner.armed_broker)
                 self._end_connections(armed)
@@ -158,7 +158,7 @@ class Case:
         return armed
 
     def _end_connections(self, armed: Armed) -> None:
-        """End every worker's connection while one of them is inside the write, as a restart of the database does."""
+        """End every worker's connection while one of them executes the write, as a restart of the database does."""
         with psycopg.connect(self.runner.database_url) as mine:
             mine.execute("SELECT 1 FROM sessions WHERE id = %s FOR UPDATE", (self.session_id,))
             armed.resume()
@@ -174,17 +174,17 @@ class Case:
             assert ended, "there was no connection to end"
         until(lambda: "sending it again" in armed.process.log.read_text())
 
-    def _wake_early(self, crash: Crash) -> None:
-        """The sleeper's write comes while the turn is running in other hands, and before its heartbeat: only the fence can refuse it."""
-        sleeper = self._reach(crash, self.runner.armed_broker, TURNLINE_TURN_HEARTBEAT_S="60")
+    def _resume_early(self, crash: Crash) -> None:
+        """Let a suspended worker write while another runs its turn, before its heartbeat, so that only the fence can refuse the write."""
+        suspended = self._reach(crash, self.runner.armed_broker, TURNLINE_TURN_HEARTBEAT_S="60")
         other = self._reach(crash, self.runner.armed_broker)
         before = self._snapshot()
-        sleeper.resume()
-        until(lambda: "taken over" in sleeper.process.log.read_text())
+        suspended.resume()
+        until(lambda: "taken over" in suspended.process.log.read_text())
         if self._snapshot() != before:
-            self.outcome.wrong.append("a worker that had slept past its lease wrote into a turn that another was carrying")
+            self.outcome.wrong.append("a worker that was suspended past its lease wrote into a turn that another was running")
         other.process.kill()
-        assert sleeper.process.stop() == 0
+        assert suspended.process.stop() == 0
 
     def _lose_reply(self, crash: Crash) -> None:
         with Proxy(urlsplit(self.runner.database_url).port or 0) as proxy:
@@ -211,48 +211,48 @@ class Case:
             armed.process.kill()  # it would wait for its broker
 
     def _requests(self, crash: Crash) -> int:
-        """How many requests of the kind that `crash` waits in have reached the other side so far."""
+        """Return the number of requests so far, to the model or to tools, whichever `crash` waits in."""
         seen = self.runner.counts()
         if crash.at.startswith("model_call.before_send"):
-            return self._asked(seen)
+            return self._model_requests(seen)
         keys = self._rows("SELECT tool_name, idempotency_key FROM tool_calls WHERE session_id = %s", self.session_id)
         return sum(seen["tools"].get(name, NOTHING)["by_key"].get(key, NOTHING)["requests"] for name, key in keys)
 
-    def _asked(self, seen: dict[str, Any]) -> int:
+    def _model_requests(self, seen: dict[str, Any]) -> int:
         return sum(seen["by_text"].get(text, 0) for text in self.texts)
 
     def _finish_alive(self, armed: Armed, broker_url: str) -> None:
-        """A process that outlived its crash brings what is posted to its end, and stops in order."""
-        self.runner.sweep_until(broker_url, self._at_rest)
-        assert not armed.ended, "the process died of what it should have outlived"
+        """Have a process that survived its crash finish the posted messages and stop in order."""
+        self.runner.sweep_until(broker_url, self._settled)
+        assert not armed.ended, "the process died although it should have survived"
         assert armed.process.stop() == 0
 
     def _settle(self) -> None:
-        """A clean worker carries what is left."""
-        self.runner.sweep_until(self.runner.clean_broker, self._at_rest)
+        """Have the clean worker run the remaining turns."""
+        self.runner.sweep_until(self.runner.clean_broker, self._settled)
 
-    def _wake_sleepers(self) -> None:
-        """Those whose turns were taken over wake up, and write nothing."""
+    def _resume_suspended(self) -> None:
+        """Resume the suspended workers, whose turns were taken over; they must write nothing."""
         before = self._snapshot()
-        for armed in self.sleepers:
+        for armed in self.suspended:
             armed.resume()
             until(lambda armed=armed: "taken over" in armed.process.log.read_text())  # type: ignore[misc]
             assert armed.process.stop() == 0
         if self._snapshot() != before:
-            self.outcome.wrong.append("a worker that had slept past its lease changed something")
+            self.outcome.wrong.append("a worker that was suspended past its lease changed something")
 
     def _deliver_again(self) -> None:
-        """The broker delivers every ring again, and nothing comes of it."""
+        """Deliver every dispatch again; it must change nothing."""
         before = self._snapshot()
         for (turn_id,) in self._rows("SELECT id FROM turns WHERE session_id = %s", self.session_id):
             self.runner.dispatch(self.runner.clean_broker, turn_id)
         until(lambda: self.runner.idle(self.runner.clean_broker))
         if self._snapshot() != before:
-            self.outcome.wrong.append("a ring delivered again changed something")
+            self.outcome.wrong.append("a repeated dispatch changed something")
 
-    # What came of it
+    # The result
 
-    def _account(self) -> None:
+    def _check(self) -> None:
         out, wrong = self.outcome, self.outcome.wrong
         seen = self.runner.counts()
         turns = self._rows(
@@ -265,17 +265,17 @@ class Case:
         out.agent_versions = [version for _, _, version, _ in turns]
         if len(turns) != 2 or out.answered != 2:
             wrong.append(f"two messages, and these turns (status, attempts, version, answers): {turns}")
-        asked = self._asked(seen)
-        out.asked_again = asked - UNDISTURBED_CALLS
+        requests = self._model_requests(seen)
+        out.repeated_requests = requests - UNDISTURBED_CALLS
         out.ledger_rows = self._one("SELECT count(*) FROM model_calls WHERE session_id = %s", self.session_id)
-        if out.ledger_rows < asked:
-            wrong.append(f"the provider saw {asked} requests, the ledger holds {out.ledger_rows}")
-        self._account_tools(seen["tools"])
+        if out.ledger_rows < requests:
+            wrong.append(f"the provider saw {requests} requests, the ledger holds {out.ledger_rows}")
+        self._check_tools(seen["tools"])
         wrong += [f"{name}: {ids}" for name, ids in violations(self.runner.database_url).items()]
         if seen["bad_requests"]:
             wrong.append(f"the provider refused requests: {seen['bad_requests'][:3]}")
 
-    def _account_tools(self, seen: dict[str, Any]) -> None:
+    def _check_tools(self, seen: dict[str, Any]) -> None:
         out, wrong = self.outcome, self.outcome.wrong
         query = "SELECT idempotency_key, state FROM tool_calls WHERE session_id = %s AND tool_name = %s ORDER BY created_at"
         for key, state in self._rows(query, self.session_id, "orders_lookup"):
@@ -293,7 +293,7 @@ class Case:
         if len(out.lookups) != 2 or len(out.refunds) != 2:
             wrong.append(f"{len(out.lookups)} lookups and {len(out.refunds)} refunds in the log")
 
-    def _at_rest(self) -> bool:
+    def _settled(self) -> bool:
         return bool(self._one(OPEN, self.session_id) == 0 and self._one(LEASED, self.session_id) == 0)
 
     def _writes(self) -> int:

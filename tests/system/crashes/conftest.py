@@ -1,4 +1,4 @@
-"""Outcomes of cases that run several at a time, for tests that look at one each."""
+"""Outcomes of cases that run concurrently, for tests that check one each."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Outcomes = Callable[[str], Outcome]
 
 @pytest.fixture(scope="module")
 def outcome(request: pytest.FixtureRequest, databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
-    """What a case came to, by its name; all of the module's cases that were asked for are begun at once, in the tests' order."""
-    wanted = [item.callspec.params["name"] for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
-    names = list(dict.fromkeys(wanted))
+    """Return a case's outcome by its name. All selected cases of the module are started at once, in the tests' order."""
+    selected = [item.callspec.params["name"] for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    names = list(dict.fromkeys(selected))
     cases = [tuple(CRASHES[part] for part in name.split(" then ")) for name in names]
     directory = Path(tmp_path_factory.mktemp("crashpoints"))
     with run_cases(databases, directory, cases, RUNNERS) as futures:

@@ -1,4 +1,4 @@
-"""ProcessKind cases run one after the other: a database and a broker of their own, an API and a worker that nobody kills."""
+"""A runner of cases, one after the other: a database and a broker of its own, and an API and a worker that are never killed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.support.stack import Process, Stack, answers
 from tests.system.crashes.crash_table import Crash, ProcessKind
 
 BEAT_S = 0.25
-START_S = 90  # where many start at the same time
+START_S = 90  # many may start at the same time
 QUEUES = ("turns", "messages", "tools", "maintenance")
 WORKER = (
     *("-m", "celery", "-A", "tasks", "worker", "--pool", "custom", "-c", "50"),
@@ -42,13 +42,13 @@ _OBJECT = {"type": "object"}
 
 
 class Armed:
-    """A process that something will happen to, and the broker it listens to."""
+    """A process with an armed failpoint."""
 
     def __init__(self, crash: Crash, stack: Stack, process: Process) -> None:
         self.crash, self.stack, self.process = crash, stack, process
-        asked = armed({AT: crash.at, CONSENT: CONSENTED})
-        assert asked is not None
-        self.asked = asked
+        failpoint = armed({AT: crash.at, CONSENT: CONSENTED})
+        assert failpoint is not None
+        self.failpoint = failpoint
 
     @property
     def ended(self) -> bool:
@@ -56,17 +56,17 @@ class Armed:
 
     @property
     def reached(self) -> bool:
-        """It said that it was at its point."""
-        return log_line(self.asked.name, self.asked.nth, self.asked.action) in self.process.log.read_text()
+        """Return True if it has logged that it reached its failpoint."""
+        return log_line(self.failpoint.name, self.failpoint.nth, self.failpoint.action) in self.process.log.read_text()
 
     @property
     def happened(self) -> bool:
-        """It was killed at its point, or sleeps there, or said that it was there."""
-        ended = self.ended  # asked first: it may reach its point, and end, while its words are read
+        """Return True if it was killed or suspended at its failpoint, or has logged that it reached it, as its action demands."""
+        ended = self.ended  # read first: it may reach its failpoint and end while its log is read
         if not self.reached:
             assert not ended, f"the process ended before its crash point:\n{self.process.log.read_text()[-3000:]}"
             return False
-        match self.asked.action:
+        match self.failpoint.action:
             case "kill":
                 assert not self.ended or self.process.popen.returncode == -signal.SIGKILL
                 return self.ended
@@ -80,8 +80,8 @@ class Armed:
 
 
 class Runner:
-    """One runner. The API rings on the broker that armed workers listen to; the clean worker has another, so that it gets work only when
-    the case says so. There is no beat: `sweep` is sent instead, to whichever worker shall find what is due."""
+    """One runner. The API dispatches on the broker of the armed workers; the clean worker has another broker, so that it gets work only
+    when the case says so. There is no beat: cases send `turns.sweep` to the worker that should find the due turns."""
 
     def __init__(self, database_url: str, sandbox_url: str, directory: Path) -> None:
         directory.mkdir()
@@ -113,7 +113,7 @@ class Runner:
             app.close()
 
     def stack(self, broker_url: str, **env: str) -> Stack:
-        """Processes with the runner's settings and `env`."""
+        """Return a stack, whose processes get the runner's settings and `env`."""
         self._numbers += 1
         directory = self.directory / str(self._numbers)
         directory.mkdir()
@@ -123,7 +123,7 @@ class Runner:
         return made
 
     def arm(self, crash: Crash, *, broker_url: str | None = None, **env: str) -> tuple[Armed, str]:
-        """Start the process that `crash` is for; returns it and, where it is an API, its address."""
+        """Start the process that will crash. Return it and its address, which is empty for a worker."""
         stack = self.stack(broker_url or self.armed_broker, **{AT: crash.at, CONSENT: CONSENTED}, **env)
         if crash.where is ProcessKind.WORKER:
             return Armed(crash, stack, stack.start(*WORKER)), ""
@@ -137,7 +137,7 @@ class Runner:
         return process, f"http://127.0.0.1:{port}"
 
     def tenant(self, text_of_tools: dict[str, str]) -> tuple[Tenant, str]:
-        """A workspace whose agent has these tools, by name with their effects; and its API key."""
+        """Make a workspace whose agent has these tools (effects by name). Return it and its API key."""
 
         async def make() -> tuple[Tenant, str]:
             database = Database(self.database_url, pool_size=1)
@@ -161,11 +161,11 @@ class Runner:
         return asyncio.run(make())
 
     def post(self, api_key: str, session_id: UUID, key: str, text: str, url: str = "") -> dict[str, Any] | None:
-        """Post a message; the answer, or None where the connection broke before there was one."""
+        """Post a message. Return the answer, or None if the connection broke first."""
         return self.request("POST", f"/v1/sessions/{session_id}/messages", {"text": text, "message_key": key}, api_key, url)
 
     def request(self, method: str, path: str, body: dict[str, Any], api_key: str, url: str = "") -> dict[str, Any] | None:
-        """One request to the clean API, or the one at `url`."""
+        """Send one request to the clean API, or to the API at `url`. Return the answer, or None if the connection broke first."""
         headers = {"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}
         request = urllib.request.Request((url or self.api_url) + path, json.dumps(body).encode(), headers, method=method)
         try:
@@ -178,16 +178,16 @@ class Runner:
         return document
 
     def sweep(self, broker_url: str) -> None:
-        """Have the worker on this broker look for what nobody carries, as beat would."""
+        """Have the worker on this broker look for unclaimed turns, as beat would."""
         self._app(broker_url).send_task("turns.sweep", queue="maintenance", expires=5, retry=False, ignore_result=True)
 
     def sweep_until(self, broker_url: str, condition: Callable[[], object], within_s: float = 40) -> None:
-        """Sweep every quarter of a second until `condition()` is true; fail when it is not in time."""
+        """Sweep every quarter of a second until `condition()` is true; fail if it takes too long."""
         deadline = time.monotonic() + within_s
         swept_at = 0.0
         while not condition():
             now = time.monotonic()
-            assert now < deadline, f"it did not come about within {within_s} s\n{self.tails()}"
+            assert now < deadline, f"the condition was not met within {within_s} s\n{self.tails()}"
             if now - swept_at > BEAT_S:
                 swept_at = now
                 with contextlib.suppress(OSError, OperationalError, redis.RedisError):  # the broker may be the one that was killed
@@ -195,36 +195,36 @@ class Runner:
             time.sleep(0.03)
 
     def dispatch(self, broker_url: str, turn_id: UUID) -> None:
-        """Ring once more for a turn, as a broker does that delivers again."""
+        """Dispatch a turn once more, as a broker that delivers a message again."""
         self._app(broker_url).send_task("turns.advance", args=(str(turn_id),), queue="turns", retry=False, ignore_result=True)
 
     def empty(self, broker_url: str) -> int:
-        """Have a broker lose all messages, delivered or not; how many queues held any."""
+        """Have a broker lose all messages, also unacknowledged ones. Return the number of queues that held any."""
         with redis.Redis.from_url(broker_url) as client:
             return int(client.delete(*QUEUES, "unacked", "unacked_index"))
 
     def idle(self, broker_url: str) -> bool:
-        """Nothing is waiting or being worked on."""
+        """Return True if no message is queued or unacknowledged."""
         with redis.Redis.from_url(broker_url) as client:
             return not client.exists(*QUEUES, "unacked")
 
     def one(self, query: str, *parameters: object) -> Any:
-        """The first column of the query's one row."""
+        """Return the first column of the query's only row."""
         row = self._db.execute(query, parameters).fetchone()
         return row and row[0]
 
     def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """All rows of the query."""
+        """Return all rows of the query."""
         return self._db.execute(query, parameters).fetchall()
 
     def counts(self) -> dict[str, Any]:
-        """What the sandbox was asked so far, by every runner."""
+        """Return the counts of all requests to the sandbox so far, by every runner."""
         with urllib.request.urlopen(f"{self.sandbox_url}/_sandbox/counts", timeout=10) as reply:
             counts: dict[str, Any] = json.load(reply)
         return counts
 
     def tails(self) -> str:
-        """The ends of what every process said."""
+        """Return the last lines of every process's output."""
         return "\n".join(stack.tails() for stack in self._stacks[:2] + self._stacks[-3:])
 
     def _app(self, broker_url: str) -> Celery:

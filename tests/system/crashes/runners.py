@@ -1,4 +1,4 @@
-"""Several runners at the same time, which share a Postgres and a sandbox, and take one case after the other."""
+"""Several concurrent runners, which share a Postgres and a sandbox and take one case after the other."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from tests.system.crashes.crash_table import Crash
 from tests.system.crashes.runner import Runner
 
 Cases = Sequence[tuple[Crash, ...]]
-Waiting = queue.SimpleQueue[tuple[tuple[Crash, ...], Future[Outcome]]]
+CaseQueue = queue.SimpleQueue[tuple[tuple[Crash, ...], Future[Outcome]]]
 
 
 @contextmanager
 def run_cases(databases: Databases, directory: Path, cases: Cases, runners: int) -> Iterator[list[Future[Outcome]]]:
-    """The outcomes of `cases`, in their order, as they come. Cases not begun are dropped on leaving."""
+    """Run `cases`; yield the futures of their outcomes, in their order. Cases that have not begun are cancelled on leaving."""
     (directory / "sandbox").mkdir()
     sandbox = Stack("", "", directory / "sandbox")
-    waiting: Waiting = queue.SimpleQueue()
+    case_queue: CaseQueue = queue.SimpleQueue()
     futures: list[Future[Outcome]] = []
     for crashes in cases:
         futures.append(Future())
-        waiting.put((crashes, futures[-1]))
+        case_queue.put((crashes, futures[-1]))
     with running(sandbox):
         numbers = itertools.count()
         making = threading.Lock()
@@ -40,7 +40,7 @@ def run_cases(databases: Databases, directory: Path, cases: Cases, runners: int)
                 database_url = databases.migrated()
             return Runner(database_url, sandbox.sandbox_url, directory / f"runner-{next(numbers)}")
 
-        threads = [threading.Thread(target=_run, args=(runner, waiting)) for _ in range(min(runners, len(cases)))]
+        threads = [threading.Thread(target=_run, args=(runner, case_queue)) for _ in range(min(runners, len(cases)))]
         for thread in threads:
             thread.start()
         try:
@@ -52,21 +52,21 @@ def run_cases(databases: Databases, directory: Path, cases: Cases, runners: int)
                 thread.join()
 
 
-def _run(new_runner: Callable[[], Runner], waiting: Waiting) -> None:
-    """Take cases until there are none. After one that failed, the next have a runner of their own: what it left open is not theirs."""
-    while not waiting.empty():
+def _run(new_runner: Callable[[], Runner], case_queue: CaseQueue) -> None:
+    """Run cases until none is left. A failed case may leave turns open, so the next gets a new runner."""
+    while not case_queue.empty():
         try:
             with new_runner() as runner:
-                while _take(runner, waiting):
+                while _take(runner, case_queue):
                     pass
         except BaseException as error:
-            _fail(waiting, error)
+            _fail(case_queue, error)
 
 
-def _take(runner: Runner, waiting: Waiting) -> bool:
-    """Carry one case out; whether the runner can take another."""
+def _take(runner: Runner, case_queue: CaseQueue) -> bool:
+    """Run one case. Return True if the runner can take another."""
     try:
-        crashes, future = waiting.get_nowait()
+        crashes, future = case_queue.get_nowait()
     except queue.Empty:
         return False
     if not future.set_running_or_notify_cancel():
@@ -80,9 +80,9 @@ def _take(runner: Runner, waiting: Waiting) -> bool:
     return not outcome.wrong
 
 
-def _fail(waiting: Waiting, error: BaseException) -> None:
-    """A runner could not start or stop: the next case fails for it."""
+def _fail(case_queue: CaseQueue, error: BaseException) -> None:
+    """Fail the next case with the error of a runner that could not start or stop."""
     with contextlib.suppress(queue.Empty):
-        _, future = waiting.get_nowait()
+        _, future = case_queue.get_nowait()
         if future.set_running_or_notify_cancel():
             future.set_exception(error)

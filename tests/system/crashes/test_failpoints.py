@@ -1,4 +1,4 @@
-"""The switch: a normal start refuses it, a test's start takes it, and it does what it says."""
+"""Failpoints: a normal start refuses TURNLINE_CRASH_AT, a test's start accepts it, and its action is performed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from failpoints import CONSENT, CONSENTED, FAILPOINTS, NotArmed, armed, log_line
 from tests.support.servers import ROOT, free_port, process_env, until
 
 CONSENTING = {CONSENT: CONSENTED}
-DOORS = {
+ENTRY_POINTS = {
     "turnline worker": ("-m", "cli.main", "worker"),
     "turnline doctor": ("-m", "cli.main", "doctor"),
     "turnline up": ("-m", "cli.main", "up"),
@@ -37,17 +37,17 @@ def started(tmp_path: Path, *argv: str, **env: str) -> subprocess.CompletedProce
     return subprocess.run([sys.executable, *argv], env=whole, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_normal_start_refuses_failpoints(door: str, tmp_path: Path):
-    done = started(tmp_path, *DOORS[door], TURNLINE_CRASH_AT="model_call.before_send")
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS)
+def test_normal_start_refuses_failpoints(entry_point: str, tmp_path: Path):
+    done = started(tmp_path, *ENTRY_POINTS[entry_point], TURNLINE_CRASH_AT="model_call.before_send")
     assert done.returncode == 1
     assert "TURNLINE_CRASH_AT is set: it kills this process on purpose" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("door", ["turnline doctor", "celery worker", "uvicorn"])
-def test_unknown_failpoint_is_refused(door: str, tmp_path: Path):
-    done = started(tmp_path, *DOORS[door], TURNLINE_CRASH_AT="C99", **CONSENTING)
+@pytest.mark.parametrize("entry_point", ["turnline doctor", "celery worker", "uvicorn"])
+def test_unknown_failpoint_is_refused(entry_point: str, tmp_path: Path):
+    done = started(tmp_path, *ENTRY_POINTS[entry_point], TURNLINE_CRASH_AT="C99", **CONSENTING)
     assert done.returncode == 1
     assert "TURNLINE_CRASH_AT names an unknown failpoint: 'C99'. Known failpoints: intake.before_commit" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
@@ -62,7 +62,7 @@ def test_consent_must_match_exactly():
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "setting",
     [
         "C7",
         "Model_call.before_send",
@@ -73,13 +73,13 @@ def test_consent_must_match_exactly():
         "C0",
     ],
 )
-def test_invalid_failpoint_settings_are_refused(asked: str):
+def test_invalid_failpoint_settings_are_refused(setting: str):
     with pytest.raises(NotArmed):
-        armed({"TURNLINE_CRASH_AT": asked, **CONSENTING})
+        armed({"TURNLINE_CRASH_AT": setting, **CONSENTING})
 
 
 @pytest.mark.parametrize(
-    ("asked", "nth", "action"),
+    ("setting", "nth", "action"),
     [
         ("model_call.before_send", 1, "kill"),
         ("model_call.before_send:2", 2, "kill"),
@@ -87,8 +87,8 @@ def test_invalid_failpoint_settings_are_refused(asked: str):
         ("model_call.before_send:3:say", 3, "say"),
     ],
 )
-def test_valid_failpoint_settings(asked: str, nth: int, action: str):
-    found = armed({"TURNLINE_CRASH_AT": asked, **CONSENTING})
+def test_valid_failpoint_settings(setting: str, nth: int, action: str):
+    found = armed({"TURNLINE_CRASH_AT": setting, **CONSENTING})
     assert found is not None
     assert (found.name, found.nth, found.action) == ("model_call.before_send", nth, action)
 
@@ -109,10 +109,10 @@ time.sleep(30)
 """
 
 
-def armed_process(asked: str) -> subprocess.Popen[str]:
+def armed_process(setting: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM],
-        env=process_env(TURNLINE_CRASH_AT=asked, **CONSENTING),
+        env=process_env(TURNLINE_CRASH_AT=setting, **CONSENTING),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -152,7 +152,7 @@ def test_process_with_action_stop_continues_on_sigcont():
 
 
 def test_failpoints_need_the_second_variable():
-    """A program of somebody's own, which has none of our doors and imports our code: it is not killed."""
+    """A user's own program that imports the code without starting one of our processes is not killed."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.replace("time.sleep(30)", "")],
         env=process_env(TURNLINE_CRASH_AT="model_call.before_send"), capture_output=True, text=True, timeout=20, check=False,

@@ -1,4 +1,4 @@
-"""Two crashes on the way, in a sample of all ordered pairs that is the same each time; `make crashpoints` runs all of them."""
+"""Two crashes in one case: a fixed sample of all ordered pairs. `make crashpoints` runs all of them."""
 
 from __future__ import annotations
 

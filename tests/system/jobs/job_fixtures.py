@@ -1,4 +1,4 @@
-"""For every job a case: real data that gives it something to do, what is there once it is done, and where its middle is."""
+"""A case for every job: real data that gives it work, the expected result, and a point in its middle."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ OLD_KEY, NEW_KEY = (base64.b64encode(bytes([number]) * 32).decode() for number i
 
 @dataclass
 class World:
-    """Where a case plays. `address` is of an HTTP server of the test's own that answers whatever it is asked."""
+    """The surroundings of a case. `address` is that of the test's HTTP server, which answers every request."""
 
     database: Database
     database_url: str
     address: str
-    dispatched_turns: Callable[[], set[str]]  # of which turns there are dispatched_turns in the broker
+    dispatched_turns: Callable[[], set[str]]  # returns the ids of the turns that have a message in the broker
     made: list[Tenant] = field(default_factory=list)
 
     def value(self, query: str, *values: object) -> Any:
-        """The only column of the only row."""
+        """Return the only column of the only row."""
         with psycopg.connect(self.database_url) as db:
             row = db.execute(query, values).fetchone()
         return row and row[0]
@@ -45,10 +45,10 @@ class World:
 
 @dataclass(frozen=True)
 class JobCase:
-    """`seen`: what the job is there to bring about; once it is done, equal to `due`.
+    """A job's case. `seen` returns the state that the job changes; once the job is done, it equals `due`.
 
-    In the middle, a change of `table` (where `which` holds of the new row) waits for as long as the test wants. `later`: the rows as they
-    are an hour after a run was cut off.
+    In the middle of the job, a change of `table` (of a new row for which `which` is true) blocks until the test lets it go on. `later` is
+    a statement that makes an hour pass after a run was killed.
     """
 
     job: str
@@ -58,13 +58,13 @@ class JobCase:
     table: str
     on: str
     which: Callable[[World], str]
-    begun: bool  # whether something of it is committed before the middle
-    counted: tuple[str, int]  # what the run that does it all says it did
+    begun: bool  # True if a part is committed before the middle
+    counted: tuple[str, int]  # a count that the complete run reports
     later: str = "SELECT 1"
     env: dict[str, str] = field(default_factory=dict)
 
 
-# turns.sweep: sixty messages accepted an hour ago, of which no ring was ever heard.
+# turns.sweep: sixty messages accepted an hour ago whose dispatches were lost.
 
 
 async def undispatched_turns(world: World) -> None:
@@ -93,7 +93,7 @@ async def busy_agents(world: World) -> None:
             f"UPDATE tool_calls c SET state = 'succeeded', tool_id = t.id FROM tools t WHERE t.{ours[0]} AND c.{ours[0]}", *ours[1:] * 2
         )
         world.made.append(made)
-    # They were opened as rows that began just now; a session that was opened then would have said so.
+    # The rows were inserted just now, so their facts have the wrong start; correct it to the sessions' start.
     world.execute("UPDATE usage_facts SET started_at = sessions.started_at FROM sessions WHERE sessions.id = session_id AND started = 1")
 
 
@@ -110,7 +110,7 @@ def recounted(world: World) -> object:
         return agents, db.execute("SELECT count(*) FROM tool_calls GROUP BY workspace_id ORDER BY workspace_id").fetchall()
 
 
-# retention.clean_up and sessions.abandon_idle: conversations that ended, or rest, for long.
+# retention.clean_up and sessions.abandon_idle: conversations that ended, or became idle, long ago.
 
 
 async def expired_sessions(world: World) -> None:
@@ -123,12 +123,12 @@ async def idle(world: World) -> None:
     filled(world.database_url, world.made[0], days_ago=2, status="active")
 
 
-def given_up(world: World) -> object:
+def abandoned(world: World) -> object:
     in_log = "SELECT count(*) FROM events WHERE content->>'status' = 'abandoned'"
     return world.value("SELECT count(*) FROM sessions WHERE status = 'abandoned'"), world.value(in_log)
 
 
-# approvals.expire: nobody decides, and the sessions are paused, so that no turn looks.
+# approvals.expire: undecided approvals of paused sessions, so that no turn expires them itself.
 
 
 async def undecided_approvals(world: World) -> None:
@@ -147,7 +147,7 @@ def expired(world: World) -> object:
     return world.value("SELECT count(*) FROM approvals WHERE status = 'expired'"), world.value(in_log)
 
 
-# tools.check_all_health: integrations of which nobody has heard for an hour.
+# tools.check_all_health: integrations whose check was due an hour ago.
 
 
 async def unchecked_integrations(world: World) -> None:
@@ -160,23 +160,23 @@ def known_healthy(world: World) -> object:
     return world.value("SELECT count(*) FROM tool_integrations WHERE health_status = 'healthy' AND next_health_check > now()")
 
 
-# usage.audit: one conversation of which a message was taken away.
+# usage.audit: one conversation whose message count is wrong.
 
 
-async def wrong(world: World) -> None:
+async def wrong_counter(world: World) -> None:
     world.made.append(await tenant(world.database, sessions=5))
     filled(world.database_url, world.made[0], days_ago=1 / 24)
     world.execute("UPDATE sessions SET message_count = message_count + 1 WHERE id = %s", world.made[0].session_id)
 
 
-def found(world: World) -> object:
+def violation_found(world: World) -> object:
     return world.value("SELECT violations <> '{}' FROM audits WHERE finished_at IS NOT NULL ORDER BY id DESC LIMIT 1")
 
 
 # secrets.reseal: three workspaces' secrets after a rotation.
 
 
-async def rotated(world: World) -> None:
+async def rotated_secrets(world: World) -> None:
     for _ in range(3):
         made = await tenant(world.database, tools=tuple({"name": f"t{number}", "integration": {}} for number in range(5)))
         world.made.append(made)
@@ -186,7 +186,7 @@ async def rotated(world: World) -> None:
                 db.execute("UPDATE tool_integrations SET secrets = jsonb_build_object('token', %s::text) WHERE id = %s", [sealed, one])
 
 
-def opening_with_the_new_key(world: World) -> object:
+def secrets_under_new_key(world: World) -> object:
     box = SecretBox(NEW_KEY)
     with psycopg.connect(world.database_url) as db:
         rows = db.execute("SELECT workspace_id, id, secrets->>'token' FROM tool_integrations").fetchall()
@@ -237,7 +237,7 @@ JOB_CASES = [
     ),
     JobCase(
         "sessions.abandon_idle",
-        *(idle, given_up, lambda world: (80, 80)),
+        *(idle, abandoned, lambda world: (80, 80)),
         *("sessions", "UPDATE", last_session("id")),
         begun=True,
         counted=("sessions_abandoned", 80),
@@ -266,14 +266,14 @@ JOB_CASES = [
     ),
     JobCase(
         "usage.audit",
-        *(wrong, found, lambda world: True),
+        *(wrong_counter, violation_found, lambda world: True),
         *("audits", "UPDATE", lambda world: "true"),
         begun=False,
         counted=("violations", 1),
     ),
     JobCase(
         "secrets.reseal",
-        *(rotated, opening_with_the_new_key, lambda world: ["hush"] * 15),
+        *(rotated_secrets, secrets_under_new_key, lambda world: ["hush"] * 15),
         *("tool_integrations", "UPDATE", lambda world: f"NEW.workspace_id = '{last([one.workspace_id for one in world.made])}'"),
         begun=True,
         counted=("secrets_resealed", 15),

@@ -1,6 +1,6 @@
-"""Every job on real data: an hour late, run again, killed in its middle, two copies at once. As processes, by hand.
+"""Every job on real data: an hour late, run again, killed in its middle, two runs at once. Jobs run as processes.
 
-The middle is made by a trigger that lets a statement of the job wait for a lock of the test's.
+A trigger makes a statement in the middle of the job wait for a lock that the test holds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CREATE FUNCTION block() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN IF %(which)s THEN PERFORM pg_advisory_xact_lock_shared(4242); END IF; RETURN NEW; END $$;
 CREATE TRIGGER block BEFORE %(on)s ON %(table)s FOR EACH ROW EXECUTE FUNCTION block()
 """
-WAITING = """SELECT count(*) FROM pg_locks
+BLOCKED = """SELECT count(*) FROM pg_locks
 WHERE locktype = 'advisory' AND objid = 4242 AND NOT granted
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 AT_WORK = "SELECT count(*) FROM job_runs WHERE job = %s"
@@ -37,9 +37,9 @@ each_job = pytest.mark.parametrize("case", JOB_CASES, ids=[case.job for case in 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """An HTTP server that answers whatever it is asked."""
+    """The address of an HTTP server that answers every request."""
 
-    class Answering(http.server.BaseHTTPRequestHandler):
+    class Answerer(http.server.BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
             self.send_response(204)
             self.end_headers()
@@ -47,9 +47,9 @@ def address() -> Iterator[str]:
         do_GET = do_OPTIONS = do_HEAD
 
         def log_message(self, *_: Any) -> None:
-            """Nothing to say."""
+            """Log nothing."""
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answerer) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
@@ -57,7 +57,7 @@ def address() -> Iterator[str]:
 
 @pytest.fixture
 async def world(databases: Databases, broker_url: str, address: str, case: JobCase) -> AsyncIterator[World]:
-    """The case with everything made, an hour late."""
+    """The case's data, for a job that is an hour late."""
 
     def dispatched_turns() -> set[str]:
         with redis.Redis.from_url(broker_url) as broker:
@@ -82,7 +82,7 @@ def environment(world: World, broker_url: str, case: JobCase) -> dict[str, str]:
 
 @pytest.fixture
 def blocked_trigger(world: World, case: JobCase) -> Iterator[contextlib.ExitStack]:
-    """Who comes to the case's middle waits there until this is closed."""
+    """Block every run in the case's middle until this is closed."""
     world.execute(BLOCKING_TRIGGER % {"which": case.which(world), "on": case.on, "table": case.table})
     with contextlib.ExitStack() as blocking:
         db = blocking.enter_context(psycopg.connect(world.database_url, autocommit=True))
@@ -95,7 +95,7 @@ def started(case: JobCase, environment: dict[str, str]) -> Child:
 
 
 def ended(process: Child) -> dict[str, int]:
-    """What the run says it did."""
+    """Return the counts that the run reports."""
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     counts: dict[str, int] = json.loads(out.strip().splitlines()[-1])["counts"]
@@ -103,7 +103,7 @@ def ended(process: Child) -> dict[str, int]:
 
 
 def is_blocked(world: World) -> bool:
-    return bool(world.value(WAITING))
+    return bool(world.value(BLOCKED))
 
 
 def test_every_job_has_a_case():
@@ -122,7 +122,7 @@ def test_overdue_job_catches_up_and_a_second_run_changes_nothing(case: JobCase, 
     assert case.seen(world) == first
     name, count = case.counted
     assert did[name] == count
-    assert again.get(name, 0) == (count if case.job == "usage.audit" else 0), "an audit looks anew; nothing else is done twice"
+    assert again.get(name, 0) == (count if case.job == "usage.audit" else 0), "only an audit repeats its work"
 
 
 @each_job

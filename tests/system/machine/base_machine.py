@@ -1,4 +1,4 @@
-"""What all actors of the state machine share: the world, and what is checked after each of their moves."""
+"""The base of all actors of the state machine: the world, and the checks after each rule."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INDEXES = st.integers(0, 7)
 
 
 class BaseMachine(RuleBasedStateMachine):
-    """One example: a workspace of its own, and any order of moves."""
+    """One example: a workspace of its own, and rules in any order."""
 
     environment: Environment  # given by a subclass
     world: World
@@ -44,7 +44,7 @@ class BaseMachine(RuleBasedStateMachine):
         allow_interruption: bool,
         operator_interferes: bool,
     ) -> None:
-        self.operator_interferes = operator_interferes  # where the operator does not, turns get further
+        self.operator_interferes = operator_interferes  # without the operator's interference, turns get further
         self.world = World(
             self.environment,
             sessions=sessions,
@@ -57,12 +57,12 @@ class BaseMachine(RuleBasedStateMachine):
         self.budget_checker = BudgetChecker(self.world)
 
     def run(self, work: Coroutine[Any, Any, Item]) -> Item:
-        """What `work` returns, and everything it set off has come to a wait."""
+        """Return the result of `work`, once everything that it started waits."""
         return self.environment.run(work)
 
     @staticmethod
     def pick(items: Sequence[Item], place: int) -> Item:
-        """One of `items`, by a number that need not know how many there are."""
+        """Return one of `items` by any number, also one beyond their count."""
         return items[place % len(items)]
 
     @invariant()

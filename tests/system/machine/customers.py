@@ -1,4 +1,4 @@
-"""The customer and their second device: messages by every strategy, with keys and without, new and repeated."""
+"""The customer and a second device: messages with every strategy, with and without keys, new and repeated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.system.machine.world import SentMessage
 
 
 class Customers(BaseMachine):
-    """Two devices of one customer. They share sessions, and know each other's keys."""
+    """Two devices of one customer. They share sessions and idempotency keys."""
 
     @rule(device=st.sampled_from(("phone", "laptop")), place=INDEXES, strategy=st.sampled_from((None, *STRATEGIES)), keyed=st.booleans())
     def send_message(self, device: str, place: int, strategy: str | None, keyed: bool) -> None:
@@ -40,20 +40,22 @@ class Customers(BaseMachine):
         except Conflict:
             accepted = None
         if accepted is None:
-            assert strategy in ("reject", "rollback", None), "a message was refused, and its strategy does not know how"
-            assert before["open"], "a message was refused, and nothing was under way"
+            assert strategy in ("reject", "rollback", None), "a message was rejected although its strategy never rejects"
+            assert before["open"], "a message was rejected although no turn was open"
             return
-        assert not (strategy == "reject" and before["open"] and before["mode"] != "manual"), "a turn was open, and the strategy is reject"
+        assert not (strategy == "reject" and before["open"] and before["mode"] != "manual"), (
+            "a message with the strategy reject was accepted although a turn was open"
+        )
         assert (accepted.turn_id is None) == (before["mode"] == "manual")
         world.messages.append(SentMessage(session_id, accepted.offset, text, key, accepted.turn_id, accepted.event_id))
         if accepted.to_dispatch is not None:
             world.dispatch(accepted.to_dispatch)
 
-    @precondition(lambda self: any(said.key for said in self.world.messages))
+    @precondition(lambda self: any(message.key for message in self.world.messages))
     @rule(which=INDEXES, same=st.booleans(), strategy=st.sampled_from((None, *STRATEGIES)))
     def send_again(self, which: int, same: bool, strategy: str | None) -> None:
         world = self.world
-        first = self.pick([said for said in world.messages if said.key], which)
+        first = self.pick([message for message in world.messages if message.key], which)
         text = first.text if same else world.next("message")
         try:
             again: Accepted | None = self.run(
@@ -63,6 +65,6 @@ class Customers(BaseMachine):
             )
         except Conflict:
             again = None
-        assert (again is not None) == same, "a key is good for one text, and for that any number of times"
+        assert (again is not None) == same, "a key must be accepted again exactly when it comes with the same text"
         if again is not None:
             assert (again.repeated, again.event_id, again.offset, again.to_dispatch) == (True, first.event_id, first.offset, None)

@@ -1,4 +1,4 @@
-"""What holds after every move, and what holds once everything has come to its end."""
+"""The invariants after every rule, and those that hold once every turn has ended."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ FATAL = ("Rejected", "Malformed", "BudgetSpent", "EmptyReply", "AttemptsSpent")
 STOPPED = ("Cancelled", "Interrupted", "RolledBack", "TakenOver")
 KNOWN_ERRORS = (*TRANSIENT, *FATAL, *STOPPED, "Bug")
 
-# Each returns (session_id, id) of what is wrong; `{mine}` limits it to the sessions of the example.
-ALWAYS = {
+# Each query returns (session_id, id) of the violations; `{mine}` limits it to the sessions of the example.
+AFTER_EVERY_RULE = {
     "several live turns": """
         SELECT session_id, NULL AS id FROM turns WHERE {mine} AND status IN ('running', 'waiting') GROUP BY 1 HAVING count(*) > 1""",
-    "done in spite of a stop": """
+    "done although cancelled": """
         SELECT session_id, id::text FROM turns WHERE {mine} AND status = 'done' AND cancel_requested_at IS NOT NULL""",
-    "an agent's reply while a person answers": """
+    "an agent's reply in manual mode": """
         SELECT session_id, "offset"::text AS id FROM events e
         WHERE {mine} AND kind = 'agent_message' AND source = 'ai_agent' AND 'manual' = (
             SELECT m.content->>'mode' FROM events m WHERE m.session_id = e.session_id AND m.kind = 'status_update'
                 AND m.content->>'status' = 'mode' AND m."offset" < e."offset" ORDER BY m."offset" DESC LIMIT 1)""",
-    "an error that is a bug of ours": f"""
+    "an error caused by a bug of the product": f"""
         SELECT session_id, error_class || ' ' || coalesce(error_detail, '') AS id FROM turns
         WHERE {{mine}} AND error_class NOT IN ({", ".join(f"'{name}'" for name in KNOWN_ERRORS)})""",
     "a pending approval of a turn that has ended": f"""
         SELECT p.session_id, p.tool_call_id AS id FROM approvals p JOIN turns t ON t.id = p.turn_id
         WHERE {{p_mine}} AND p.status = 'pending' AND t.{SETTLED}""",
-    "an approval that was used and not given": """
+    "a used approval that was never given": """
         SELECT session_id, tool_call_id AS id FROM approvals WHERE {mine} AND used_at IS NOT NULL AND status <> 'approved'""",
-    "a call begun without its approval": """
+    "a call started without its approval": """
         SELECT c.session_id, c.tool_call_id AS id FROM tool_calls c JOIN approvals p USING (session_id, tool_call_id)
         WHERE {p_mine} AND (c.state IN ('running', 'succeeded') OR c.attempts > 0) AND p.used_at IS NULL""",
-    "a turn that waits for nobody": """
+    "a waiting turn with nothing to wait for": """
         SELECT t.session_id, t.id::text FROM turns t WHERE {mine} AND t.status = 'waiting' AND NOT EXISTS (
             SELECT 1 FROM tool_calls c WHERE c.turn_id = t.id AND c.state = 'awaiting_approval')""",
-    "a call under way in a turn that is over": f"""
+    "an open call of a settled turn": f"""
         SELECT c.session_id, c.tool_call_id AS id FROM tool_calls c JOIN turns t ON t.id = c.turn_id
         WHERE {{c_mine}} AND c.state IN ('requested', 'awaiting_approval', 'running') AND t.{SETTLED}""",
     "a lease of a turn that is not running": """
@@ -48,7 +48,7 @@ ALWAYS = {
 }
 
 AT_THE_END = {
-    "messages that no turn ended with": f"""
+    "messages that no settled turn has read": f"""
         SELECT e.session_id, e."offset"::text AS id FROM events e LEFT JOIN LATERAL (
             SELECT t.* FROM turns t WHERE t.session_id = e.session_id AND t.opened_at_offset <= e."offset"
             ORDER BY t.opened_at_offset DESC LIMIT 1) t ON true
@@ -60,7 +60,7 @@ AT_THE_END = {
     "model calls left open": "SELECT session_id, turn_id::text AS id FROM model_calls WHERE {mine} AND state = 'reserved'",
     "tool calls left open": """
         SELECT session_id, tool_call_id AS id FROM tool_calls WHERE {mine} AND state IN ('requested', 'awaiting_approval', 'running')""",
-    "turns that ended otherwise without one word of it since they were last redriven": """
+    "failed turns without exactly one status update since their last redrive": """
         SELECT t.session_id, t.id::text FROM turns t LEFT JOIN events e ON e.turn_id = t.id AND e.kind = 'status_update'
             AND e."offset" > coalesce((SELECT max(r."offset") FROM events r
                                        WHERE r.turn_id = t.id AND r.content->>'status' = 'redriven'), -1)
@@ -70,14 +70,14 @@ AT_THE_END = {
         SELECT c.session_id, c.tool_call_id AS id FROM tool_calls c LEFT JOIN events e ON e.session_id = c.session_id
             AND e.tool_call_id = c.tool_call_id AND e.kind = 'tool_result'
         WHERE {c_mine} GROUP BY 1, 2 HAVING count(e.id) <> 1""",
-    "holds that are not of calls whose outcome is unknown": """
+    "budget reservations of calls whose outcome is known": """
         SELECT m.session_id, m.turn_id::text AS id FROM budget_holds h JOIN model_calls m USING (turn_id, step, attempt)
         WHERE m.session_id = ANY (%(ids)s) AND m.state <> 'unknown'""",
 }
 
 
 def violations(world: World, *, ended: bool = False) -> dict[str, list[Any]]:
-    """What is wrong in the database, by name, with the ids; `ended`: nothing is under way any more."""
+    """Return the violations in the database, by name, with the ids. `ended`: no turn is open any more."""
     found: dict[str, list[Any]] = {}
     for row in world.rows(_statement(ended)):
         found.setdefault(row["name"], []).append(row["id"])
@@ -86,10 +86,10 @@ def violations(world: World, *, ended: bool = False) -> dict[str, list[Any]]:
 
 @cache
 def _statement(ended: bool) -> str:
-    asked = [(one.name, one.text(sessions="%(ids)s::uuid[]", unclaimed_s=0)) for one in QUESTIONS if ended or one is not UNCLAIMED]
-    asked += [(name, _limited(query)) for name, query in (ALWAYS | AT_THE_END if ended else ALWAYS).items()]
+    queries = [(one.name, one.text(sessions="%(ids)s::uuid[]", unclaimed_s=0)) for one in QUESTIONS if ended or one is not UNCLAIMED]
+    queries += [(name, _limited(query)) for name, query in (AFTER_EVERY_RULE | AT_THE_END if ended else AFTER_EVERY_RULE).items()]
     return " UNION ALL ".join(
-        f"(SELECT '{name.replace(chr(39), chr(39) * 2)}' AS name, x.session_id, x.id FROM ({query}) x)" for name, query in asked
+        f"(SELECT '{name.replace(chr(39), chr(39) * 2)}' AS name, x.session_id, x.id FROM ({query}) x)" for name, query in queries
     )
 
 
@@ -99,7 +99,7 @@ def _limited(query: str) -> str:
 
 
 class BudgetChecker:
-    """What budgets should have spent and should hold, by watching holds come and go."""
+    """Computes from the reservations what each budget should have spent and reserved."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -107,7 +107,7 @@ class BudgetChecker:
         self._held: dict[tuple[Any, ...], Decimal] = {}
 
     def look(self) -> None:
-        """Account for what has changed since the last look, and compare."""
+        """Account for the changes since the last call, and compare."""
         held = {
             (row["turn_id"], row["step"], row["attempt"], row["budget_id"]): row["amount"]
             for row in self.world.rows("SELECT * FROM budget_holds WHERE workspace_id = %(w)s")
@@ -122,7 +122,7 @@ class BudgetChecker:
             if budget_id not in units:
                 continue
             if call["state"] == "unknown":
-                self.world.wrong.append("a call that may have been billed holds nothing any more")
+                self.world.wrong.append("a call that may have been billed has lost its reservation")
             elif call["state"] == "settled":
                 tokens = Decimal(call["input_tokens"] + call["output_tokens"])
                 spent = tokens if units[budget_id] == "tokens" else call["cost_usd"] or self._held[key]

@@ -1,4 +1,4 @@
-"""All actors together, and the end of every example: whatever was under way is carried through, and the books are checked."""
+"""All actors together, and the end of every example: all open turns are run to their ends, then the invariants are checked."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from tests.system.machine.customers import Customers
 from tests.system.machine.invariants import violations
 from tests.system.machine.operator import PENDING, Operator
 from tests.system.machine.sweeper import Sweeper
-from tests.system.machine.workers import Workers, waiting
+from tests.system.machine.workers import Workers, pending_waits
 
 ROUNDS = 200
 
 
 class Machine(Customers, Operator, Workers, Sweeper):
-    """Customer, second device, operator, workers and sweeper, over any order of moves. `tally` adds up what came of all examples."""
+    """Customer, second device, operator, workers and sweeper, over any order of rules. `tally` adds up the results of all examples."""
 
     tally: ClassVar[Counter[str]] = Counter()
 
@@ -34,16 +34,16 @@ class Machine(Customers, Operator, Workers, Sweeper):
                 self.run(worker.kill())
             self.world.remove_ended_workers()
             self.world.rows("DELETE FROM budgets WHERE workspace_id = %(w)s")
-            # Nothing of an example that went wrong is due in the next.
+            # So that no turn of a failed example is due in the next.
             self.world.rows(
                 "UPDATE turns SET status = 'failed' WHERE session_id = ANY (%(ids)s) AND status IN ('queued', 'running', 'waiting')"
             )
 
     def run_to_completion(self) -> None:
-        """Let everything come to its end: no more moves, no rings but the sweeper's."""
+        """Run all open turns to their ends: no more rules, no dispatches but the sweeper's."""
         world = self.world
         for worker in world.workers:
-            self.run(worker.wake_up())
+            self.run(worker.resume())
         for place in range(len(world.session_ids)):
             self.set_mode(place, "auto")
         for _ in range(ROUNDS):
@@ -60,26 +60,26 @@ class Machine(Customers, Operator, Workers, Sweeper):
                 world.rows("UPDATE sessions SET lease_until = now() - interval '1 second' WHERE id = ANY (%(ids)s) AND lease_until > now()")
                 world.dispatches.clear()
                 self.sweep()
-                assert world.dispatches, "a turn is open, and the sweeper does not find it"
+                assert world.dispatches, "the sweeper does not find an open turn"
                 world.start_worker(world.dispatches.pop(0))
             else:
                 return
-        raise AssertionError("it does not come to an end")
+        raise AssertionError("the turns do not come to an end")
 
     def _advance_one_wait(self) -> None:
         for what in ("before a commit", "after a commit"):
-            for worker, wait in waiting(self, what):
+            for worker, wait in pending_waits(self, what):
                 self.answer(worker, wait, None, None)
                 return
-        if waiting(self, "model"):
+        if pending_waits(self, "model"):
             self.the_model_replies(0, None, False)
-        elif waiting(self, "tool"):
+        elif pending_waits(self, "tool"):
             self.a_tool_answers(0, None, "succeeded")
         else:
             self.time_passes(5.0)
 
     def count(self) -> None:
-        """Add up what came of the example, to see that the machine gets everywhere."""
+        """Add up the results of the example, to show that the machine reaches every state."""
         came = self.world.rows(
             """SELECT 'turns: ' || concat_ws(' ', status, error_class) AS what, count(*) AS n FROM turns
                 WHERE session_id = ANY (%(ids)s) GROUP BY 1
@@ -96,12 +96,12 @@ class Machine(Customers, Operator, Workers, Sweeper):
         self.tally["examples"] += 1
 
     def every_message_is_accounted_for(self) -> None:
-        """Each accepted message stands in the log once, where it was said to stand."""
+        """Each accepted message is in the log once, at the offset that was returned for it."""
         log = self.world.rows(
             """SELECT session_id, "offset", content->>'text' AS text, message_key AS key, turn_id, id AS event_id
             FROM events WHERE session_id = ANY (%(ids)s) AND kind = 'customer_message' ORDER BY 1, 2"""
         )
-        said = sorted(self.world.messages, key=lambda one: (one.session_id, one.offset))
+        accepted = sorted(self.world.messages, key=lambda one: (one.session_id, one.offset))
         assert [tuple(row.values()) for row in log] == [
-            (one.session_id, one.offset, one.text, one.key, one.turn_id, one.event_id) for one in said
+            (one.session_id, one.offset, one.text, one.key, one.turn_id, one.event_id) for one in accepted
         ]

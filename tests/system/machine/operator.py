@@ -1,4 +1,4 @@
-"""The operator: stops turns, takes sessions over, answers in person, decides approvals, mends, and changes the agent and the budgets."""
+"""The operator: cancels turns, takes sessions over, replies, decides approvals, redrives, and changes the agent and the budgets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TURNS = "SELECT * FROM turns WHERE session_id = ANY (%(ids)s) ORDER BY session_i
 
 
 class Operator(BaseMachine):
-    """One person with every lever."""
+    """One person who uses every control of a session."""
 
     @precondition(lambda self: self.operator_interferes)
     @rule(place=INDEXES, all_of_them=st.booleans())
@@ -54,7 +54,7 @@ class Operator(BaseMachine):
     @precondition(lambda self: self.world.rows(PENDING))
     @rule(which=INDEXES)
     def an_approval_expires(self, which: int) -> None:
-        """Its time has come: with it, the time that its turn waits for."""
+        """Let an approval's time run out, and with it the time that its turn waits for."""
         approval = self.pick(self.world.rows(PENDING), which)
         self.world.rows("UPDATE approvals SET expires_at = now() - interval '1 second' WHERE id = %(id)s", id=approval["id"])
         self.world.rows(
@@ -78,7 +78,7 @@ class Operator(BaseMachine):
 
     @rule(enabled=st.booleans())
     def change_the_agent(self, enabled: bool) -> None:
-        """Its prompt and whether it has one of its tools; a turn under way must not notice."""
+        """Change its prompt and remove or add one of its tools; a running turn must not be affected."""
         self.world.rows(
             "UPDATE agents SET version = version + 1, system_prompt = %(p)s WHERE id = %(a)s",
             p=self.world.next("prompt"),
@@ -131,7 +131,7 @@ class Operator(BaseMachine):
         assert row["o_outcome"] in ("decided", "expired"), row
 
     def call_and_dispatch(self, statement: str, *parameters: object) -> dict[str, Any]:
-        """Pull a lever of the database, and ring whom it says."""
+        """Call a function of the database, and dispatch the turns that it returns."""
         row = self.run(self.environment.database.call(statement, self.world.workspace_id, *parameters))
         if row.get("o_dispatch") is not None:
             self.world.dispatch(row["o_dispatch"])

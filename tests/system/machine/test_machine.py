@@ -1,4 +1,4 @@
-"""Random interleavings of everybody who acts on a session; thousands of them with `python -m benchmarks.interleavings`."""
+"""Random interleavings of all actors on a session. `python -m benchmarks.interleavings` runs thousands of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker process, as far as one turn is concerned: the real task on the real database, held up wherever it waits."""
+"""A worker process that runs one turn: the real task on the real database, paused wherever it waits."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from worker.resources import Resources
 from worker.turn_runner import run_turn
 
 PRICES = Performer(Settings())  # for `bound` and `estimate`; it sends nothing
-LEASE_S = 36_000.0  # of the database's clock, which is not ours to stop
+LEASE_S = 36_000.0  # of the database's clock, which cannot be stopped
 
 
 @dataclass(eq=False)
 class Wait:
-    """Something that a worker waits for: `what` is model, tool, "before a commit", "after a commit" or "a stopped process"."""
+    """One wait of a worker: `what` is model, tool, "before a commit", "after a commit" or "a stopped process"."""
 
     what: str
     about: Any = None
@@ -42,29 +42,29 @@ class Wait:
 
 
 class WorkerHost(Protocol):
-    """What a worker's process finds around it."""
+    """The surroundings of a worker process."""
 
     def dispatch(self, turn_id: UUID) -> None:
-        """Publish a ring."""
+        """Publish `turns.advance`."""
 
     def claimed(self, worker: Worker) -> None:
-        """Hear that `worker` has claimed its turn."""
+        """Note that `worker` has claimed its turn."""
 
     def wrote(self, worker: Worker, row: Mapping[str, Any]) -> None:
-        """Hear what a commit of `worker` came to."""
+        """Note the result of a commit of `worker`."""
 
     def refused(self, worker: Worker, error: psycopg.Error) -> None:
-        """Hear of a statement that the database would not carry out."""
+        """Note that the database refused a statement of `worker`."""
 
     def requested(self, worker: Worker, request: ModelRequest) -> None:
-        """Hear of a request to the model."""
+        """Note a request to the model."""
 
     def called(self, worker: Worker, tool: ToolSpec | None, call: ToolCall, key: str, begun: bool) -> ToolOutcome | None:
-        """The outcome of a call that need not be sent (again), or None where it is sent now."""
+        """Return the outcome of a call that need not be sent (again), or None if it is sent now."""
 
 
 class Worker:
-    """Carries one turn. It goes on by itself to its next wait; then somebody ends the wait, stops it, or kills it."""
+    """Runs one turn. It goes on by itself to its next wait; then a rule ends the wait, stops the process or kills it."""
 
     def __init__(
         self, environment: Environment, host: WorkerHost, name: str, turn_id: UUID, *, max_attempts: int, history: int, limits: Limits
@@ -72,7 +72,7 @@ class Worker:
         self.environment, self.host, self.name, self.turn_id = environment, host, name, turn_id
         self.waits: list[Wait] = []
         self.pause: str | None = None  # where to hold up the next commit: before, after, or "lost" (its reply never arrives)
-        self.stopped = False  # as by SIGSTOP: it does nothing; what it had sent is carried out
+        self.stopped = False  # as by SIGSTOP: it does nothing more, but the database executes what it had sent
         self.dead = False
         self.fence = -1
         self.session_id: UUID | None = None
@@ -95,7 +95,7 @@ class Worker:
             run_turn(cast(Resources, resources), turn_id), name=name
         )
 
-    # What the task finds as its database
+    # The task's database
 
     async def call(self, statement: str, *parameters: Any, share: UUID | None = None) -> dict[str, Any]:
         writes, claims = statement == WRITE, statement == CLAIM
@@ -123,7 +123,7 @@ class Worker:
             await self._wait(Wait("a stopped process"))
         if self.dead:
             raise asyncio.CancelledError
-        # What was sent is carried out, whoever is still there to on_delta of it; and one at a time, so that an example can be repeated.
+        # A statement that was sent is executed even if the worker is gone; one at a time, so that an example can be repeated.
         sent = asyncio.ensure_future(self.environment.serialized(ask, *parameters))
         try:
             return await asyncio.shield(sent)
@@ -161,7 +161,7 @@ class Worker:
         finally:
             self.waits.remove(wait)
 
-    # What others do to it
+    # Actions of the machine's rules on it
 
     @property
     def ended(self) -> bool:
@@ -171,12 +171,12 @@ class Worker:
         return [] if self.stopped else [wait for wait in self.waits if wait.what == what]
 
     async def end(self, wait: Wait, answer: Any = None, pause: str | None = None) -> None:
-        """End a wait with what it waited for; hold the next commit up at `pause`."""
+        """End a wait with its answer; pause the next commit at `pause`."""
         self.pause = pause
         wait.over.set_result(answer)
 
     async def kill(self) -> None:
-        """As SIGKILL: nothing more of it reaches the database."""
+        """End it as SIGKILL does: nothing more of it reaches the database."""
         self.dead = True
         self.stopped = False
         self.pause = None
@@ -184,12 +184,12 @@ class Worker:
         await self._over()
 
     async def terminate(self) -> None:
-        """As SIGTERM to its end: the task is cancelled, and gives its turn back."""
+        """End it as SIGTERM does: the task is cancelled and releases its turn."""
         self.pause = None
         self.task.cancel()
 
-    async def wake_up(self) -> None:
-        """As SIGCONT."""
+    async def resume(self) -> None:
+        """Continue it as SIGCONT does."""
         self.stopped = False
         for wait in [wait for wait in self.waits if wait.what == "a stopped process"]:
             wait.over.set_result(None)
@@ -198,7 +198,7 @@ class Worker:
         await self.leases.stop()
 
     async def result(self) -> Outcome | None:
-        """What came of an ended task, its process gone. Raises what no worker should."""
+        """Return the result of an ended task. Raises the task's exception if it is one that no worker should raise."""
         await self._over()
         try:
             return self.task.result()

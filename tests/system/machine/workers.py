@@ -1,4 +1,4 @@
-"""Workers that take rings and carry turns, a wait at a time; what models and tools answer; how processes end."""
+"""Workers that receive dispatches and run turns, one wait at a time; answers of models and tools; ends of processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from tests.system.machine.world import TOOLS
 
 PAUSES = st.sampled_from((None, None, None, "before", "after", "lost"))
 NAMES = (*(str(tool["name"]) for tool in TOOLS), "no_such_tool")
-ASKED = st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(("good", "good", "good", "misfit", "garbage"))), min_size=1, max_size=3)
+REQUESTED_CALLS = st.lists(
+    st.tuples(st.sampled_from(NAMES), st.sampled_from(("good", "good", "good", "misfit", "garbage"))), min_size=1, max_size=3
+)
 ERRORS = {
     "rate limit": lambda: RateLimited("slow down", retry_after_s=2.0),
     "long rate limit": lambda: RateLimited("slow down", retry_after_s=30.0),
@@ -32,17 +34,17 @@ OUTCOMES = ("succeeded", "succeeded", "failed", "unknown")
 
 
 class Bug(Exception):
-    """What no provider raises."""
+    """An error that no provider raises."""
 
 
-def waiting(machine: Any, what: str) -> list[tuple[Worker, Wait]]:
-    """What workers wait for, the oldest first."""
+def pending_waits(machine: Any, what: str) -> list[tuple[Worker, Wait]]:
+    """Return the workers that wait for `what` and their waits, the oldest first."""
     return [(worker, wait) for worker in machine.world.workers for wait in worker.waiting_for(what)]
 
 
 def waits_for(what: str) -> Any:
-    """A move that is possible while a worker waits for `what`."""
-    return precondition(lambda self: bool(waiting(self, what)))
+    """Return a precondition: a worker waits for `what`."""
+    return precondition(lambda self: bool(pending_waits(self, what)))
 
 
 class Workers(BaseMachine):
@@ -66,38 +68,38 @@ class Workers(BaseMachine):
     @waits_for("model")
     @rule(which=INDEXES, pause=PAUSES, streamed=st.booleans())
     def the_model_replies(self, which: int, pause: str | None, streamed: bool) -> None:
-        worker, wait = self.pick(waiting(self, "model"), which)
+        worker, wait = self.pick(pending_waits(self, "model"), which)
         text = self.world.next("reply")
         if streamed and wait.on_delta:
             wait.on_delta(text)
         self.answer(worker, wait, ModelReply(text, (), FinishReason.STOP, "gpt-4o", Usage(10, 0, 0, 5, 0)), pause)
 
     @waits_for("model")
-    @rule(which=INDEXES, pause=PAUSES, asked=ASKED, words=st.booleans())
-    def the_model_asks_for_tools(self, which: int, pause: str | None, asked: list[tuple[str, str]], words: bool) -> None:
-        worker, wait = self.pick(waiting(self, "model"), which)
-        calls = tuple(_call(self.world.next("call"), name, how) for name, how in asked)
+    @rule(which=INDEXES, pause=PAUSES, requested=REQUESTED_CALLS, words=st.booleans())
+    def the_model_requests_tools(self, which: int, pause: str | None, requested: list[tuple[str, str]], words: bool) -> None:
+        worker, wait = self.pick(pending_waits(self, "model"), which)
+        calls = tuple(_call(self.world.next("call"), name, how) for name, how in requested)
         text = self.world.next("aside") if words else ""
         self.answer(worker, wait, ModelReply(text, calls, FinishReason.TOOL_CALLS, "gpt-4o", Usage(10, 0, 0, 5, 0)), pause)
 
     @waits_for("model")
     @rule(which=INDEXES)
     def the_model_streams_text(self, which: int) -> None:
-        _, wait = self.pick(waiting(self, "model"), which)
+        _, wait = self.pick(pending_waits(self, "model"), which)
         assert wait.on_delta is not None
         wait.on_delta(self.world.next("part"))
 
     @waits_for("model")
     @rule(which=INDEXES, pause=PAUSES, how=st.sampled_from((*ERRORS, "silence")))
     def the_model_fails(self, which: int, pause: str | None, how: str) -> None:
-        worker, wait = self.pick(waiting(self, "model"), which)
+        worker, wait = self.pick(pending_waits(self, "model"), which)
         silence = ModelReply("", (), FinishReason.STOP, "gpt-4o", Usage(10))
         self.answer(worker, wait, silence if how == "silence" else ERRORS[how](), pause)
 
     @waits_for("tool")
     @rule(which=INDEXES, pause=PAUSES, how=st.sampled_from(OUTCOMES))
     def a_tool_answers(self, which: int, pause: str | None, how: str) -> None:
-        worker, wait = self.pick(waiting(self, "tool"), which)
+        worker, wait = self.pick(pending_waits(self, "tool"), which)
         name = wait.about.tool_call_id
         self.world.happened[name] = how == "succeeded" or (how == "unknown" and self.world.happened[name])
         outcome = ToolOutcome(ToolStatus.SUCCEEDED, {"of": name}) if how == "succeeded" else ToolOutcome(ToolStatus(how), error="No.")
@@ -106,17 +108,17 @@ class Workers(BaseMachine):
     @waits_for("before a commit")
     @rule(which=INDEXES, pause=PAUSES)
     def a_commit_is_sent(self, which: int, pause: str | None) -> None:
-        self.answer(*self.pick(waiting(self, "before a commit"), which), None, pause if pause != "before" else None)
+        self.answer(*self.pick(pending_waits(self, "before a commit"), which), None, pause if pause != "before" else None)
 
     @waits_for("after a commit")
     @rule(which=INDEXES, pause=PAUSES)
     def a_commit_reply_arrives(self, which: int, pause: str | None) -> None:
-        self.answer(*self.pick(waiting(self, "after a commit"), which), None, pause)
+        self.answer(*self.pick(pending_waits(self, "after a commit"), which), None, pause)
 
     @precondition(lambda self: self.world.workers)
     @rule(seconds=st.sampled_from((0.5, 3.0, 11.0, 130.0, 700.0)))
     def time_passes(self, seconds: float) -> None:
-        """For workers: they look for stops, renew leases, send again what was lost, and see their time run out."""
+        """Move the workers' clock: they look for cancellations, renew leases, repeat lost statements and reach time limits."""
         self.environment.pass_time(seconds)
 
     @precondition(lambda self: self.world.workers)
@@ -131,10 +133,10 @@ class Workers(BaseMachine):
 
     @precondition(lambda self: self.world.workers)
     @rule(which=INDEXES)
-    def a_worker_is_stopped_or_goes_on(self, which: int) -> None:
+    def a_worker_is_stopped_or_continued(self, which: int) -> None:
         worker = self.pick(self.world.workers, which)
         if worker.stopped:
-            self.run(worker.wake_up())
+            self.run(worker.resume())
         else:
             worker.stopped = True
 
@@ -147,11 +149,11 @@ class Workers(BaseMachine):
         )
 
     def answer(self, worker: Worker, wait: Wait, answer: object, pause: str | None) -> None:
-        """End what a worker waits for."""
+        """End a worker's wait."""
         self.run(worker.end(wait, answer, pause))
 
     def open_turns(self) -> int:
-        """How many turns are open."""
+        """Return the number of open turns."""
         return int(self.world.rows(f"SELECT count(*) AS n FROM turns WHERE session_id = ANY (%(ids)s) AND status IN {OPEN}")[0]["n"])
 
 

@@ -1,4 +1,4 @@
-"""One workspace at work, and what an onlooker knows of it: what was said, what was sent, what the model was shown."""
+"""One active workspace, and a record of it: messages, requests to tools, and the model's inputs."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from tests.system.machine.environment import Environment
 from tests.system.machine.worker_process import Worker
 
 PARAMETERS = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-ASKED, FREE = {"approval": "required"}, {"approval": "never"}
+APPROVAL_REQUIRED, NO_APPROVAL = {"approval": "required"}, {"approval": "never"}
 TOOLS = (
     {"name": "pure", "effect": "pure"},
-    {"name": "pure_asked", "effect": "pure", "configuration": ASKED},
+    {"name": "pure_asked", "effect": "pure", "configuration": APPROVAL_REQUIRED},
     {"name": "idempotent", "effect": "idempotent"},
     {"name": "queryable", "effect": "queryable"},
     {"name": "unsafe", "effect": "unsafe"},
-    {"name": "unsafe_free", "effect": "unsafe", "configuration": FREE},
+    {"name": "unsafe_free", "effect": "unsafe", "configuration": NO_APPROVAL},
 )
 
 
 @dataclass(frozen=True)
 class SentMessage:
-    """A customer's message that was accepted. `turn_id` is None where a person was to answer."""
+    """A customer's message that was accepted. `turn_id` is None if a person was to answer."""
 
     session_id: UUID
     offset: int
@@ -48,7 +48,7 @@ class SentMessage:
 
 
 class World:
-    """A workspace with one agent and its sessions. `wrong` is what should not have happened, as sentences."""
+    """A workspace with one agent and its sessions. `wrong` lists violations, as sentences."""
 
     def __init__(
         self, environment: Environment, *, sessions: int, in_flight_limit: int, max_attempts: int, history: int, **agent: Any
@@ -66,22 +66,22 @@ class World:
         self.workers: list[Worker] = []
         self.messages: list[SentMessage] = []
         self.sent: Counter[str] = Counter()  # requests that reached a tool, by tool call
-        self.happened: dict[str, bool] = {}  # whether a queryable call did
-        self.pinned: dict[UUID, tuple[str, tuple[ToolSpec, ...]]] = {}  # what a turn was first shown: instructions, tools
+        self.happened: dict[str, bool] = {}  # for each queryable call, whether it took effect
+        self.pinned: dict[UUID, tuple[str, tuple[ToolSpec, ...]]] = {}  # instructions and tools in a turn's first request
         self.requests = 0
         self._number = 0
 
     def rows(self, query: str, **values: object) -> list[dict[str, Any]]:
-        """What the superuser reads of this workspace (`w`) and its sessions (`ids`), or changes."""
+        """Run a statement as the superuser, with the parameters `w` (this workspace) and `ids` (its sessions); return its rows."""
         return self.environment.rows(query, w=self.workspace_id, ids=self.session_ids, **values)
 
     def next(self, what: str) -> str:
-        """A text that nobody has used: one of `what`, with a number."""
+        """Return a unique text: `what` with a number."""
         self._number += 1
         return f"<{what} {self._number}>"
 
     def start_worker(self, turn_id: UUID, pause: str | None = None) -> Worker:
-        """A worker that takes a ring for `turn_id`, at its first wait."""
+        """Start a worker that receives a dispatch of `turn_id`, and return it at its first wait."""
 
         async def start() -> Worker:
             name = self.next("worker")
@@ -94,7 +94,7 @@ class World:
         return worker
 
     def remove_ended_workers(self) -> None:
-        """Forget workers that have come to an end; what ended one with a bug is wrong."""
+        """Remove workers that have ended; an unexpected exception is a violation."""
         for worker in [worker for worker in self.workers if worker.ended]:
             self.workers.remove(worker)
             try:
@@ -102,7 +102,7 @@ class World:
             except Exception as error:
                 self.wrong.append(f"{worker.name} broke with {error!r}")
 
-    # What a worker's process finds around it
+    # The surroundings of a worker process (WorkerHost)
 
     def dispatch(self, turn_id: UUID) -> None:
         self.dispatches.append(turn_id)
@@ -122,13 +122,13 @@ class World:
 
     def requested(self, worker: Worker, request: ModelRequest) -> None:
         self.requests += 1
-        self.wrong += [f"a request that no provider takes: {why}" for why in provider_valid(request)]
+        self.wrong += [f"a request that no provider accepts: {why}" for why in provider_valid(request)]
         (turn,) = self.rows("SELECT * FROM turns WHERE id = %(t)s", t=worker.turn_id)
         if turn["status"] == "running" and turn["fence"] == worker.fence:
             self.wrong += self._prompt_errors(worker, request, turn)
         shown = (request.messages[0].text, request.tools)
         if self.pinned.setdefault(worker.turn_id, shown) != shown:
-            self.wrong.append("a turn goes on with another agent than it began with")
+            self.wrong.append("the agent changed during a turn")
 
     def called(self, worker: Worker, tool: ToolSpec | None, call: ToolCall, key: str, begun: bool) -> ToolOutcome | None:
         if call.arguments is None or tool is None or validate(tool.parameters, call.arguments):
@@ -142,7 +142,7 @@ class World:
             c=name,
         )
         self.sent[name] += 1
-        self.happened[name] = self.sent[name] % 2 == 0  # as long as nobody has streamed
+        self.happened[name] = self.sent[name] % 2 == 0  # every second request takes effect
         if row["idempotency_key"] != key:
             self.wrong.append(f"{name} was sent with another key than its own")
         if tool.effect is Effect.UNSAFE and self.sent[name] > 1:
@@ -153,10 +153,10 @@ class World:
                 self.wrong.append(f"{name} was sent, and what was approved is {row}, not {approved}")
         return None
 
-    # What the model must be shown
+    # The model's input
 
     def _prompt_errors(self, worker: Worker, request: ModelRequest, turn: Mapping[str, Any]) -> list[str]:
-        """What a request lacks of the log, or should not have."""
+        """Return what is missing in a request, or should not be in it, as sentences."""
         log = self.rows(
             'SELECT "offset", kind, content, turn_id, metadata FROM events WHERE session_id = %(s)s ORDER BY 1', s=worker.session_id
         )
@@ -181,18 +181,18 @@ class World:
                 case "status_update" if content.get("partial_text") and known:
                     (must_not if gone or content.get("rolled_back") else must).append(content["partial_text"])
         shown = "\n".join(_texts(request))
-        wrong = [f"{text} was dropped, or is another turn's, and the model is shown it" for text in must_not if text in shown]
+        wrong = [f"{text} was dropped, or is another turn's, and is in the model's input" for text in must_not if text in shown]
         wrong += [f"the model is shown {text} {shown.count(text)} times" for text in must if shown.count(text) > 1]
         if self.history > len(log):
             wrong += [f"the model is not shown {text}" for text in must if text not in shown]
-        said = [text for text in (message.text for message in request.messages if message.role is Role.USER) if text in must]
-        if said != [text for text in must if text in said]:
-            wrong.append(f"the customer's messages stand out of order: {said}")
+        shown_texts = [text for text in (message.text for message in request.messages if message.role is Role.USER) if text in must]
+        if shown_texts != [text for text in must if text in shown_texts]:
+            wrong.append(f"the customer's messages are out of order: {shown_texts}")
         return wrong
 
 
 def _texts(request: ModelRequest) -> list[str]:
-    """What can be row apart in a request: texts, and the ids of tool calls."""
+    """Return the distinguishable parts of a request: texts, and the ids of tool calls."""
     return [
         word
         for message in request.messages
