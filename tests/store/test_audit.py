@@ -11,7 +11,7 @@ from uuid_utils.compat import uuid7
 from store.database import Database
 from store.operations import audit
 from store.operations.audit_checks import QUESTIONS
-from tests.support.corrupt_rows import AT_REST, LEGITIMATE, SOUND, VIOLATIONS
+from tests.support.corrupt_rows import LEGITIMATE, SETTLED, SOUND, VIOLATIONS
 from tests.support.factories import tenant
 from tests.support.invariants import violations
 
@@ -84,7 +84,7 @@ async def test_a_sound_database_has_no_violation(planter: Planter, maintenance: 
     assert report.findings == {}
     assert report.complete
     assert report.checked["sessions"] == 2
-    assert bool(violations(planter.database_url)) == (name not in ("nothing", *AT_REST))
+    assert bool(violations(planter.database_url)) == (name not in ("nothing", *SETTLED))
 
 
 async def test_two_calls_under_one_key(planter: Planter, maintenance: Database):

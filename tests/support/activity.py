@@ -1,4 +1,4 @@
-"""Random activity as rows: sessions, turns, calls and their ends, at times of the past, in an order of its own."""
+"""Random past activity as rows: sessions, turns, calls and their ends, in random order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.factories import Tenant
 
 
 class Activity:
-    """Does one random thing at a time, as the server's superuser, each in a transaction of its own."""
+    """Makes one random change at a time, as the server's superuser, each in its own transaction."""
 
     def __init__(self, url: str, tenants: list[Tenant], first: datetime, days: int, seed: int) -> None:
         self.random, self.tenants, self.first, self.days = Random(seed), tenants, first, days
@@ -26,13 +26,13 @@ class Activity:
         self.db.close()
 
     def moment(self, after: datetime | None = None) -> datetime:
-        """A time within the days; not before `after`, and then mostly soon after it."""
+        """Return a random time within the period; with `after`, not before it and mostly soon after it."""
         if after is None:
             return self.first + timedelta(seconds=self.random.uniform(0, self.days * 86_400))
         return after + timedelta(milliseconds=self.random.choice([0, 7, 900, 12_345, 3_600_000, 90_000_000]) * self.random.random())
 
     def step(self) -> None:
-        """One random thing."""
+        """Make one random change."""
         steps = [self.opens, self.says, self.turns_up, self.turns_up, self.settles, self.settles, self.calls_model, self.calls_model]
         steps += [self.calls_tool, self.ends, self.rates, self.redrives, self.redrives, self.comes_back, self.forgets]
         self.random.choice(steps)()
@@ -151,7 +151,7 @@ class Activity:
             )
 
     def comes_back(self) -> None:
-        """A session that was only given up goes on."""
+        """Reactivate an abandoned session."""
         self.db.execute(
             "UPDATE sessions SET status = 'active', ended_at = NULL"
             " WHERE id = (SELECT id FROM sessions WHERE status = 'abandoned' ORDER BY id LIMIT 1)"
@@ -163,6 +163,6 @@ class Activity:
             self.db.execute("UPDATE sessions SET satisfaction_score = %s WHERE id = %s", (score, self.random.choice(self.sessions)[1]))
 
     def forgets(self) -> None:
-        """Writes what changes nothing that is counted."""
+        """Write a change that no count depends on."""
         if self.sessions:
             self.db.execute("UPDATE sessions SET lease_fence = lease_fence + 1 WHERE id = %s", (self.random.choice(self.sessions)[1],))

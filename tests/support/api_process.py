@@ -1,4 +1,4 @@
-"""The API as a process of its own, as an operator starts it."""
+"""The API as a process, started as an operator starts it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.servers import SECRET_KEY, free_port, process_env, until
 
 
 class Served:
-    """A uvicorn process and its terminal."""
+    """A uvicorn process and its output."""
 
     def __init__(self, log: Path, **env: str) -> None:
         self.port, self.log = free_port(), log
@@ -24,7 +24,7 @@ class Served:
         self.process = fork_server().start(argv, process_env(**env), log=log)
 
     def ready(self) -> bool:
-        """Whether it answers; fails the test where it has ended."""
+        """Return True if it answers; fail the test if it has ended."""
         assert self.process.poll() is None, self.log.read_text()
         try:
             return httpx.get(f"{self.url}/readyz", trust_env=False).status_code == 200
@@ -32,14 +32,14 @@ class Served:
             return False
 
     def stop(self, number: int = signal.SIGTERM, within_s: float = 15) -> int:
-        """Send a signal; the exit code."""
+        """Send a signal and return the exit code."""
         self.process.send_signal(number)
         return self.process.wait(within_s)
 
 
 @contextmanager
 def served(log: Path, database_url: str, broker_url: str, **env: str) -> Iterator[Served]:
-    """The API's process, ready; gone at the end."""
+    """Run the API's process; it is ready on entry and ended on exit."""
     given = {"DATABASE_URL": database_url, "CELERY_BROKER_URL": broker_url, "TURNLINE_SECRET_KEYS": SECRET_KEY}
     process = Served(log, **(given | env))
     try:

@@ -1,4 +1,4 @@
-"""What the tests of the API have in common."""
+"""The API in a thread, and clients of it, for the API's tests."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TURN = UUID(int=7)
 
 
 def apart(work: Callable[[], Awaitable[Result]]) -> Result:
-    """What `work` returns, run on a loop of its own beside the test's."""
+    """Run `work` on an event loop in another thread, and return its result."""
 
     async def run() -> Result:
         return await work()
@@ -51,47 +51,47 @@ class Tenant:
     service: Service
 
     def call(self, method: str, path: str, expect: int | None = None, **options: Any) -> Any:
-        """The answer's JSON; its status must be `expect` where one is given."""
+        """Return the answer's JSON; assert that its status is `expect`, if given."""
         answer = self.http.request(method, path, **options)
         assert expect is None or answer.status_code == expect, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
 
     def agent(self, **fields: Any) -> dict[str, Any]:
-        """A new agent."""
+        """Create an agent."""
         made: dict[str, Any] = self.call("POST", "/v1/agents", 201, json={"name": "Ada", **fields})
         return made
 
     def tool(self, name: str = "lookup", **fields: Any) -> dict[str, Any]:
-        """A new tool."""
+        """Create a tool."""
         made: dict[str, Any] = self.call("POST", "/v1/tools", 201, json={"name": name, **fields})
         return made
 
     def integration(self, tool_id: str, **fields: Any) -> dict[str, Any]:
-        """A new integration of a tool."""
+        """Create an integration of a tool."""
         body = {"integration_type": "custom_tool", "configuration": {"url": "https://shop.example/x"}, **fields}
         made: dict[str, Any] = self.call("POST", f"/v1/tools/{tool_id}/integrations", 201, json=body)
         return made
 
     def budget(self, **fields: Any) -> dict[str, Any]:
-        """A new budget, of the workspace unless said otherwise."""
+        """Create a budget, by default the workspace's."""
         body = {"scope": "workspace", "unit": "usd", "period": "total", "cap": "10", **fields}
         made: dict[str, Any] = self.call("POST", "/v1/budgets", 201, json=body)
         return made
 
     def session(self, **fields: Any) -> dict[str, Any]:
-        """A new session, with a new agent unless one is given."""
+        """Create a session, with a new agent unless one is given."""
         fields.setdefault("agent_id", None)
         fields["agent_id"] = fields["agent_id"] or self.agent()["id"]
         made: dict[str, Any] = self.call("POST", "/v1/sessions", 201, json=fields)
         return made
 
     def message(self, session_id: str, text: str = "Is order 41 paid?", **fields: Any) -> dict[str, Any]:
-        """An accepted message."""
+        """Post a message and return its acceptance."""
         made: dict[str, Any] = self.call("POST", f"/v1/sessions/{session_id}/messages", 202, json={"text": text, **fields})
         return made
 
     def appended(self, session_id: str, kind: str, content: dict[str, Any], turn_id: str | None = None) -> int:
-        """The offset of an event that a worker appends and tells of."""
+        """Append an event and publish it, as a worker does; return its offset."""
         one = json.dumps([{"kind": kind, "source": "ai_agent", "content": content}])
         query = "SELECT append_events(%s, %s, %s, 0, %s::jsonb)"
         [(offset,)] = self.service.sql(query, self.workspace_id, UUID(session_id), turn_id and UUID(turn_id), one)
@@ -99,15 +99,15 @@ class Tenant:
         return int(offset)
 
     def whispered(self, session_id: str, text: str, turn_id: UUID = TURN, attempt: int = 1) -> None:
-        """Tokens that a worker passes on."""
+        """Publish streamed text, as a worker does."""
         self.service.soon(lambda: self.service.app_state.publisher.token_delta(UUID(session_id), turn_id, attempt, text))
 
     def watched(self, session_id: str) -> int:
-        """How many readers wait for news of the session."""
+        """Return the number of subscriptions to the session's realtime messages."""
         return len(self.service.app_state.subscriber._subscriptions.get(f"turnline:session:{session_id}", ()))
 
     def key(self, role: str = "admin", user_id: UUID | None = None) -> workspaces.CreatedKey:
-        """Another key of the workspace."""
+        """Create another key of the workspace."""
 
         async def make() -> workspaces.CreatedKey:
             async with opened(self.service.database_url) as database:
@@ -126,7 +126,7 @@ class Tenant:
 
     @contextmanager
     def using(self, key_text: str) -> Iterator[Tenant]:
-        """The same workspace called with another key."""
+        """Return the same workspace with another key."""
         with self.service.client(key_text) as http:
             yield Tenant(self.workspace_id, key_text, http, self.service)
 
@@ -142,17 +142,17 @@ class Service:
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """Return its base URL."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def app_state(self) -> AppState:
-        """What it keeps open."""
+        """Return the application's state."""
         app_state: AppState = self.app.state.app_state
         return app_state
 
     def soon(self, work: Callable[[], object]) -> None:
-        """Do `work` on the server's loop, and return when it is done."""
+        """Run `work` on the server's loop, and return when it is done."""
         done = threading.Event()
 
         def do() -> None:
@@ -163,12 +163,12 @@ class Service:
         assert done.wait(10)
 
     def client(self, key_text: str) -> httpx.Client:
-        """A client with a key."""
+        """Return a client with a key."""
         return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key_text}"}, timeout=30, trust_env=False)
 
     @contextmanager
     def tenant(self, name: str) -> Iterator[Tenant]:
-        """A new workspace."""
+        """Create a workspace."""
 
         async def make() -> workspaces.Created:
             async with opened(self.database_url) as database:
@@ -179,18 +179,18 @@ class Service:
             yield Tenant(made.workspace_id, made.api_key, http, self)
 
     def sql(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """Rows of `query`, as the server's superuser, who sees every tenant."""
+        """Return the rows of `query`, run as the superuser, who sees every tenant."""
         return fetch(self.database_url, query, *parameters)
 
 
 def settings(**values: Any) -> Settings:
-    """Settings that come from `values` only."""
+    """Return settings that come from `values` only."""
     return Settings(_env_file=None, **values)
 
 
 @contextmanager
 def serving(**values: Any) -> Iterator[Service]:
-    """The API with these settings, served on a free port of loopback until the block ends."""
+    """Serve the API with these settings on a free port of loopback until the block ends."""
     app = create_app(settings(db_pool_size=10, **values))
     listening = socket.create_server(("127.0.0.1", 0))
     # asyncio turns Nagle's algorithm off for sockets it made itself only; with it, every answer would take 40 ms.

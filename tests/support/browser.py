@@ -19,12 +19,12 @@ ABSENT = "not run: no Chromium here (apt-get install chromium)"
 
 
 def chromium() -> str | None:
-    """The browser's program, or None where there is none."""
+    """Return the path of the browser, or None if it is not installed."""
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 class Page:
-    """One tab. `complaints`: what its console, its scripts and its requests reported as errors."""
+    """One tab. `complaints`: the errors of its console, its scripts and its requests."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
@@ -35,14 +35,14 @@ class Page:
         self._reading = asyncio.create_task(self._read())
 
     async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Ask the browser something; what it answered."""
+        """Send a command to the browser and return its result."""
         self._number += 1
         answer = self._answers[self._number] = asyncio.get_running_loop().create_future()
         await self._socket.send_json({"id": self._number, "method": method, "params": parameters})
         async with asyncio.timeout(30):
-            told = await answer
-        assert "error" not in told, told
-        result: dict[str, Any] = told["result"]
+            reply = await answer
+        assert "error" not in reply, reply
+        result: dict[str, Any] = reply["result"]
         return result
 
     async def open(self, url: str) -> None:
@@ -53,26 +53,26 @@ class Page:
             await self._loaded.wait()
 
     async def text(self) -> str:
-        """The words on the page."""
-        told = await self.call("Runtime.evaluate", expression="document.body.innerText", returnByValue=True)
-        return str(told["result"]["value"])
+        """Return the text of the page."""
+        reply = await self.call("Runtime.evaluate", expression="document.body.innerText", returnByValue=True)
+        return str(reply["result"]["value"])
 
     async def says(self, *words: str, within_s: float = 30) -> str:
-        """The words on the page once all of `words` are among them; fails where they do not come."""
+        """Return the text of the page once it contains all of `words`; fail if it does not in time."""
         deadline = time.monotonic() + within_s
         while True:
             text = await self.text()
-            joined = "".join(text.split())  # a word may be set in several boxes
+            joined = "".join(text.split())  # a word may be split over several boxes
             missing = [word for word in words if "".join(word.split()) not in joined]
             if not missing:
                 return text
-            assert time.monotonic() < deadline, f"the page does not say {missing}:\n{text}"
+            assert time.monotonic() < deadline, f"the page does not contain {missing}:\n{text}"
             await asyncio.sleep(0.1)
 
     async def picture(self, path: Path) -> None:
-        """Keep what is to be seen as a PNG."""
-        told = await self.call("Page.captureScreenshot", format="png")
-        path.write_bytes(base64.b64decode(told["data"]))
+        """Save a screenshot as a PNG."""
+        reply = await self.call("Page.captureScreenshot", format="png")
+        path.write_bytes(base64.b64decode(reply["data"]))
 
     async def close(self) -> None:
         """Stop listening."""
@@ -81,11 +81,11 @@ class Page:
 
     async def _read(self) -> None:
         async for message in self._socket:
-            told = message.json()
-            parameters = told.get("params", {})
-            match told.get("method"):
+            reply = message.json()
+            parameters = reply.get("params", {})
+            match reply.get("method"):
                 case None:
-                    self._answers.pop(told["id"]).set_result(told)
+                    self._answers.pop(reply["id"]).set_result(reply)
                 case "Page.loadEventFired":
                     self._loaded.set()
                 case "Runtime.exceptionThrown":
@@ -96,7 +96,7 @@ class Page:
 
 @asynccontextmanager
 async def browsing(headers: dict[str, str], *, width: int = 1100, height: int = 860) -> AsyncIterator[Page]:
-    """A tab of a browser of its own, which sends `headers` with every request."""
+    """Open a tab in a new browser that sends `headers` with every request."""
     program = chromium()
     assert program is not None, ABSENT
     with tempfile.TemporaryDirectory(prefix="turnline-browser-", ignore_cleanup_errors=True) as profile:

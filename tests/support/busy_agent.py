@@ -17,7 +17,7 @@ FIRST = datetime(2026, 3, 6, tzinfo=UTC)
 
 
 def busy_agent(service: Service, workspace: Tenant) -> str:
-    """Make an agent with 300 random things done by and to it, of which the first 150 are rolled up; return its id."""
+    """Make an agent with 300 random changes, of which the first 150 are rolled up; return its id."""
     workspace.tool("lookup")
     agent_id: str = workspace.agent()["id"]
     service.sql("UPDATE workspaces SET timezone = %s WHERE id = %s", ZONE, workspace.workspace_id)

@@ -1,4 +1,4 @@
-"""Claims of turns, and questions to the tables, for tests on a real Postgres."""
+"""Claims and commits of turns, for tests on a real Postgres."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ANSWERED = TurnCommit(
 
 
 async def claimed(database: Database, turn_id: UUID | None, owner: str = "me", lease_s: float = 30.0) -> turns.Claim:
-    """The claim of a turn that can be claimed."""
+    """Claim a turn that can be claimed."""
     assert turn_id is not None
     found = await turns.claim(
         database, turn_id, owner, lease_s=lease_s, max_attempts=5, history_limit=400, limits=Limits(), secrets=lambda *_: {}

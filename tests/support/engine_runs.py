@@ -1,4 +1,4 @@
-"""Turns carried by the engine itself on a real Postgres, in a world that answers from a script."""
+"""Turns run by the engine on a real Postgres, with scripted answers of models and tools."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _owners = count()
 
 
 def asked(number: int, tool: str = "refund", **arguments: Any) -> ToolCall:
-    """The `number`-th tool call of a test."""
+    """Return the `number`-th tool call of a test."""
     return ToolCall(f"c{number}", tool, arguments or {"order": number}, "{}")
 
 
 async def claimed(database: Database, turn_id: UUID | None, *, approval_s: float = 600.0, attempts: int = 5) -> Any:
-    """A claim of the turn by somebody new, or why there is none."""
+    """Claim the turn as a new worker; return the claim, or the reason why it was not claimed."""
     assert turn_id is not None
     return await turns.claim(
         database,
@@ -45,7 +45,7 @@ async def claimed(database: Database, turn_id: UUID | None, *, approval_s: float
 
 
 async def run_turn(database: Database, turn_id: UUID | None, world: Performer, *, approval_s: float = 600.0) -> Outcome:
-    """Carry the turn to its next rest."""
+    """Run the turn to its next outcome."""
     claim = await claimed(database, turn_id, approval_s=approval_s)
     assert isinstance(claim, turns.Claim), claim
     return await TurnRunner(claim, world, claim.context, claim.resume_point).run()

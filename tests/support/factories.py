@@ -15,7 +15,7 @@ from store.database import Database
 
 @dataclass(slots=True)
 class Tenant:
-    """A workspace with one agent, and as many sessions as were asked for."""
+    """A workspace with one agent and any number of sessions."""
 
     workspace_id: UUID
     agent_id: UUID

@@ -1,4 +1,4 @@
-"""Stand-ins for the engine's two edges: a log that is a list, and a world that answers from a script."""
+"""Stand-ins for the engine's two ports: a log that is a list, and a performer that answers from a script."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TURN, OTHER_TURN, SESSION, WORKSPACE, AGENT = (UUID(int=number) for number in ra
 
 
 def context(*tools: ToolSpec, **fields: object) -> TurnContext:
-    """A brief with everything in it that a test does not care about."""
+    """Return a turn context with defaults for everything that a test does not set."""
     given: dict[str, object] = {
         "turn_id": TURN,
         "session_id": SESSION,
@@ -43,29 +43,29 @@ def context(*tools: ToolSpec, **fields: object) -> TurnContext:
 
 
 def customer(text: str, offset: int, turn_id: UUID = TURN) -> Event:
-    """A customer's message in the log."""
+    """Return a customer's message in the log."""
     return Event(EventKind.CUSTOMER_MESSAGE, Source.CUSTOMER, {"text": text}, turn_id=turn_id, offset=offset)
 
 
 def says(text: str) -> ModelReply:
-    """A model's reply in words."""
+    """Return a model's reply with text."""
     return ModelReply(text, (), FinishReason.STOP, "gpt-4", Usage(10, 0, 0, 5, 0))
 
 
 def calls(*asked: ToolCall, text: str = "") -> ModelReply:
-    """A model's reply that asks for tools."""
+    """Return a model's reply with tool calls."""
     return ModelReply(text, asked, FinishReason.TOOL_CALLS, "gpt-4", Usage(10, 0, 0, 5, 0))
 
 
 class ListLog:
-    """A log kept in a list. `arriving`: customer messages that come in between, by the number of the write they precede."""
+    """A log kept in a list. `arriving`: customer messages that arrive during the turn, by the number of the write that they precede."""
 
     def __init__(self, *events: Event, arriving: dict[int, Sequence[Event]] | None = None, lost_at: int | None = None) -> None:
         self.events = list(events)
         self.changes: list[TurnCommit] = []
         self._arriving = arriving or {}
         self._lost_at = lost_at
-        self._unheard: list[Event] = []
+        self._unread: list[Event] = []
 
     async def write(self, change: TurnCommit) -> CommitResult:
         if len(self.changes) == self._lost_at:
@@ -73,14 +73,14 @@ class ListLog:
         for event in self._arriving.get(len(self.changes), ()):
             arrived = replace(event, offset=len(self.events))
             self.events.append(arrived)
-            self._unheard.append(arrived)
+            self._unread.append(arrived)
         for event in change.events:
             self.events.append(replace(event, offset=len(self.events), turn_id=TURN))
         self.changes.append(change)
         if change.reserve is None:
             return CommitResult(outcome=change.outcome)
-        news, self._unheard = tuple(self._unheard), []
-        return CommitResult(news, outcome=change.outcome)
+        arrived_messages, self._unread = tuple(self._unread), []
+        return CommitResult(arrived_messages, outcome=change.outcome)
 
     def kinds(self) -> list[str]:
         return [str(event.kind) for event in self.events]
@@ -88,14 +88,14 @@ class ListLog:
 
 @dataclass
 class Hanging:
-    """An answer that never comes to its end; `hangs` is set once it is waited for."""
+    """An answer that never arrives; `hangs` is set once the engine waits for it."""
 
     says: tuple[str, ...] = ()
     hangs: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Script:
-    """A world that answers from a script: model replies (or errors) in order, tool outcomes by tool call id."""
+    """A performer that answers from a script: model replies (or errors) in order, tool outcomes by tool call id."""
 
     def __init__(self, *replies: ModelReply | Exception | Hanging, tools: Mapping[str, ToolOutcome | Hanging] | None = None) -> None:
         self._replies = list(replies)

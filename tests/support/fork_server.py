@@ -37,7 +37,7 @@ class ForkServer:
     def __init__(self) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="turnline-fork-server-")
         self._numbers = itertools.count()
-        self._ordering = threading.Lock()  # one order at a time, so that the next child reported is the one ordered
+        self._ordering = threading.Lock()  # one order at a time, so that the next reported child is that of the order
         self._exit_codes: dict[int, int] = {}  # by the child's number
         self._reported = threading.Condition()
         self._process = subprocess.Popen(
@@ -90,7 +90,7 @@ class ForkServer:
         return subprocess.CompletedProcess(argv, child.wait(), stdout, stderr)
 
     def exit_code(self, number: int, within_s: float | None = 0) -> int | None:
-        """Return how a child ended, or None if it has not ended within that time."""
+        """Return a child's exit code, or None if it has not ended within that time."""
         with self._reported:
             self._reported.wait_for(lambda: number in self._exit_codes, within_s)
             return self._exit_codes.get(number)

@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass
 class Request:
-    """One request as it stood on the wire."""
+    """One request as it was received."""
 
     method: str
     target: str
@@ -31,7 +31,7 @@ Handler = Callable[[Request, asyncio.StreamWriter], Awaitable[None]]
 
 @dataclass
 class Server:
-    """What a server saw. `closed` is set whenever a client's connection ends."""
+    """The requests and connections that a server got. `closed` is set whenever a client's connection ends."""
 
     port: int = 0
     connections: int = 0
@@ -84,7 +84,7 @@ async def serve(handler: Handler) -> AsyncIterator[Server]:
 
 
 async def _watch(reader: asyncio.StreamReader, server: Server) -> None:
-    """Notice a client that goes away while its answer is being made."""
+    """Detect a client that disconnects before its answer is sent."""
     while not reader.at_eof() and reader.exception() is None:
         await asyncio.sleep(0.01)
     server.gone.set()
@@ -104,7 +104,7 @@ async def _read(reader: asyncio.StreamReader) -> Request | None:
 def response(
     body: bytes | str | dict[str, Any] | list[Any] = b"", status: int = 200, content_type: str = "application/json", **headers: str
 ) -> bytes:
-    """The bytes of a whole, well-formed response; header names may be written with underscores."""
+    """Return the bytes of a whole, well-formed response; header names may be written with underscores."""
     raw = body if isinstance(body, bytes) else body.encode() if isinstance(body, str) else json.dumps(body).encode()
     fields = {"content-type": content_type, "content-length": str(len(raw))} | {k.replace("_", "-"): v for k, v in headers.items()}
     head = f"HTTP/1.1 {status} X\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items()) + "\r\n"
@@ -112,7 +112,7 @@ def response(
 
 
 def answering(*answers: bytes) -> Handler:
-    """A handler that gives these answers in turn, the last one for ever."""
+    """Return a handler that gives these answers in turn, and then repeats the last one."""
     left = list(answers)
 
     async def handle(_request: Request, writer: asyncio.StreamWriter) -> None:
@@ -123,7 +123,7 @@ def answering(*answers: bytes) -> Handler:
 
 
 def chunked(parts: Iterable[bytes], end: bool = True, content_type: str = "text/event-stream", **headers: str) -> list[bytes]:
-    """The pieces of a chunked response: its head, one piece for each part, and its end."""
+    """Return the pieces of a chunked response: its head, one piece for each part, and its end."""
     fields = {"content-type": content_type, "transfer-encoding": "chunked"} | {k.replace("_", "-"): v for k, v in headers.items()}
     head = "HTTP/1.1 200 OK\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items()) + "\r\n"
     pieces = [head.encode(), *(f"{len(part):x}\r\n".encode() + part + b"\r\n" for part in parts)]
@@ -138,12 +138,12 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 
 async def never(_request: Request, _writer: asyncio.StreamWriter) -> None:
-    """Take the request and stay silent."""
+    """Accept the request and never answer."""
     await asyncio.sleep(3600)
 
 
 def free_port() -> int:
-    """A port of loopback where nobody listens."""
+    """Return a port of loopback on which nothing listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])

@@ -1,4 +1,4 @@
-"""Conversations of the past as rows: sound ones, with everything that a session can have, and with words that nobody may find later."""
+"""Sound past conversations as rows, with everything that a session can have, and with text that must be gone once they are deleted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import psycopg
 
 from tests.support.factories import Tenant
 
-# Tables that a session has rows in, and how to find them.
+# The tables with rows of sessions, and the column that names the session.
 OF_SESSIONS = {
     "events": "session_id",
     "turns": "session_id",
@@ -22,7 +22,7 @@ OF_SESSIONS = {
 }
 
 # Of each session %(turns)s turns of four events, one model call, one tool call and one approval each; the last call's outcome is unknown,
-# and it holds money of the agent's budget. Words of theirs are in every column that takes words.
+# and has an amount of the agent's budget reserved. Every text column has a text of the session.
 _FILL = """
 CREATE TEMP TABLE x ON COMMIT DROP AS
 SELECT s.id AS s, s.workspace_id AS w, s.agent_id AS a, n, uuidv7() AS t, uuidv7() AS c, n = %(turns)s - 1 AS last
@@ -74,7 +74,7 @@ def filled(
     words: str = "hush",
     customer: str | None = None,
 ) -> None:
-    """Let the tenant's sessions (or those of `ids`) be conversations of `turns` turns that ended `days_ago`."""
+    """Fill the tenant's sessions (or those of `ids`) with conversations of `turns` turns that ended `days_ago`."""
     at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=days_ago)
     values: dict[str, Any] = {
         "ids": ids or made.session_ids,
@@ -89,7 +89,7 @@ def filled(
 
 
 def left(database_url: str, ids: list[UUID]) -> dict[str, int]:
-    """How many rows each table has of these sessions; tables with none are left out."""
+    """Return the number of these sessions' rows by table; tables without any are left out."""
     with psycopg.connect(database_url) as db:
         counts = {
             table: db.execute(f"SELECT count(*) FROM {table} WHERE {column} = ANY (%s)", [ids]) for table, column in OF_SESSIONS.items()

@@ -55,7 +55,7 @@ def build(broker: str, results: str, queue: str) -> Celery:
     gates: dict[str, asyncio.Event] = {}
 
     async def wait_at(gate: str) -> None:
-        """Wait until the test opens `gate`. One of the waiting bodies polls for all; when it is cancelled, another takes over."""
+        """Wait until the test opens `gate`. One of the waiting bodies polls for all; if it is cancelled, another takes over."""
         while gate in gates:
             await gates[gate].wait()
             if notes.exists(f"gate:{gate}"):
@@ -211,7 +211,7 @@ if BROKER in os.environ:
     async def _opened() -> None:
         await asyncio.sleep(0)
         if "POOL_TEST_FAIL_START" in os.environ:
-            raise RuntimeError("the database is not there")
+            raise RuntimeError("the database is not available")
         journal.rpush(f"hooks:{os.environ[QUEUE]}", "first opened")
 
     @on_loop_start

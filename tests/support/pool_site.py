@@ -23,7 +23,7 @@ PATIENCE_S = 30.0
 
 
 def until(true: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
-    """Return the first truthy answer of `true`, asked again and again."""
+    """Call `true` until it returns a truthy value, and return that."""
     deadline = time.monotonic() + patience_s
     while not (answer := true()):
         assert time.monotonic() < deadline, f"waited {patience_s:g} s in vain: {what}"
@@ -51,7 +51,7 @@ class Worker:
         assert self.process.poll() is None, self.log.read_text()
 
     def ask(self, command: str, **arguments: Any) -> Any:
-        """Return the worker's answer to a remote-control command, as soon as it is there."""
+        """Return the worker's answer to a remote-control command."""
         control = self.site.app.control
         replies = control.broadcast(command, arguments=arguments, destination=[self.hostname], reply=True, limit=1, timeout=10)
         assert replies, f"no answer to {command}"
@@ -88,7 +88,7 @@ class Site:
         return int(self.notes.llen(key))
 
     def waiting(self, queue: str) -> int:
-        """Return how many messages wait in `queue`, those with a worker not counted."""
+        """Return the number of queued messages in `queue`, without those that a worker has taken."""
         with self.app.connection_for_read() as connection:
             if self.kind == "valkey":
                 return int(connection.default_channel.client.llen(queue))
@@ -118,7 +118,7 @@ class Site:
 
 
 def hold(site: Site, worker: Worker, gate: str, count: int) -> Any:
-    """Send `count` bodies that wait at `gate`, and return when they do, as far as Celery knows too."""
+    """Send `count` tasks that wait at `gate`; return once they wait and Celery counts them as active."""
     results = group(site.signature("holds", gate, queue=worker.queue) for _ in range(count)).apply_async()
     until(lambda: len(worker.ask("active")) == count and site.count(f"begun:{gate}") == count, f"{count} starts")
     return results

@@ -1,4 +1,4 @@
-"""Reading what Prometheus would read."""
+"""Reads metrics in Prometheus's text format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def samples_of(text: str) -> Samples:
-    """Every sample of an exposition, by name and labels."""
+    """Return every sample of an exposition, by name and labels."""
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -18,10 +18,10 @@ def samples_of(text: str) -> Samples:
 
 
 def scrape(url: str, **headers: str) -> Samples:
-    """What `url` tells."""
+    """Return the samples that `url` exposes."""
     return samples_of(httpx.get(url, headers=headers, trust_env=False, timeout=20).raise_for_status().text)
 
 
 def value(samples: Samples, name: str, **labels: str) -> float | None:
-    """One sample's value; None where it is not told."""
+    """Return one sample's value, or None if it is absent."""
     return samples.get((name, frozenset(labels.items())))

@@ -1,4 +1,4 @@
-"""A TCP relay on loopback that does to connections what networks and dying servers do, and counts what it did."""
+"""A TCP relay on loopback that simulates faults of networks and servers, and counts them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _RST_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Mode(Enum):
-    """What happens to bytes and new connections now."""
+    """The current treatment of bytes and new connections."""
 
     PASS = "pass"
     STALL = "stall"
@@ -31,7 +31,7 @@ class Mode(Enum):
 
 @dataclass
 class Counts:
-    """What has been done so far."""
+    """The numbers of connections, bytes and faults so far."""
 
     accepted: int = 0
     passed_bytes: int = 0
@@ -46,7 +46,7 @@ class Counts:
 
 
 class _Link:
-    """One client's connection and ours to the server behind it."""
+    """One client's connection, and the proxy's connection to the server."""
 
     def __init__(self, client: asyncio.StreamWriter) -> None:
         self.writers = [client]
@@ -54,13 +54,13 @@ class _Link:
         self.task = asyncio.current_task()
 
     def reset(self) -> None:
-        """End it with an RST both ways, now."""
+        """Reset both connections at once."""
         self.close()
         if self.task is not None:
             self.task.cancel()
 
     def close(self) -> None:
-        """Close both sides: in order where both had said all they had to say, else with an RST."""
+        """Close both sides: in order if both had sent the end of their stream, else with an RST."""
         for writer in self.writers:
             if self.is_over:
                 writer.close()
@@ -71,9 +71,9 @@ class _Link:
 
 
 class Proxy:
-    """Relays `port` to `target` on loopback; both stay the same whatever is done.
+    """Relays `port` to `target` on loopback; both ports stay the same through all faults.
 
-    Every method may be called from any thread, and has done what it says when it returns. A new proxy passes everything.
+    Every method may be called from any thread, and its effect is complete when it returns. A new proxy passes everything.
     """
 
     def __init__(self, target: int) -> None:
@@ -84,7 +84,7 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
         self._links: set[_Link] = set()
         self._server: asyncio.Server | None = None
-        self._holder = socket.socket()  # bound and never listening: while connections are refused, the port stays ours
+        self._holder = socket.socket()  # bound and never listening: keeps the port while connections are refused
         self._flowing = asyncio.Event()
 
     def __enter__(self) -> Self:
@@ -104,16 +104,16 @@ class Proxy:
 
     @property
     def counts(self) -> Counts:
-        """A copy of the counts, to subtract from a later one."""
+        """Return a copy of the counts, to subtract from a later one."""
         return self._do(lambda: replace(self._counts))
 
     @property
     def connections(self) -> int:
-        """How many connections are open now."""
+        """Return the number of open connections."""
         return self._do(lambda: len(self._links))
 
     def stall(self) -> None:
-        """Hold every byte, both ways, until healed; then they flow on. No connection ends, and new ones are accepted."""
+        """Delay every byte, both ways, until healed. No connection ends, and new ones are accepted."""
         self._do(lambda: self._switch(Mode.STALL))
 
     def black_hole(self) -> None:
@@ -121,11 +121,11 @@ class Proxy:
         self._do(lambda: self._switch(Mode.BLACK_HOLE))
 
     def refuse(self) -> None:
-        """Refuse new connections until healed. Open ones live on."""
+        """Refuse new connections until healed. Open ones stay open."""
         self._do(lambda: self._switch(Mode.REFUSE))
 
     def cut(self) -> int:
-        """Reset every connection; returns how many there were."""
+        """Reset every connection; return their number."""
         return self._do(self._cut)
 
     def take_down(self) -> None:
@@ -139,8 +139,8 @@ class Proxy:
         return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.port}", f":{self.port}")))
 
     def lose_replies(self) -> int:
-        """Let each connection that is open now lose its server's next bytes, and be reset at once: what was asked has been done, and
-        nobody heard. Returns how many connections that is; new ones are spared."""
+        """Make each connection that is open now drop its server's next bytes and be reset: the server has done the request, and the
+        client gets no reply. Return the number of these connections; new ones are not affected."""
         return self._do(self._arm)
 
     def heal(self) -> None:
@@ -200,7 +200,7 @@ class Proxy:
         self._counts.accepted += 1
         link = _Link(writer)
         self._links.add(link)
-        with contextlib.suppress(asyncio.CancelledError, OSError, ExceptionGroup):  # however a connection ends, both of its sides end
+        with contextlib.suppress(asyncio.CancelledError, OSError, ExceptionGroup):  # if either side ends in any way, close both
             await self._relay(link, reader, writer)
         self._links.discard(link)
         link.close()
@@ -227,7 +227,7 @@ class Proxy:
             try:
                 data = await reader.read(_CHUNK)
             except OSError:
-                await self._flowing.wait()  # while stalled, the other side does not hear of an end either
+                await self._flowing.wait()  # while stalled, the end of the stream is not relayed either
                 raise
             if self.mode is Mode.STALL:
                 self._counts.held_bytes += len(data)

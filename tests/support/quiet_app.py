@@ -16,5 +16,5 @@ app.conf.worker_send_task_events = False
 
 @app.task(name="tests.block", queue="turns")
 async def block(seconds: float) -> None:
-    """Hold the loop up, as a body with a blocking call in it does."""
+    """Block the loop, as a task with a blocking call does."""
     time.sleep(seconds)

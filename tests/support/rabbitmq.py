@@ -15,7 +15,7 @@ from typing import Self
 
 ABSENT = "RabbitMQ is not installed, so this was not run on it; install the system's package rabbitmq-server"
 
-# Debian's /usr/sbin/rabbitmq-server changes to another user and directory; the script behind it runs as whoever calls it.
+# Debian's /usr/sbin/rabbitmq-server changes to another user and directory; the script behind it runs as the calling user.
 _SERVERS = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "/usr/local/sbin/rabbitmq-server", "/opt/rabbitmq/sbin/rabbitmq-server")
 
 
@@ -38,14 +38,14 @@ class RabbitMQ:
         return next((path for path in _SERVERS if os.access(path, os.X_OK)), None)
 
     def start(self, timeout_s: float = 60.0) -> Self:
-        """Start the node and wait until it answers. Raises `RuntimeError` with the node's own words when it does not."""
+        """Start the node and wait until it answers. Raises `RuntimeError` with the node's output if it does not."""
         executable = self.executable()
         if executable is None:
             raise RuntimeError(ABSENT)
         (self._home / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{self.port}\nlog.console = false\n")
         (self._home / "enabled_plugins").write_text("[].\n")
         epmd = shutil.which("epmd")
-        if epmd is not None and self._epmd is None:  # without epmd the node starts one, which stays when the node goes
+        if epmd is not None and self._epmd is None:  # without epmd the node starts one, which outlives the node
             self._epmd = subprocess.Popen([epmd], env=self._environment(), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         with (self._home / "out").open("wb") as out:
             self._server = subprocess.Popen(
@@ -68,7 +68,7 @@ class RabbitMQ:
 
     def kill(self) -> int:
         """SIGKILL the node and return its exit code; `start` starts it again, with the same port and data."""
-        assert self._server is not None, "it does not run"
+        assert self._server is not None, "the node is not running"
         os.killpg(self._server.pid, signal.SIGKILL)
         return self._server.wait()
 

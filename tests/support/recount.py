@@ -1,4 +1,4 @@
-"""What rollups must come to, counted from the rows themselves, in plain Python."""
+"""The expected rollups, counted from the rows in plain Python."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Sums:
     times: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     def plain(self) -> dict[str, Any]:
-        """As the rollup has it, without what is nothing."""
-        told: dict[str, Any] = {name: Decimal(number) for name, number in self.numbers.items() if number}
-        return told | {name: histogram.merge(histogram.of(times)) for name, times in self.times.items() if times}
+        """Return it in the rollup's form, without zeros and empty histograms."""
+        found: dict[str, Any] = {name: Decimal(number) for name, number in self.numbers.items() if number}
+        return found | {name: histogram.merge(histogram.of(times)) for name, times in self.times.items() if times}
 
 
 Key = tuple[Any, ...]
@@ -38,17 +38,17 @@ Counted = dict[Key, dict[str, Any]]
 
 
 def quarter(at: datetime) -> datetime:
-    """The quarter of an hour that a time is in."""
+    """Return the start of the quarter of an hour that contains `at`."""
     return at.replace(minute=at.minute // 15 * 15, second=0, microsecond=0)
 
 
 def day(zone: str) -> Callable[[datetime], Any]:
-    """The day that a time is in, in a time zone."""
+    """Return a function from a time to its day in a time zone."""
     return lambda at: at.astimezone(ZoneInfo(zone)).date()
 
 
 def recount(url: str, place: Callable[[datetime], Any]) -> tuple[Counted, Counted, Counted]:
-    """The rollups of agents, models and tools, by agent and by the place that `place` gives a time, from the rows of the database."""
+    """Return the rollups of agents, models and tools, counted from the rows, by agent and by the period that `place` gives for a time."""
     agents: dict[Key, Sums] = defaultdict(Sums)
     models: dict[Key, Sums] = defaultdict(Sums)
     tools: dict[Key, Sums] = defaultdict(Sums)
@@ -79,7 +79,7 @@ def recount(url: str, place: Callable[[datetime], Any]) -> tuple[Counted, Counte
 
 
 def rolled_up(url: str, grain: str, place: str = "start") -> tuple[Counted, Counted, Counted]:
-    """The same from the rollups; `place` is SQL."""
+    """Return the same from the rollup tables; `place` is SQL."""
     return (
         _rolled(url, "agent_rollups", grain, place),
         _rolled(url, "model_rollups", grain, place, "provider", "model"),
@@ -88,7 +88,7 @@ def rolled_up(url: str, grain: str, place: str = "start") -> tuple[Counted, Coun
 
 
 def _rows(db: psycopg.Connection[Any], query: str) -> Iterable[Any]:
-    """Rows with their columns as attributes, which the type of such a row does not name."""
+    """Return rows with their columns as attributes, typed Any because the row type does not name them."""
     return db.execute(query)
 
 
@@ -97,11 +97,11 @@ def _plain(counted: dict[Key, Sums]) -> Counted:
 
 
 def _rolled(url: str, table: str, grain: str, place: str, *by: str) -> Counted:
-    told: Counted = {}
+    found: Counted = {}
     with psycopg.connect(url, row_factory=psycopg.rows.dict_row) as db:
         db.execute("SET TIME ZONE 'UTC'")
-        apart = "workspace_id,agent_id,grain,start,provider,model,tool_id,last_active_at,last_used_at,timezone,days_cut_to,folded"
-        columns = f"to_jsonb(r) - '{{{apart}}}'::text[]"
+        keys = "workspace_id,agent_id,grain,start,provider,model,tool_id,last_active_at,last_used_at,timezone,days_cut_to,folded"
+        columns = f"to_jsonb(r) - '{{{keys}}}'::text[]"
         names = ", ".join(("agent_id", f"{place} AS place", *by))
         query = f"SELECT {names}, {columns} AS sums FROM {table} r WHERE grain = %s"
         for row in db.execute(query, [grain]):
@@ -112,8 +112,8 @@ def _rolled(url: str, table: str, grain: str, place: str, *by: str) -> Counted:
                 elif value:
                     sums[name] = Decimal(str(value))
             if sums:
-                told[tuple(row.values())] = sums
-    return told
+                found[tuple(row.values())] = sums
+    return found
 
 
 def _session(numbers: Counter[str], row: Any) -> None:

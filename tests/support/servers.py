@@ -36,18 +36,18 @@ class Databases:
         self._migrated = False
 
     def empty(self) -> str:
-        """URL of a new database with nothing in it."""
+        """Create an empty database and return its URL."""
         return self._create(f"empty_{next(self._numbers)}", "template0")
 
     def migrated(self) -> str:
-        """URL of a new database at the newest revision."""
+        """Create a database at the newest revision and return its URL."""
         if not self._migrated:
             migrate.upgrade(self._create(self._TEMPLATE, "template0"))
             self._migrated = True
         return self._create(f"migrated_{next(self._numbers)}", self._TEMPLATE)
 
     def drop(self, url: str) -> None:
-        """Remove a database, whoever is still connected to it."""
+        """Drop a database, also if it has open connections."""
         self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(urlsplit(url).path.lstrip("/"))))
 
     def _create(self, name: str, template: str) -> str:
@@ -60,7 +60,7 @@ class Databases:
 
 
 def process_env(**values: str) -> dict[str, str]:
-    """The environment for a child process of ours: this one's without any setting of ours, and `values` on top."""
+    """Return the environment for a child process: this process's without the product's settings, and with `values`."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(_OURS) and name not in _ALSO_OURS}
     paths = [str(ROOT), str(Path(sys.executable).parent)]
     return (
@@ -69,8 +69,8 @@ def process_env(**values: str) -> dict[str, str]:
 
 
 def until(condition: Callable[[], object], within_s: float = 30.0) -> None:
-    """Return once `condition()` is true; fail the test when it is not in time."""
+    """Return once `condition()` is true; fail the test if that takes too long."""
     deadline = time.monotonic() + within_s
     while not condition():
-        assert time.monotonic() < deadline, f"it did not come about within {within_s} s"
+        assert time.monotonic() < deadline, f"the condition was not met within {within_s} s"
         time.sleep(0.02)

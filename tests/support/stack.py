@@ -1,4 +1,4 @@
-"""The pipeline with real processes: workers, beat and the sandbox, on a database and a broker of the test's own."""
+"""The pipeline with real processes: workers, beat and the sandbox, on the test's own database and broker."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FLOWER_AUTH = "operator:tests-know-it"
 
 
 def answers(url: str, basic_auth: str = "") -> bool:
-    """Whether `url` answers 200."""
+    """Return True if `url` answers 200."""
     request = urllib.request.Request(url, headers=basic_auth_header(basic_auth) if basic_auth else {})
     try:
         with urllib.request.urlopen(request, timeout=2) as reply:
@@ -57,12 +57,12 @@ class Process:
         return text in self.log.read_text()
 
     def kill(self) -> None:
-        """SIGKILL: the process gets to do nothing more."""
+        """Send SIGKILL and wait for the end."""
         self.popen.kill()
         self.popen.wait()
 
     def stop(self, within_s: float = 20) -> int:
-        """SIGTERM, and the exit code."""
+        """Send SIGTERM and return the exit code."""
         if self.popen.poll() is None:
             self.popen.send_signal(signal.SIGTERM)
             try:
@@ -73,7 +73,7 @@ class Process:
 
 
 class Stack:
-    """Everything a turn needs, running. Leases are short so that a death is noticed in a second or two."""
+    """The running processes that turns need. Leases are short, so that a dead worker is detected within two seconds."""
 
     def __init__(self, database_url: str, broker_url: str, directory: Path, **settings: str) -> None:
         self.database_url, self.broker_url, self.directory = database_url, broker_url, directory
@@ -131,7 +131,7 @@ class Stack:
         return process
 
     def api(self, port: int, *, wait: bool = True) -> Process:
-        """Start the front door."""
+        """Start the API."""
         process = self.start("-m", "uvicorn", "api.app:app", "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning")
         if wait:
             until(lambda: process.logged("") and answers(f"http://127.0.0.1:{port}/healthz"), 30)
@@ -146,7 +146,7 @@ class Stack:
             process.stop()
 
     def counts(self) -> dict[str, Any]:
-        """What the sandbox was asked so far."""
+        """Return the counts of the requests to the sandbox so far."""
         with urllib.request.urlopen(f"{self.sandbox_url}/_sandbox/counts", timeout=10) as reply:
             counts: dict[str, Any] = json.load(reply)
         return counts
@@ -156,15 +156,15 @@ class Stack:
         return fork_server().run(("-m", "cli.main", *arguments), self.env | env, cwd=self.directory, timeout_s=90)
 
     def one(self, query: str, *parameters: object) -> Any:
-        """The first column of the query's one row."""
+        """Return the first column of the query's only row."""
         return fetch_value(self.database_url, query, *parameters)
 
     def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """All rows of the query."""
+        """Return all rows of the query."""
         return fetch(self.database_url, query, *parameters)
 
     def status(self, turn_id: UUID | None) -> str:
-        """The turn's status now."""
+        """Return the turn's current status."""
         status: str = self.one("SELECT status FROM turns WHERE id = %s", turn_id)
         return status
 
@@ -174,24 +174,24 @@ class Stack:
         return {**TOOL, **connected, "configuration": {"approval": "never"}, **fields}
 
     def drained(self, within_s: float = 30) -> None:
-        """Wait until no turn is open and no lease is held."""
+        """Wait until no turn is open and no lease is left."""
         deadline = time.monotonic() + within_s
         query = (
             "SELECT (SELECT count(*) FROM turns WHERE status IN ('queued', 'running', 'waiting')),"
             " (SELECT count(*) FROM sessions WHERE lease_owner IS NOT NULL)"
         )
         while (left := self.rows(query)[0]) != (0, 0):
-            assert time.monotonic() < deadline, f"turns open, leases held: {left}\n{self.tails()}"
+            assert time.monotonic() < deadline, f"open turns, leases: {left}\n{self.tails()}"
             time.sleep(0.05)
 
     def tails(self) -> str:
-        """The ends of every process's output, for a failure's report."""
+        """Return the last lines of every process's output, for a failure report."""
         return "\n".join(f"--- {process.popen.args!r}\n{process.log.read_text()[-1500:]}" for process in self._processes)
 
 
 @contextlib.contextmanager
 def running(stack: Stack) -> Iterator[Stack]:
-    """The stack, with its sandbox, ended on leaving."""
+    """Run the stack with its sandbox; end all processes on leaving."""
     try:
         stack.sandbox()
         yield stack

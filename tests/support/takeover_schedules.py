@@ -1,4 +1,4 @@
-"""Random schedules of a customer, an operator and workers over many sessions at once: real claims, a world that answers from a die."""
+"""Random schedules of a customer, an operator and workers over many sessions at once: real claims, random answers."""
 
 from __future__ import annotations
 
@@ -23,45 +23,45 @@ from store.database import Database
 from tests.support.factories import Tenant, tenant
 from tests.support.invariants import violations
 
-AT_ONCE = 50  # sessions under way at a time
+AT_ONCE = 50  # sessions at a time
 LONGEST_S = 0.012
-ROOM = 100_000  # a window that never fills
+IN_FLIGHT_LIMIT = 100_000  # an in-flight limit that is never reached
 STRATEGIES = (None, None, "enqueue", "interrupt", "rollback")
 MODES = ("manual", "manual", "manual", "paused")
 
 
 @dataclass(slots=True)
 class Schedule:
-    """One session and its die. `moments` counts what its workers have done, for the operator to strike at one of them."""
+    """One session and its random numbers. `moments` counts its workers' actions, so that the operator can act at one of them."""
 
     session_id: UUID
-    die: Random
+    random: Random
     moments: int = 0
-    stirred: asyncio.Event = field(default_factory=asyncio.Event)
+    acted: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def moment(self) -> None:
-        """Something happens now; let others come in between, or not."""
+        """Count an action of a worker, and let the others run for a random time."""
         self.moments += 1
-        self.stirred.set()
+        self.acted.set()
         await self.pause()
 
     async def pause(self) -> None:
-        """Wait for no time, or for a little."""
-        await asyncio.sleep(self.die.choice((0.0, 0.0, self.die.random() * LONGEST_S)))
+        """Wait for a random short time, often for none."""
+        await asyncio.sleep(self.random.choice((0.0, 0.0, self.random.random() * LONGEST_S)))
 
     async def until(self, moment: int) -> None:
-        """Wait for the workers' `moment`, or until nothing has happened for a while."""
+        """Wait for the workers' `moment`, or until they have done nothing for 0.2 s."""
         while self.moments < moment:
-            self.stirred.clear()
+            self.acted.clear()
             try:
                 async with asyncio.timeout(0.2):
-                    await self.stirred.wait()
+                    await self.acted.wait()
             except TimeoutError:
                 return
 
 
 class World:
-    """Answers with words, or asks for a tool first; now and then the log's write is late."""
+    """A turn's log and performer: the model answers with text or a tool call, and every action takes a random time."""
 
     def __init__(self, schedule: Schedule, claim: turns.Claim) -> None:
         self.schedule, self.claim = schedule, claim
@@ -75,8 +75,8 @@ class World:
         on_delta("Half of it")
         await self.schedule.moment()
         usage, cost = Usage(10, 0, 0, 5, 0), Cost(Decimal("0.0001"), "test")
-        if self.schedule.die.random() < 0.3:
-            call = ToolCall(f"c{self.schedule.die.getrandbits(64)}", "look", {}, "{}")
+        if self.schedule.random.random() < 0.3:
+            call = ToolCall(f"c{self.schedule.random.getrandbits(64)}", "look", {}, "{}")
             return ModelReply("", (call,), FinishReason.TOOL_CALLS, "gpt-4o", usage), cost
         return ModelReply("All of it.", (), FinishReason.STOP, "gpt-4o", usage), cost
 
@@ -92,15 +92,15 @@ class World:
 
 
 class ScheduleWorkers:
-    """The workers of all schedules: every ring is carried, and what is carried may be told to stop."""
+    """The workers of all schedules: they run every dispatched turn, and cancel turns on request."""
 
     def __init__(self, database: Database, made: Tenant, schedules: dict[UUID, Schedule], running: asyncio.TaskGroup) -> None:
         self.database, self.made, self.schedules, self.running = database, made, schedules, running
-        self.stops: dict[UUID, CancelToken] = {}
+        self.tokens: dict[UUID, CancelToken] = {}
         self.claims = 0
 
     def dispatch(self, turn_id: UUID | None) -> None:
-        """Carry the turn, soon."""
+        """Start running the turn."""
         if turn_id is not None:
             self.running.create_task(self._run_turn(turn_id))
 
@@ -115,39 +115,39 @@ class ScheduleWorkers:
             self.dispatch(claim.next_turn)
             return
         schedule = self.schedules[claim.session_id]
-        world, stop = World(schedule, claim), CancelToken()
-        self.stops[claim.session_id] = stop
-        await TurnRunner(world, world, claim.context, claim.resume_point, stop).run()
+        world, cancel = World(schedule, claim), CancelToken()
+        self.tokens[claim.session_id] = cancel
+        await TurnRunner(world, world, claim.context, claim.resume_point, cancel).run()
         self.dispatch(claim.next_turn)
 
     async def look(self) -> None:
-        """Tell workers to stop, as a process does; here about every tenth turn hears of it before it would have ended."""
+        """Cancel running turns on request, as a worker process does; about every tenth turn gets it before its end."""
         while True:
             await asyncio.sleep(0.02)
-            for session_id, reason in (await turns.stops(self.database, list(self.stops))).items():
-                self.stops[session_id].request(CancelReason(reason))
+            for session_id, reason in (await turns.stops(self.database, list(self.tokens))).items():
+                self.tokens[session_id].request(CancelReason(reason))
 
     async def run_schedule(self, schedule: Schedule) -> None:
-        """One schedule: a customer writes once or twice while an operator strikes; perhaps all of that again."""
-        for _ in range(schedule.die.randint(1, 2)):
+        """Run one schedule: a customer writes once or twice while an operator changes the mode, and perhaps both again."""
+        for _ in range(schedule.random.randint(1, 2)):
             async with asyncio.TaskGroup() as actors:
                 actors.create_task(self._write(schedule))
                 actors.create_task(self._operate(schedule))
 
     async def _write(self, schedule: Schedule) -> None:
-        for number in range(schedule.die.randint(1, 2)):
-            strategy = schedule.die.choice(STRATEGIES)
+        for number in range(schedule.random.randint(1, 2)):
+            strategy = schedule.random.choice(STRATEGIES)
             accepted = await intake.accept(
-                self.database, self.made.workspace_id, schedule.session_id, f"m{number}", strategy=strategy, in_flight_limit=ROOM
+                self.database, self.made.workspace_id, schedule.session_id, f"m{number}", strategy=strategy, in_flight_limit=IN_FLIGHT_LIMIT
             )
             self.dispatch(accepted.to_dispatch)
-            await schedule.until(schedule.moments + schedule.die.randint(0, 4))
+            await schedule.until(schedule.moments + schedule.random.randint(0, 4))
 
     async def _operate(self, schedule: Schedule) -> None:
-        await schedule.until(schedule.moments + schedule.die.randint(1, 4))
+        await schedule.until(schedule.moments + schedule.random.randint(1, 4))
         await schedule.pause()
-        await self.switch(schedule, schedule.die.choice(MODES))
-        if schedule.die.random() < 0.7:
+        await self.switch(schedule, schedule.random.choice(MODES))
+        if schedule.random.random() < 0.7:
             await schedule.pause()
             await self.switch(schedule, "auto")
 
@@ -155,16 +155,16 @@ class ScheduleWorkers:
         """Set the session's mode."""
         workspace_id = self.made.workspace_id
         switched = await session_control.set_mode(
-            self.database, workspace_id, schedule.session_id, mode, by="operator", in_flight_limit=ROOM
+            self.database, workspace_id, schedule.session_id, mode, by="operator", in_flight_limit=IN_FLIGHT_LIMIT
         )
         self.dispatch(switched.to_dispatch)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the schedules came to. `late`: the logs of sessions where a reply of the agent stands behind a switch away from auto.
+    """The result of the schedules. `late`: the logs of sessions in which a reply of the agent follows a switch away from auto.
 
-    `interrupted`: turns that a worker was carrying when a takeover ended them.
+    `interrupted`: turns that a worker was running when a takeover ended them.
     """
 
     late: list[list[str]]
@@ -176,30 +176,30 @@ class Outcome:
 
 
 async def run_schedules(database: Database, database_url: str, count: int, seed: int) -> Outcome:
-    """Play `count` schedules, on dice made from `seed`; then let every session be auto again, and everything come to its end."""
+    """Run `count` schedules with random numbers from `seed`; then set every session to auto, and run all turns to their ends."""
     began = time.monotonic()
     made = await tenant(database, sessions=count, tools=({"name": "look", "effect": "pure"},))
     schedules = {session_id: Schedule(session_id, Random(f"{seed}/{number}")) for number, session_id in enumerate(made.session_ids)}
-    room = asyncio.Semaphore(AT_ONCE)
+    slots = asyncio.Semaphore(AT_ONCE)
 
     async def one(workers: ScheduleWorkers, schedule: Schedule) -> None:
-        async with room:
+        async with slots:
             await workers.run_schedule(schedule)
 
     async with asyncio.TaskGroup() as running:
         workers = ScheduleWorkers(database, made, schedules, running)
-        looking = asyncio.create_task(workers.look())
-        async with asyncio.TaskGroup() as playing:
+        looker = asyncio.create_task(workers.look())
+        async with asyncio.TaskGroup() as schedulers:
             for schedule in schedules.values():
-                playing.create_task(one(workers, schedule))
+                schedulers.create_task(one(workers, schedule))
         for schedule in schedules.values():
             await workers.switch(schedule, "auto")
-    looking.cancel()
-    await asyncio.gather(looking, return_exceptions=True)
-    return await _judge(database, database_url, made, time.monotonic() - began)
+    looker.cancel()
+    await asyncio.gather(looker, return_exceptions=True)
+    return await _result(database, database_url, made, time.monotonic() - began)
 
 
-async def _judge(database: Database, database_url: str, made: Tenant, took_s: float) -> Outcome:
+async def _result(database: Database, database_url: str, made: Tenant, took_s: float) -> Outcome:
     logs: dict[UUID, list[tuple[str, str | None]]] = {}
     async with database.transaction(made.workspace_id) as db:
         found = await db.exec_driver_sql(

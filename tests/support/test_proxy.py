@@ -1,4 +1,4 @@
-"""The proxy itself, on real sockets, in front of a server that answers every line with the same line."""
+"""The proxy on real sockets, in front of a server that echoes every line."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.support.servers import until
 
 
 class Echo(socketserver.ThreadingTCPServer):
-    """Answers each line with itself, and remembers what it was sent."""
+    """Echoes each line, and records it."""
 
     allow_reuse_address = True
     daemon_threads = True
 
     def __init__(self) -> None:
-        self.heard: list[bytes] = []
+        self.received: list[bytes] = []
         super().__init__(("127.0.0.1", 0), _Line)
 
 
@@ -31,7 +31,7 @@ class _Line(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         with contextlib.suppress(ConnectionError):
             for line in self.rfile:
-                self.server.heard.append(line)
+                self.server.received.append(line)
                 self.wfile.write(line)
 
 
@@ -66,7 +66,7 @@ def ask(client: socket.socket, line: bytes) -> bytes:
     return client.recv(100)
 
 
-def hears_nothing(client: socket.socket) -> bool:
+def receives_nothing(client: socket.socket) -> bool:
     client.settimeout(0.3)
     try:
         client.recv(100)
@@ -105,9 +105,9 @@ def test_stalled_bytes_arrive_after_healing(proxy: Proxy, echo: Echo, client: so
     with connect(proxy) as newcomer:
         newcomer.sendall(b"held too\n")
 
-        assert hears_nothing(client)
-        assert hears_nothing(newcomer)
-        assert echo.heard == [b"before\n"]
+        assert receives_nothing(client)
+        assert receives_nothing(newcomer)
+        assert echo.received == [b"before\n"]
         assert proxy.counts.held_bytes == 14
 
         proxy.heal()
@@ -130,9 +130,9 @@ def test_black_hole_swallows_bytes_and_healing_resets_its_connections(proxy: Pro
     client.sendall(b"gone\n")
     with connect(proxy) as newcomer:
         newcomer.sendall(b"gone too\n")
-        assert hears_nothing(newcomer)
-        assert hears_nothing(client)
-        assert echo.heard == [b"before\n"]
+        assert receives_nothing(newcomer)
+        assert receives_nothing(client)
+        assert echo.received == [b"before\n"]
         assert proxy.counts.swallowed_bytes == 14
 
         proxy.heal()
@@ -178,7 +178,7 @@ def test_lost_reply_reaches_the_server_but_not_the_client(proxy: Proxy, echo: Ec
 
         with pytest.raises(ConnectionResetError):
             client.recv(100)
-        assert b"done\n" in echo.heard
+        assert b"done\n" in echo.received
         assert proxy.counts.lost_replies == 1
         assert proxy.counts.swallowed_bytes == 5
         assert ask(newcomer, b"spared\n") == b"spared\n"

@@ -1,4 +1,4 @@
-"""A turn that waits for approvals, in a workspace of the API's."""
+"""Turns that wait for approvals, in a workspace of the API's tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PARAMETERS = {"type": "object", "properties": {"order": {"type": "integer"}}, "r
 
 
 def waiting(acme: Tenant, *, wanted: int = 1, configuration: dict[str, Any] | None = None, **tool: Any) -> dict[str, Any]:
-    """A session whose turn waits for approval of `wanted` refunds; its accepted message, and the `approval_id` of the first."""
+    """Make a turn that waits for approval of so many refunds; return its accepted message and the `approval_id` of the first refund."""
     made = acme.tool("refund", parameters=PARAMETERS, **({"effect": "unsafe"} | tool))
     agent = acme.agent(tool_ids=[made["id"]])
     if configuration is not None:
@@ -28,7 +28,7 @@ def waiting(acme: Tenant, *, wanted: int = 1, configuration: dict[str, Any] | No
 
 
 def carried(acme: Tenant, turn_id: str, world: Script) -> None:
-    """Carry the turn to its rest, as a worker would."""
+    """Run the turn to its outcome, as a worker does."""
 
     async def do() -> None:
         async with opened(acme.service.database_url) as database:
@@ -38,7 +38,7 @@ def carried(acme: Tenant, turn_id: str, world: Script) -> None:
 
 
 def wants_approval(acme: Tenant, agent_id: str) -> dict[str, bool]:
-    """By tool, whether a turn that begins now waits for approval of its calls."""
+    """Return for each tool whether its calls in a new turn need approval."""
     turn_id = acme.message(acme.session(agent_id=agent_id)["id"])["turn"]["id"]
 
     async def do() -> dict[str, bool]:
