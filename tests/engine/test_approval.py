@@ -1,4 +1,4 @@
-"""Tool calls that a person must approve: asked for once, bound to what they are, run once."""
+"""Tool calls that a person must approve: the approval is requested once, bound to the exact call, and used once."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def refund(call_id: str = "c0", cents: object = 500) -> ToolCall:
     return ToolCall(call_id, "refund", {"cents": cents}, f'{{"cents": {cents}}}')
 
 
-def asked(*some: ToolCall) -> list[Event]:
-    """The log of a turn whose model has asked for these calls."""
+def requested(*some: ToolCall) -> list[Event]:
+    """Return the log of a turn whose model has requested these calls."""
     return [
         customer("Refund me", 0),
         *(
@@ -46,7 +46,7 @@ def asked(*some: ToolCall) -> list[Event]:
     ]
 
 
-def waiting(call: ToolCall, given: TurnContext, decision: ApprovalStatus = ApprovalStatus.PENDING, **fields: object) -> Pending:
+def awaiting(call: ToolCall, given: TurnContext, decision: ApprovalStatus = ApprovalStatus.PENDING, **fields: object) -> Pending:
     approval = Approval(decision, approval_hash(given, call), **fields)  # type: ignore[arg-type]
     return Pending(f"key of {call.tool_call_id}", ToolCallState.AWAITING_APPROVAL, approval)
 
@@ -82,11 +82,11 @@ async def test_no_approval_is_requested_for_an_impossible_call():
 
 async def test_approved_call_is_recorded_as_running_before_it_is_made():
     given = context(REFUND)
-    log, world = ListLog(*asked(refund())), Script(says("Done."), tools={"c0": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
+    log, world = ListLog(*requested(refund())), Script(says("Done."), tools={"c0": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
 
-    rest = await run(log, world, given, ResumePoint(tuple(log.events), None, {"c0": waiting(refund(), given, ApprovalStatus.APPROVED)}))
+    outcome = await run(log, world, given, ResumePoint(tuple(log.events), None, {"c0": awaiting(refund(), given, ApprovalStatus.APPROVED)}))
 
-    assert rest == Finish("done")
+    assert outcome == Finish("done")
     (start,) = log.changes[0].starts
     assert start.approval_hash == approval_hash(given, refund())
     assert world.tool_keys == [("c0", "key of c0")]
@@ -94,8 +94,8 @@ async def test_approved_call_is_recorded_as_running_before_it_is_made():
 
 async def test_edited_arguments_are_used_and_shown_to_the_model():
     given = context(REFUND)
-    log, world = ListLog(*asked(refund())), Script(says("Done."), tools={"c0": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
-    row = waiting(refund(cents=100), given, ApprovalStatus.APPROVED, edited_arguments={"cents": 100})
+    log, world = ListLog(*requested(refund())), Script(says("Done."), tools={"c0": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
+    row = awaiting(refund(cents=100), given, ApprovalStatus.APPROVED, edited_arguments={"cents": 100})
 
     await run(log, world, given, ResumePoint(tuple(log.events), None, {"c0": row}))
 
@@ -104,7 +104,7 @@ async def test_edited_arguments_are_used_and_shown_to_the_model():
 
 
 @pytest.mark.parametrize(
-    ("row", "says_"),
+    ("row", "expected_text"),
     [
         ({"decision": ApprovalStatus.DENIED, "reason": "too much"}, "too much"),
         ({"decision": ApprovalStatus.EXPIRED}, "in time"),
@@ -113,15 +113,15 @@ async def test_edited_arguments_are_used_and_shown_to_the_model():
         ({"decision": ApprovalStatus.APPROVED, "edited_arguments": {"cents": 999_999}}, "differs from the approved one"),
     ],
 )
-async def test_denied_call_is_not_made_and_the_model_gets_the_reason(row: dict[str, object], says_: str):
+async def test_denied_call_is_not_made_and_the_model_gets_the_reason(row: dict[str, object], expected_text: str):
     given = context(REFUND)
-    log, world = ListLog(*asked(refund())), Script(says("Sorry."))
+    log, world = ListLog(*requested(refund())), Script(says("Sorry."))
 
-    await run(log, world, given, ResumePoint(tuple(log.events), None, {"c0": waiting(refund(), given, **row)}))  # type: ignore[arg-type]
+    await run(log, world, given, ResumePoint(tuple(log.events), None, {"c0": awaiting(refund(), given, **row)}))  # type: ignore[arg-type]
 
     assert world.made == []
     assert log.changes[0].events[0].content["status"] == "denied"
-    assert says_ in world.requests[0].messages[-1].text
+    assert expected_text in world.requests[0].messages[-1].text
 
 
 async def test_an_approval_is_bound_to_session_tool_call_and_arguments():
@@ -139,9 +139,9 @@ async def test_an_approval_is_bound_to_session_tool_call_and_arguments():
 async def test_decided_calls_proceed_while_others_wait():
     given = context(REFUND)
     some = [refund(f"c{n}") for n in range(3)]
-    log, world = ListLog(*asked(*some)), Script(tools={"c1": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
-    rows = {call.tool_call_id: waiting(call, given) for call in some}
-    rows["c1"] = waiting(some[1], given, ApprovalStatus.APPROVED)
+    log, world = ListLog(*requested(*some)), Script(tools={"c1": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
+    rows = {call.tool_call_id: awaiting(call, given) for call in some}
+    rows["c1"] = awaiting(some[1], given, ApprovalStatus.APPROVED)
 
     assert await run(log, world, given, ResumePoint(tuple(log.events), None, rows)) == WAITS
 

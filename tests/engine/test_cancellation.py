@@ -1,4 +1,4 @@
-"""Stopping a turn in the middle: what was learned is kept, what was under way is cut off and accounted for."""
+"""Cancelling a running turn: results so far are kept, running calls are cut off and accounted for."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ TOOLS = {
 FIRST = Reserved(0, 0)
 
 
-class StoppingLog(ListLog):
-    """A log whose commits say, from the `at`-th on, that the turn is to stop; they begin nothing then."""
+class CancellingLog(ListLog):
+    """A log whose commits, from the `at`-th on, report that the turn is cancelled; they start no calls then."""
 
     def __init__(self, *events: Event, at: int, reason: CancelReason) -> None:
         super().__init__(*events)
@@ -36,19 +36,19 @@ class StoppingLog(ListLog):
         return replace(result, cancel_reason=self._reason if stops else None)
 
 
-async def stopped_while(hanging: Hanging, log: ListLog, world: Script, *tools: ToolSpec, reason: CancelReason) -> TurnCommit:
-    """Run a turn, ask it to stop once `hanging` is waited for, and return its last change."""
-    stop = CancelToken()
-    running = asyncio.create_task(run(log, world, context(*tools), ResumePoint(tuple(log.events), FIRST), stop))
+async def cancelled_during(hanging: Hanging, log: ListLog, world: Script, *tools: ToolSpec, reason: CancelReason) -> TurnCommit:
+    """Run a turn, cancel it once it waits for `hanging`, and return its last commit."""
+    cancel = CancelToken()
+    running = asyncio.create_task(run(log, world, context(*tools), ResumePoint(tuple(log.events), FIRST), cancel))
     await asyncio.wait_for(hanging.hangs.wait(), 5)
-    stop.request(reason)
+    cancel.request(reason)
     assert await asyncio.wait_for(running, 5) == Finish("cancelled", reason)
     return log.changes[-1]
 
 
 async def test_a_model_call_is_cut_off_its_text_kept_and_its_tokens_estimated():
     hanging = Hanging(("The order ", "is"))
-    last = await stopped_while(hanging, ListLog(customer("Paid?", 0)), Script(hanging), reason=CancelReason.CANCELLED)
+    last = await cancelled_during(hanging, ListLog(customer("Paid?", 0)), Script(hanging), reason=CancelReason.CANCELLED)
 
     (status,) = last.events
     assert (status.content["status"], status.content["error_class"]) == ("cancelled", "Cancelled")
@@ -64,7 +64,7 @@ async def test_a_model_call_is_cut_off_its_text_kept_and_its_tokens_estimated():
 
 async def test_partial_text_of_a_rolled_back_turn_is_marked():
     hanging = Hanging(("Well",))
-    last = await stopped_while(hanging, ListLog(customer("Paid?", 0)), Script(hanging), reason=CancelReason.ROLLED_BACK)
+    last = await cancelled_during(hanging, ListLog(customer("Paid?", 0)), Script(hanging), reason=CancelReason.ROLLED_BACK)
 
     assert last.events[-1].content["rolled_back"] is True
 
@@ -75,11 +75,11 @@ async def test_partial_text_of_a_rolled_back_turn_is_marked():
 )
 async def test_cancelled_tool_call_is_unknown_and_a_finished_one_keeps_its_result(effect: Effect, status: str):
     tool = TOOLS[effect]
-    asked = [ToolCall("c0", tool.name, {}, "{}"), ToolCall("c1", tool.name, {}, "{}")]
+    calls_made = [ToolCall("c0", tool.name, {}, "{}"), ToolCall("c1", tool.name, {}, "{}")]
     hanging = Hanging()
-    world = Script(calls(*asked), tools={"c0": ToolOutcome(ToolStatus.SUCCEEDED, 1), "c1": hanging})
+    world = Script(calls(*calls_made), tools={"c0": ToolOutcome(ToolStatus.SUCCEEDED, 1), "c1": hanging})
 
-    last = await stopped_while(hanging, ListLog(customer("Both", 0)), world, tool, reason=CancelReason.CANCELLED)
+    last = await cancelled_during(hanging, ListLog(customer("Both", 0)), world, tool, reason=CancelReason.CANCELLED)
 
     assert [(e.content["tool_call_id"], e.content["status"]) for e in last.events[:-1]] == [("c0", "succeeded"), ("c1", status)]
     assert [settled.outcome.status for settled in last.tool_results] == ["succeeded", status]
@@ -87,7 +87,7 @@ async def test_cancelled_tool_call_is_unknown_and_a_finished_one_keeps_its_resul
 
 async def test_cancel_seen_in_a_commit_starts_no_intended_call():
     tool = TOOLS[Effect.UNSAFE]
-    log = StoppingLog(customer("Do it", 0), at=0, reason=CancelReason.TAKEN_OVER)
+    log = CancellingLog(customer("Do it", 0), at=0, reason=CancelReason.TAKEN_OVER)
     world = Script(calls(ToolCall("c0", tool.name, {}, "{}")))
 
     assert await run(log, world, context(tool), ResumePoint(tuple(log.events), FIRST)) == Finish("cancelled", "TakenOver")
@@ -100,7 +100,7 @@ async def test_cancel_seen_in_a_commit_starts_no_intended_call():
 
 async def test_pausing_a_session_parks_its_turn_at_the_next_commit():
     tool = TOOLS[Effect.IDEMPOTENT]
-    log = StoppingLog(customer("Look", 0), at=0, reason=CancelReason.PAUSED)
+    log = CancellingLog(customer("Look", 0), at=0, reason=CancelReason.PAUSED)
     world = Script(calls(ToolCall("c0", tool.name, {}, "{}")))
 
     assert await run(log, world, context(tool), ResumePoint(tuple(log.events), FIRST)) == Park(0.0, refund=True)
@@ -111,20 +111,20 @@ async def test_pausing_a_session_parks_its_turn_at_the_next_commit():
 
 async def test_postponed_call_is_started_by_its_own_commit():
     tool = TOOLS[Effect.UNSAFE]
-    log = ListLog(*(await _asked(tool)).events)
+    log = ListLog(*(await _requested_call(tool)).events)
     world = Script(says("Done."), tools={"c0": ToolOutcome(ToolStatus.SUCCEEDED, 1)})
 
-    rest = await run(log, world, context(tool), ResumePoint(tuple(log.events), None, {"c0": Pending("key", ToolCallState.REQUESTED)}))
+    outcome = await run(log, world, context(tool), ResumePoint(tuple(log.events), None, {"c0": Pending("key", ToolCallState.REQUESTED)}))
 
-    assert rest == Finish("done")
+    assert outcome == Finish("done")
     assert [start.tool_call_id for start in log.changes[0].starts] == ["c0"]
     assert world.tool_keys == [("c0", "key")]
-    assert world.begun == [], "nobody had begun it before"
+    assert world.begun == [], "the call had not been started before"
 
 
-async def _asked(tool: ToolSpec) -> ListLog:
-    """A log in which the model has asked for the tool, and nothing has been done about it."""
-    log = StoppingLog(customer("Do it", 0), at=0, reason=CancelReason.PAUSED)
+async def _requested_call(tool: ToolSpec) -> ListLog:
+    """Return a log in which the model has requested a call of the tool that is not started yet."""
+    log = CancellingLog(customer("Do it", 0), at=0, reason=CancelReason.PAUSED)
     await run(log, Script(calls(ToolCall("c0", tool.name, {}, "{}"))), context(tool), ResumePoint(tuple(log.events), FIRST))
     return log
 
@@ -132,12 +132,12 @@ async def _asked(tool: ToolSpec) -> ListLog:
 async def test_a_turn_cancelled_while_it_backs_off_does_not_wait():
     from engine.errors import ProviderDown
 
-    log, stop = ListLog(customer("Hello", 0)), CancelToken()
+    log, cancel = ListLog(customer("Hello", 0)), CancelToken()
     running = asyncio.create_task(
-        run(log, Script(ProviderDown("500")), context(), ResumePoint(tuple(log.events), FIRST), stop, jitter=lambda low, high: 4.0)
+        run(log, Script(ProviderDown("500")), context(), ResumePoint(tuple(log.events), FIRST), cancel, jitter=lambda low, high: 4.0)
     )
     await asyncio.sleep(0)
-    stop.request(CancelReason.INTERRUPTED)
+    cancel.request(CancelReason.INTERRUPTED)
 
     assert await asyncio.wait_for(running, 2) == Finish("cancelled", "Interrupted")
 

@@ -1,4 +1,4 @@
-"""Histograms add up in any order, and tell percentiles within the error they promise."""
+"""Histograms add up in any order, and their percentiles are within the documented error."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def test_subtracting_an_addition_restores_the_histogram(kept: list[int], gone: l
 @given(TIMES.filter(bool), st.sampled_from([50.0, 90.0, 95.0, 99.0, 100.0]))
 def test_percentile_error_is_within_its_bound(times: list[int], percent: float):
     true = sorted(times)[max(1, ceil(len(times) * percent / 100)) - 1]
-    told = percentile(of(times), percent)
+    estimated = percentile(of(times), percent)
 
-    assert told is not None
-    assert abs(told - true) <= ERROR * true
+    assert estimated is not None
+    assert abs(estimated - true) <= ERROR * true
 
 
 @pytest.mark.parametrize("time", [0, 1, 9, 10, 11, 12, 999, BOUNDS[-1] - 1, BOUNDS[-1], 10 * BOUNDS[-1]])

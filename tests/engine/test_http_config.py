@@ -1,4 +1,4 @@
-"""What a custom tool may be configured with."""
+"""The valid and invalid configurations of a custom tool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schemas and mappings that tenants write: what is accepted means what it should, what is dangerous is refused with a sentence."""
+"""Schemas and mappings of tenants: accepted ones behave as specified, dangerous ones are refused with a sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop, with a list for a log and a script for the world."""
+"""The turn runner, with a list as its log and a scripted performer."""
 
 from __future__ import annotations
 
@@ -46,22 +46,22 @@ async def test_a_tool_result_is_answered_before_the_turn_finishes():
     assert await run(log, world, context(LOOKUP), start(*log.events)) == Finish("done")
 
     assert log.kinds() == ["customer_message", "tool_call", "tool_result", "agent_message"]
-    asked, used, answered = log.changes
-    assert [intent.tool_call_id for intent in asked.tool_calls] == ["c1"], "the intent stands in the commit of the reply that asked"
-    assert asked.tool_calls[0].tool_id == LOOKUP.id
+    requested, used, answered = log.changes
+    assert [intent.tool_call_id for intent in requested.tool_calls] == ["c1"], "the intent is in the commit of the reply with the call"
+    assert requested.tool_calls[0].tool_id == LOOKUP.id
     assert used.reserve is not None
     assert used.reserve.call == Reserved(1, 0)
     assert answered.outcome == Finish("done")
-    assert world.tool_keys == [("c1", asked.tool_calls[0].idempotency_key)]
+    assert world.tool_keys == [("c1", requested.tool_calls[0].idempotency_key)]
     assistant, tool = world.requests[1].messages[2:]
     assert (assistant.text, assistant.tool_calls[0].arguments) == ("Let me look.", '{"order": 41}')
     assert (tool.role, tool.text, tool.tool_call_id) == (Role.TOOL, '{"paid":true}', "c1")
 
 
-async def test_parallel_calls_get_their_results_in_the_order_asked():
-    asked = [ToolCall(f"c{n}", "orders_lookup", {"order": n}, "{}") for n in range(3)]
-    outcomes = {call.tool_call_id: ToolOutcome(ToolStatus.SUCCEEDED, call.arguments) for call in asked}
-    log, world = ListLog(), Script(calls(*asked), says("All."), tools=outcomes)
+async def test_parallel_calls_get_their_results_in_request_order():
+    tool_calls = [ToolCall(f"c{n}", "orders_lookup", {"order": n}, "{}") for n in range(3)]
+    outcomes = {call.tool_call_id: ToolOutcome(ToolStatus.SUCCEEDED, call.arguments) for call in tool_calls}
+    log, world = ListLog(), Script(calls(*tool_calls), says("All."), tools=outcomes)
 
     await run(log, world, context(LOOKUP), start(customer("All of them", 0)))
 
@@ -96,7 +96,7 @@ async def test_resumed_turn_repeats_an_idempotent_call_under_its_key_without_ano
     )
 
     assert world.tool_keys == [("c1", "the key of its row")]
-    assert world.begun == ["c1"], "what a former worker began is said to be begun"
+    assert world.begun == ["c1"], "a call that an earlier worker started is marked as started"
     assert len(world.requests) == 1
 
 
@@ -137,53 +137,53 @@ async def test_transient_failure_is_retried_with_one_ledger_row_per_attempt(erro
 
 async def test_a_turn_parks_when_the_provider_asks_for_a_long_wait_and_that_costs_no_attempt():
     log = ListLog()
-    rest = await run(log, Script(RateLimited("HTTP 429", retry_after_s=40.0)), context(), start(customer("Hello", 0)))
+    outcome = await run(log, Script(RateLimited("HTTP 429", retry_after_s=40.0)), context(), start(customer("Hello", 0)))
 
-    assert isinstance(rest, Park)
-    assert (rest.wait_s, rest.refund) == (40.0, True)
+    assert isinstance(outcome, Park)
+    assert (outcome.wait_s, outcome.refund) == (40.0, True)
     assert log.events == []
 
 
 async def test_a_turn_parks_after_three_failures_and_that_costs_an_attempt():
-    rest = await run(ListLog(), Script(*[ProviderDown("HTTP 503")] * 3), context(), start(customer("Hello", 0)))
+    outcome = await run(ListLog(), Script(*[ProviderDown("HTTP 503")] * 3), context(), start(customer("Hello", 0)))
 
-    assert isinstance(rest, Park)
-    assert not rest.refund
+    assert isinstance(outcome, Park)
+    assert not outcome.refund
 
 
 async def test_unreachable_provider_parks_the_turn_without_costing_an_attempt():
-    rest = await run(ListLog(), Script(*[Unreachable("no connection")] * 3), context(), start(customer("Hello", 0)))
+    outcome = await run(ListLog(), Script(*[Unreachable("no connection")] * 3), context(), start(customer("Hello", 0)))
 
-    assert isinstance(rest, Park)
-    assert rest.refund
+    assert isinstance(outcome, Park)
+    assert outcome.refund
 
 
 async def test_wait_beyond_the_deadline_fails_the_turn_with_a_message():
     log = ListLog()
-    rest = await run(log, Script(RateLimited("HTTP 429", retry_after_s=86_400.0)), context(), start(customer("Hello", 0)))
+    outcome = await run(log, Script(RateLimited("HTTP 429", retry_after_s=86_400.0)), context(), start(customer("Hello", 0)))
 
-    assert isinstance(rest, Finish)
-    assert (rest.status, rest.error_class) == ("failed", "RateLimited")
+    assert isinstance(outcome, Finish)
+    assert (outcome.status, outcome.error_class) == ("failed", "RateLimited")
     assert log.kinds() == ["status_update"]
 
 
 async def test_a_refusal_fails_the_turn_and_settles_its_call():
     log = ListLog()
-    rest = await run(log, Script(Rejected("HTTP 401")), context(), start(customer("Hello", 0)))
+    outcome = await run(log, Script(Rejected("HTTP 401")), context(), start(customer("Hello", 0)))
 
-    assert rest == Finish("failed", "Rejected", "HTTP 401")
+    assert outcome == Finish("failed", "Rejected", "HTTP 401")
     assert log.kinds() == ["status_update"]
-    assert "401" not in str(log.events[0].content), "the customer is told that it failed, the operator why"
+    assert "401" not in str(log.events[0].content), "the customer sees only that it failed, the operator sees why"
     assert log.changes[0].model_call is not None
     assert log.changes[0].model_call.state is ModelCallState.FAILED
 
 
 async def test_an_empty_reply_fails_the_turn_and_is_paid_for():
     log = ListLog()
-    rest = await run(log, Script(ModelReply("", (), FinishReason.STOP, "gpt-4")), context(), start(customer("Hello", 0)))
+    outcome = await run(log, Script(ModelReply("", (), FinishReason.STOP, "gpt-4")), context(), start(customer("Hello", 0)))
 
-    assert isinstance(rest, Finish)
-    assert rest.error_class == "EmptyReply"
+    assert isinstance(outcome, Finish)
+    assert outcome.error_class == "EmptyReply"
     assert log.changes[0].model_call is not None
     assert log.changes[0].model_call.state is ModelCallState.SETTLED
 
@@ -193,15 +193,15 @@ async def test_a_model_that_calls_for_ever_is_stopped():
     world = Script(*forever, tools={f"c{n}": ToolOutcome(ToolStatus.SUCCEEDED, {}) for n in range(10)})
     log = ListLog()
 
-    rest = await run(log, world, context(LOOKUP, limits=Limits(model_calls=3)), start(customer("Loop", 0)))
+    outcome = await run(log, world, context(LOOKUP, limits=Limits(model_calls=3)), start(customer("Loop", 0)))
 
-    assert isinstance(rest, Finish)
-    assert (rest.status, rest.error_class, len(world.requests)) == ("failed", "BudgetSpent", 3)
+    assert isinstance(outcome, Finish)
+    assert (outcome.status, outcome.error_class, len(world.requests)) == ("failed", "BudgetSpent", 3)
 
 
 async def test_calls_over_the_limit_are_denied_and_still_answered():
-    asked = [ToolCall(f"c{n}", "orders_lookup", {}, "{}") for n in range(5)]
-    world = Script(calls(*asked), says("Enough."), tools={f"c{n}": ToolOutcome(ToolStatus.SUCCEEDED, {}) for n in range(5)})
+    tool_calls = [ToolCall(f"c{n}", "orders_lookup", {}, "{}") for n in range(5)]
+    world = Script(calls(*tool_calls), says("Enough."), tools={f"c{n}": ToolOutcome(ToolStatus.SUCCEEDED, {}) for n in range(5)})
     log = ListLog()
 
     await run(log, world, context(LOOKUP, limits=Limits(tool_calls=2)), start(customer("Many", 0)))
@@ -215,9 +215,9 @@ async def test_a_long_turn_is_parked_between_steps_for_no_time():
     call = ToolCall("c1", "orders_lookup", {}, "{}")
     world = Script(calls(call), tools={"c1": ToolOutcome(ToolStatus.SUCCEEDED, {})})
 
-    rest = await run(ListLog(), world, context(LOOKUP), start(customer("Hello", 0)), slice_s=-1.0)
+    outcome = await run(ListLog(), world, context(LOOKUP), start(customer("Hello", 0)), slice_s=-1.0)
 
-    assert rest == Park(0.0, refund=True)
+    assert outcome == Park(0.0, refund=True)
 
 
 async def test_a_lost_lease_stops_the_turn():

@@ -1,4 +1,4 @@
-"""Whatever the guard lets through loads again, re-dumps strictly and is text that UTF-8 and Postgres take."""
+"""Every value that safe_json accepts can be dumped strictly, loaded again, and stored by Postgres as UTF-8."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIMIT = 1_000_000
 
 
 def assert_storable(value: Any) -> None:
-    """The properties that jsonb and a later read ask for."""
+    """Assert the properties that jsonb and a later read need."""
     dumped = json.dumps(value, allow_nan=False, ensure_ascii=False)
     dumped.encode("utf-8")
     assert "\\u0000" not in json.dumps(value)
@@ -102,7 +102,7 @@ def test_clean_text_by_example(text: str, cleaned: str):
         (b"[1e-400, 1.5]", [0.0, 1.5], False),
     ],
 )
-def test_what_providers_send_is_repaired(raw: bytes, value: Any, sanitised: bool):
+def test_faulty_json_of_providers_is_repaired(raw: bytes, value: Any, sanitised: bool):
     parsed = parse_foreign(raw, max_bytes=LIMIT)
     assert parsed.value == value
     assert parsed.sanitised is sanitised
@@ -126,7 +126,7 @@ def test_what_providers_send_is_repaired(raw: bytes, value: Any, sanitised: bool
         b'"' + b"x" * LIMIT,
     ],
 )
-def test_what_cannot_be_repaired_is_refused(raw: bytes):
+def test_irreparable_json_is_refused(raw: bytes):
     with pytest.raises(Malformed):
         parse_foreign(raw, max_bytes=LIMIT)
     with pytest.raises(Rejected):
@@ -144,7 +144,7 @@ def test_what_cannot_be_repaired_is_refused(raw: bytes):
         (b"[NaN]", "The body is not acceptable JSON: NaN is not a number."),
     ],
 )
-def test_clients_are_told_what_and_where(raw: bytes, sentence: str):
+def test_errors_name_the_fault_and_its_place(raw: bytes, sentence: str):
     with pytest.raises(Rejected) as caught:
         parse_client(raw, max_bytes=LIMIT)
     assert str(caught.value) == sentence
@@ -180,14 +180,14 @@ def test_parsed_values_of_any_depth_are_judged_without_recursion():
         deep = [deep]
     with pytest.raises(Rejected, match="nested deeper than 64"):
         check_json_value(deep, "metadata")
-    while deep:  # taken apart by hand: freeing it would recurse
+    while deep:  # taken apart by hand, because freeing it would recurse
         deep = deep.pop()
     for value in (float("nan"), float("inf"), 2**53 + 1, {1: "a"}, ("tuple",), b"bytes", {"a": object()}):
         with pytest.raises(Rejected):
             check_json_value({"metadata": value} if not isinstance(value, dict) else value)
 
 
-def test_a_small_object_that_dumps_to_gigabytes_is_found_out():
+def test_a_small_object_that_dumps_to_gigabytes_is_refused():
     value: Any = ["x"]
     for _ in range(40):
         value = [value, value]

@@ -1,4 +1,4 @@
-"""Codes become sentences, and what is a sentence already stays."""
+"""Codes become sentences, and stored sentences stay unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fold: whatever the order of the log, the history is one that every provider accepts."""
+"""Folding a log into a turn's state: every order of the log gives a history that every provider accepts."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_message_read_twice_counts_once():
     assert state.then([customer("one", 0)]) == state
 
 
-def test_window_starting_inside_a_step_shows_no_result_without_its_call():
+def test_history_starting_inside_a_step_shows_no_result_without_its_call():
     result = Event(EventKind.TOOL_RESULT, Source.SYSTEM, {"tool_call_id": "c0", "status": "succeeded", "result": 1}, {}, OTHER_TURN, 7)
 
     assert shown(TurnState(TURN).then([result, customer("next", 8)])) == [("user", "next")]
@@ -67,9 +67,9 @@ def test_prompt_always_starts_with_a_user_message():
 
 @st.composite
 def logs(draw: st.DrawFn) -> list[Event]:
-    """A session's log as turns leave it: steps of one to three calls, messages arriving at any point, seen through any window."""
+    """A session's log as turns write it: steps of one to three calls, messages at any point, cut off at any history limit."""
     events: list[Event] = []
-    heard = -1
+    last_read = -1
 
     def add(kind: EventKind, source: Source, content: dict[str, object], metadata: dict[str, object], turn_id: UUID) -> None:
         events.append(Event(kind, source, content, metadata, turn_id, len(events)))
@@ -82,33 +82,33 @@ def logs(draw: st.DrawFn) -> list[Event]:
         turn_id = UUID(int=100 + number)
         add(EventKind.CUSTOMER_MESSAGE, Source.CUSTOMER, {"text": f"opens {number}"}, {}, turn_id)
         for step in range(draw(st.integers(0, 3))):
-            heard = max(event.offset for event in events if event.kind is EventKind.CUSTOMER_MESSAGE)
+            last_read = max(event.offset for event in events if event.kind is EventKind.CUSTOMER_MESSAGE)
             arrive(turn_id)
             ids = [f"{number}.{step}.{place}" for place in range(draw(st.integers(1, 3)))]
             for position, call_id in enumerate(ids):
                 content: dict[str, object] = {"tool_call_id": call_id, "tool_name": "t", "arguments": {}}
-                add(EventKind.TOOL_CALL, Source.AI_AGENT, content, {"step": step, "position": position, "read_through": heard}, turn_id)
+                add(EventKind.TOOL_CALL, Source.AI_AGENT, content, {"step": step, "position": position, "read_through": last_read}, turn_id)
             arrive(turn_id)
             if draw(st.booleans()) or step < 2:
                 for call_id in ids:
                     add(EventKind.TOOL_RESULT, Source.SYSTEM, {"tool_call_id": call_id, "status": "succeeded"}, {}, turn_id)
         if draw(st.booleans()):
-            add(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": f"reply {number}"}, {"read_through": heard}, turn_id)
+            add(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": f"reply {number}"}, {"read_through": last_read}, turn_id)
     return events[draw(st.integers(0, len(events))) :]
 
 
 @given(logs())
-def test_prompt_is_valid_for_any_log_and_window(log: list[Event]):
+def test_prompt_is_valid_for_any_log_and_history_limit(log: list[Event]):
     state = TurnState(TURN).then(log)
 
     assert not state.prompt() or provider_valid(model_request(state, context())) == []
-    said = [event.content["text"] for event in log if event.kind is EventKind.CUSTOMER_MESSAGE]
+    written = [event.content["text"] for event in log if event.kind is EventKind.CUSTOMER_MESSAGE]
     shown_to_model = [
         message.text
         for message in state.prompt()
         if message.role is Role.USER and message.text not in (CONVERSATION_BEGINS, CUSTOMER_WAITS)
     ]
-    assert sorted(shown_to_model) == sorted(said), "every message of the window is shown once"
+    assert sorted(shown_to_model) == sorted(written), "every message within the history limit is shown once"
 
 
 @given(logs(), st.integers(0, 30))
