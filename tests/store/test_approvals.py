@@ -1,4 +1,4 @@
-"""Approvals on a real Postgres: parked for, decided once, bound to what was shown, used once."""
+"""Approvals on a real Postgres: a turn parks for them; each is decided once, bound to the shown call, and used once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from engine.turn.runner import TurnRunner
 from store.conversations import approvals, intake, sweep, turns
 from store.database import Database
 from tests.support.db import rows
-from tests.support.engine_runs import LOOKUP, REFUND, asked, claimed, run_turn
+from tests.support.engine_runs import LOOKUP, REFUND, claimed, run_turn, tool_call
 from tests.support.factories import Tenant, tenant
 from tests.support.fakes import Script, calls, says
 
@@ -27,12 +27,12 @@ PAID = {f"c{number}": ToolOutcome(ToolStatus.SUCCEEDED, {"paid": number}) for nu
 PARKED = Park(0.0, refund=True, for_approval=True)
 
 
-async def parked(database: Database, *wanted: Any, approval_s: float = 600.0, **fields: Any) -> tuple[Tenant, UUID, list[UUID]]:
-    """A tenant whose turn waits for approvals of the calls `wanted`; the turn, and the approvals in the order asked."""
+async def parked(database: Database, *requested: Any, approval_s: float = 600.0, **fields: Any) -> tuple[Tenant, UUID, list[UUID]]:
+    """Make a turn that waits for approvals of `requested` calls; return its tenant, its id, and the approvals' ids in order."""
     made = await tenant(database, tools=(REFUND, LOOKUP), **fields)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "Refund order 1, please.")
     assert accepted.turn_id is not None
-    world = Script(calls(*(wanted or (asked(1),))), tools=PAID)
+    world = Script(calls(*(requested or (tool_call(1),))), tools=PAID)
     assert await run_turn(database, accepted.turn_id, world, approval_s=approval_s) == PARKED
     return made, accepted.turn_id, [row[0] for row in await rows(database, made, "SELECT id FROM approvals ORDER BY tool_call_id")]
 
@@ -64,7 +64,9 @@ async def test_unsafe_call_parks_turn_and_logs_approval_request(database: Databa
     event = (await log_of(database, made))[-1]
     assert (event["kind"], event["status"], event["approval_id"]) == ("status_update", "approval_requested", str(approval_id))
     assert (event["tool_call_id"], event["tool_name"]) == ("c1", "refund")
-    assert turn_id not in dict(await sweep.due(maintenance, stale_s=0)), "nobody is rung before it is decided or expires"
+    assert turn_id not in dict(await sweep.due(maintenance, stale_s=0)), (
+        "the turn is not dispatched before the approval is decided or expires"
+    )
     assert isinstance(await claimed(database, turn_id), turns.NotClaimed)
 
 
@@ -115,7 +117,7 @@ async def test_edited_arguments_are_run_and_shown_to_model(database: Database):
 @pytest.mark.parametrize("edited", [False, True])
 async def test_approval_survives_number_formatting_of_database(database: Database, edited: bool):
     odd: dict[str, Any] = {"order": 1, "cents": 2.0, "huge": 1e300, "large": 1e16, "zero": -0.0, "small": 1e-7, "nested": [{"a": 5e20}]}
-    made, turn_id, (approval_id,) = await parked(database, asked(1, **({} if edited else odd)))
+    made, turn_id, (approval_id,) = await parked(database, tool_call(1, **({} if edited else odd)))
 
     await decide(database, made, approval_id, edited_arguments=odd if edited else None)
     world = Script(says("Done."), tools=PAID)
@@ -125,7 +127,7 @@ async def test_approval_survives_number_formatting_of_database(database: Databas
 
 
 @pytest.mark.parametrize(
-    ("verdict", "given", "says_what"),
+    ("verdict", "given", "message"),
     [
         ("approved", {"edited_arguments": {"order": "one"}}, "order"),
         ("approved", {"edited_arguments": {}}, "order"),
@@ -136,10 +138,10 @@ async def test_approval_survives_number_formatting_of_database(database: Databas
         ("denied", {"reason": "half \ud83d"}, "surrogate"),
     ],
 )
-async def test_invalid_decision_is_refused_and_changes_nothing(database: Database, verdict: Any, given: Any, says_what: str):
+async def test_invalid_decision_is_refused_and_changes_nothing(database: Database, verdict: Any, given: Any, message: str):
     made, _, (approval_id,) = await parked(database)
 
-    with pytest.raises(Rejected, match=says_what):
+    with pytest.raises(Rejected, match=message):
         await decide(database, made, approval_id, verdict, **given)
 
     assert await rows(database, made, "SELECT status, decided_by FROM approvals") == [("pending", None)]
@@ -196,14 +198,14 @@ async def test_undecided_approval_expires_and_call_is_not_run(database: Database
 
 
 async def test_calls_are_decided_in_any_order_and_others_run_at_once(database: Database):
-    made, turn_id, (first, second, third) = await parked(database, asked(1), asked(2), asked(3), asked(4, "lookup"))
+    made, turn_id, (first, second, third) = await parked(database, tool_call(1), tool_call(2), tool_call(3), tool_call(4, "lookup"))
     assert [result["tool_call_id"] for result in await results(database, made)] == ["c4"]
     world = Script(says("All seen to."), tools=PAID)
 
     assert (await decide(database, made, third)).to_dispatch == turn_id
     assert await run_turn(database, turn_id, world) == PARKED
     assert (await decide(database, made, first, "denied")).to_dispatch == turn_id
-    assert (await decide(database, made, second, edited_arguments={"order": 22})).to_dispatch is None, "it is on its way already"
+    assert (await decide(database, made, second, edited_arguments={"order": 22})).to_dispatch is None, "the turn is dispatched already"
     assert await run_turn(database, turn_id, world) == Finish("done")
 
     assert [(call.tool_call_id, call.arguments) for call in world.made] == [("c3", {"order": 3}), ("c2", {"order": 22})]
@@ -217,11 +219,11 @@ async def test_calls_are_decided_in_any_order_and_others_run_at_once(database: D
 
 
 async def test_decision_during_run_prevents_parking(database: Database):
-    made, turn_id, (first, second) = await parked(database, asked(1), asked(2))
+    made, turn_id, (first, second) = await parked(database, tool_call(1), tool_call(2))
     await decide(database, made, first)
     claim = await claimed(database, turn_id)
 
-    assert (await decide(database, made, second)).to_dispatch is None, "a worker has the turn"
+    assert (await decide(database, made, second)).to_dispatch is None, "a worker runs the turn"
     world = Script(tools=PAID)
     outcome = await TurnRunner(claim, world, claim.context, claim.resume_point).run()
 
@@ -294,7 +296,7 @@ async def test_call_that_differs_from_shown_approval_is_not_run(database: Databa
 
 @pytest.mark.parametrize("state", ["requested", "running"])
 async def test_call_forged_to_need_no_approval_is_not_run(database: Database, database_url: str, state: str):
-    made, turn_id, _ = await parked(database, asked(1), asked(2))
+    made, turn_id, _ = await parked(database, tool_call(1), tool_call(2))
 
     superuser(database_url, f"UPDATE tool_calls SET state = '{state}' WHERE session_id = %s", made.session_id)
     superuser(database_url, "UPDATE turns SET status = 'queued', not_before = NULL WHERE session_id = %s", made.session_id)
@@ -331,7 +333,7 @@ async def test_lost_approved_call_is_unknown_and_not_repeated(database: Database
 
 
 async def test_list_shows_only_own_workspace(database: Database):
-    made, _, ids = await parked(database, *(asked(number) for number in range(1, 6)))
+    made, _, ids = await parked(database, *(tool_call(number) for number in range(1, 6)))
     other, *_ = await parked(database)
     await decide(database, made, ids[0], "denied")
 

@@ -1,4 +1,4 @@
-"""Each violation, planted in a real database, is found with its ids; and a sound database has none, at work or at rest."""
+"""Each violation in a real database is found with its ids; a sound database, with open work or without, has none."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.support.factories import tenant
 from tests.support.invariants import violations
 
 
-class Planter:
-    """A database of the test's own, changed as its superuser."""
+class CorruptDatabase:
+    """The test's own database, changed as its superuser."""
 
     def __init__(self, database_url: str) -> None:
         self.database_url = database_url
@@ -25,11 +25,11 @@ class Planter:
 
     def change(self, statements: str) -> None:
         with psycopg.connect(self.database_url) as db:
-            db.execute("SET session_replication_role = replica")  # what constraints would forbid, a fault may have done
+            db.execute("SET session_replication_role = replica")  # disables constraints, because a fault may violate them
             for statement in filter(str.strip, statements.split(";")):
                 db.execute(statement, self.ids)
 
-    def named(self, finding: audit.Finding) -> list[str | None]:
+    def names(self, finding: audit.Finding) -> list[str | None]:
         names = {str(value): key for key, value in self.ids.items() if key.startswith("t")}
         dead = self.ids["dead"]
         return sorted(
@@ -39,9 +39,9 @@ class Planter:
 
 
 @pytest.fixture
-async def planter(database_url: str) -> Planter:
-    """Two sound sessions, alone in the database."""
-    found = Planter(database_url)
+async def corrupt(database_url: str) -> CorruptDatabase:
+    """A database with two sound sessions only."""
+    found = CorruptDatabase(database_url)
     tables = "audits, model_calls, tool_calls, events, turns, sessions, agent_tools, tool_integrations, tools, agents, workspaces"
     with psycopg.connect(database_url) as db:
         db.execute(f"TRUNCATE {tables} CASCADE")
@@ -57,42 +57,42 @@ async def planter(database_url: str) -> Planter:
 
 
 @pytest.mark.parametrize("name", VIOLATIONS)
-async def test_a_violation_is_found(planter: Planter, maintenance: Database, name: str):
+async def test_a_violation_is_found(corrupt: CorruptDatabase, maintenance: Database, name: str):
     statements, expected = VIOLATIONS[name]
-    planter.change(statements)
+    corrupt.change(statements)
 
     report = await audit.run(maintenance)
 
-    assert {name: planter.named(finding) for name, finding in report.findings.items()} == expected
+    assert {name: corrupt.names(finding) for name, finding in report.findings.items()} == expected
     assert report.violations == sum(len(ids) for ids in expected.values())
     (kept,) = await audit.latest(maintenance)
     assert {name: found["count"] for name, found in kept["violations"].items()} == {name: len(ids) for name, ids in expected.items()}
 
 
 def test_every_question_has_a_violation_case():
-    """But for the one that takes a broken index, below."""
+    """Except the one that needs a broken index, below."""
     found = {question for _, expected in VIOLATIONS.values() for question in expected}
     assert {question.name for question in QUESTIONS} - found == {"idempotency keys used twice"}
 
 
 @pytest.mark.parametrize("name", ["nothing", *LEGITIMATE])
-async def test_a_sound_database_has_no_violation(planter: Planter, maintenance: Database, name: str):
-    planter.change(LEGITIMATE.get(name, ""))
+async def test_a_sound_database_has_no_violation(corrupt: CorruptDatabase, maintenance: Database, name: str):
+    corrupt.change(LEGITIMATE.get(name, ""))
 
     report = await audit.run(maintenance)
 
     assert report.findings == {}
     assert report.complete
     assert report.checked["sessions"] == 2
-    assert bool(violations(planter.database_url)) == (name not in ("nothing", *SETTLED))
+    assert bool(violations(corrupt.database_url)) == (name not in ("nothing", *SETTLED))
 
 
-async def test_two_calls_under_one_key(planter: Planter, maintenance: Database):
-    """Which takes a broken index."""
+async def test_two_calls_under_one_key(corrupt: CorruptDatabase, maintenance: Database):
+    """This violation needs a broken index."""
     index = "uq_tool_calls_workspace_id_idempotency_key"
-    planter.change(f"DROP INDEX {index}; CREATE TEMP TABLE c AS SELECT * FROM tool_calls; UPDATE c SET tool_call_id = 'c2';"
+    corrupt.change(f"DROP INDEX {index}; CREATE TEMP TABLE c AS SELECT * FROM tool_calls; UPDATE c SET tool_call_id = 'c2';"
                    " INSERT INTO tool_calls SELECT * FROM c; DROP TABLE c")  # fmt: skip
     report = await audit.run(maintenance)
-    planter.change(f"DELETE FROM tool_calls; CREATE UNIQUE INDEX {index} ON tool_calls (workspace_id, idempotency_key)")
+    corrupt.change(f"DELETE FROM tool_calls; CREATE UNIQUE INDEX {index} ON tool_calls (workspace_id, idempotency_key)")
 
-    assert planter.named(report.findings["idempotency keys used twice"]) == ["c1", "c2"]
+    assert corrupt.names(report.findings["idempotency keys used twice"]) == ["c1", "c2"]

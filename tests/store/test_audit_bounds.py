@@ -1,4 +1,4 @@
-"""An audit ends in time, says how far it came, and the next one goes on from there."""
+"""An audit ends in time and records how far it got; the next one continues from there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def database_url(fresh_database_url: str) -> str:
 
 @pytest.fixture
 async def made(database_url: str) -> Tenant:
-    """A tenant with eleven sessions that are a day old; the first of them has a counter that is off."""
+    """A tenant with eleven sessions that are a day old; the first of them has a wrong counter."""
     database = Database(database_url, pool_size=2)
     await database.open()
     found = await tenant(database, sessions=11)
@@ -49,18 +49,18 @@ async def test_run_stops_at_time_limit_and_next_continues(
     assert (first.complete, first.checked["sessions"], first.findings) == (False, 4, {})
     assert first.left == audit.Walk(audit.BEGINNING, sorted(made.session_ids)[-4])
 
-    # Meanwhile one that was looked at is active again, and one that was not.
+    # Meanwhile a session that was checked becomes active again, and one that was not.
     fetch(
         database_url,
         "UPDATE sessions SET last_activity_at = now(), message_count = 9 WHERE id = ANY (%s)",
         [made.session_ids[-1], made.session_ids[3]],
     )
-    told: list[tuple[int, int]] = []
-    second = await audit.run(maintenance, on_progress=lambda *progress: told.append(progress))
+    reported: list[tuple[int, int]] = []
+    second = await audit.run(maintenance, on_progress=lambda *progress: reported.append(progress))
 
     assert second.complete
-    assert second.checked["sessions"] == 2 + 7, "those active since, then those left over"
-    assert told[-1] == (9, 9)
+    assert second.checked["sessions"] == 2 + 7, "first the sessions active since, then the unchecked ones"
+    assert reported[-1] == (9, 9)
     expected = {made.session_ids[0], made.session_ids[3], made.session_ids[-1]}
     assert {session for session, _ in second.findings[WRONG].ids} == expected
 
@@ -100,7 +100,7 @@ async def test_old_sessions_with_open_work_are_checked(database_url: str, mainte
 
 
 async def test_slow_session_is_skipped_and_listed(database_url: str, maintenance: Database, made: Tenant, monkeypatch: pytest.MonkeyPatch):
-    """It is asked about in halves, so that the sessions beside it are looked at all the same."""
+    """Its batch is checked in halves, so that the other sessions of the batch are checked all the same."""
     slow = made.session_ids[6]
     fetch(
         database_url,
@@ -132,7 +132,7 @@ async def test_failed_audit_stores_error_in_its_row(database_url: str, maintenan
     assert row["error"] == "ProgrammingError: the database could not be asked everything"
     assert row["finished_at"] is not None
     fetch(database_url, "GRANT SELECT (cost_usd) ON model_calls TO turnline_maintenance")
-    assert (await audit.run(maintenance)).since == audit.BEGINNING, "an audit that failed counts for nothing"
+    assert (await audit.run(maintenance)).since == audit.BEGINNING, "the next audit ignores a failed one"
 
 
 async def test_two_concurrent_audits_succeed(maintenance: Database, made: Tenant):

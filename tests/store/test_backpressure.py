@@ -1,4 +1,4 @@
-"""Counting open turns and the time that turns wait for a worker; whether a message opens a turn."""
+"""Counts of open turns, the time that turns wait for a worker, and the prediction that a message opens a turn."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIMITS = Limits(workspace=5, total=4, behind_s=60)
 def change(database_url: str, statement: str, *parameters: object) -> None:
     """Change rows as the server's superuser, without the functions through which the product changes them."""
     with psycopg.connect(database_url, autocommit=True) as db:
-        db.execute("SET session_replication_role = replica")  # no trigger notes the time of this
+        db.execute("SET session_replication_role = replica")  # so that no trigger sets the time of this
         assert db.execute(statement, parameters).rowcount > 0
 
 
@@ -78,7 +78,17 @@ async def test_unclaimed_turn_counts_as_behind(database: Database, database_url:
         " (SELECT session_id FROM turns WHERE id = %s)",
         "UPDATE turns SET admitted_at = now() - interval '11 minutes' WHERE id = %s",
     ],
-    ids=["running", "for-a-person", "for-its-workspace", "parked", "paused", "manual", "quarantined", "leased", "stuck-for-long"],
+    ids=[
+        "running",
+        "for-approval",
+        "at-in-flight-limit",
+        "parked",
+        "paused",
+        "manual",
+        "quarantined",
+        "leased",
+        "admitted-long-ago",
+    ],
 )
 async def test_turn_that_cannot_run_does_not_count_as_behind(database: Database, database_url: str, nothing_open: None, statement: str):
     _, turn_id = await due_since(database, database_url, 75)
@@ -173,7 +183,7 @@ STATES = {
 @pytest.mark.parametrize("interruptible", [True, False], ids=["interruptible", "not-interruptible"])
 @pytest.mark.parametrize("state", STATES)
 async def test_predicate_agrees_with_accept_message(database: Database, database_url: str, state: str, interruptible: bool):
-    """For every strategy and open turns: the message is counted as opening a turn just if accepting it leaves one more open."""
+    """For every strategy and state: the message is predicted to open a turn exactly if accepting it does."""
     wrong = []
     for before in OPEN_BEFORE.values():
         for strategy in (None, *Strategy):

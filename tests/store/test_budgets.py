@@ -34,8 +34,8 @@ COST = Decimal("0.0061000003")
 
 
 @dataclass
-class Market:
-    """A world whose calls can use `MOST` and use `USED` at `COST`. `meanwhile` runs during each, and its error is the call's."""
+class PricedPerformer:
+    """A performer whose calls may use up to `MOST`, and do use `USED` at `COST`. `meanwhile` runs during each; its error is the call's."""
 
     meanwhile: Callable[[int], Awaitable[None]] | None = None
     bound_is: Bound = MOST
@@ -48,13 +48,13 @@ class Market:
         return ModelReply("Yes.", (), FinishReason.STOP, "gpt-4o", USED), Cost(COST, "test")
 
     async def call_tool(self, context: TurnContext, call: ToolCall, idempotency_key: str, *, begun: bool) -> ToolOutcome:
-        raise AssertionError("no tools here")
+        raise AssertionError("this test uses no tools")
 
     def bound(self, request: ModelRequest) -> Bound:
         return self.bound_is
 
     def estimate(self, request: ModelRequest, streamed: str) -> tuple[Usage, Cost]:
-        raise AssertionError("nothing is cut off here")
+        raise AssertionError("this test cuts no call off")
 
 
 async def budget(database: Database, made: Tenant, cap: Amount, **fields: Any) -> UUID:
@@ -65,7 +65,7 @@ async def budget(database: Database, made: Tenant, cap: Amount, **fields: Any) -
 
 
 async def shown(database: Database, made: Tenant, budget_id: UUID) -> tuple[Amount, Amount]:
-    """Return what is spent and reserved of a budget."""
+    """Return the spent and the reserved amount of a budget."""
     async with database.transaction(made.workspace_id) as db:
         row = await budgets.get(db, budget_id)
     return row["spent"], row["reserved"]
@@ -83,35 +83,36 @@ def superuser(url: str, statement: str) -> None:
 
 
 @pytest.fixture
-async def watched(database_url: str) -> AsyncIterator[None]:
-    """Every commit is refused that would have a budget exceeded, or hold other than its holds."""
+async def budgets_checked(database_url: str) -> AsyncIterator[None]:
+    """Make Postgres refuse commits that exceed a budget, or whose reserved amount differs from the sum of its reservations."""
     superuser(
         database_url,
         """
-        ALTER TABLE budgets ADD CONSTRAINT never_over CHECK (spent + reserved <= cap AND reserved >= 0);
-        CREATE FUNCTION held_as_said() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+        ALTER TABLE budgets ADD CONSTRAINT never_exceeded CHECK (spent + reserved <= cap AND reserved >= 0);
+        CREATE FUNCTION reserved_equals_holds() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
         DECLARE b budgets;
         BEGIN
             SELECT * INTO b FROM budgets WHERE id = NEW.id;
             IF b.reserved <> (SELECT coalesce(sum(amount), 0) FROM budget_holds h WHERE h.budget_id = b.id
                               AND (b.period = 'total' OR h.day = b.day)) THEN
-                RAISE EXCEPTION 'budget % holds %', b.id, b.reserved;
+                RAISE EXCEPTION 'budget % has % reserved', b.id, b.reserved;
             END IF;
             RETURN NULL;
         END $$;
-        CREATE CONSTRAINT TRIGGER held_as_said AFTER UPDATE ON budgets DEFERRABLE INITIALLY DEFERRED
-            FOR EACH ROW EXECUTE FUNCTION held_as_said()""",
+        CREATE CONSTRAINT TRIGGER reserved_equals_holds AFTER UPDATE ON budgets DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION reserved_equals_holds()""",
     )
     yield
     superuser(
         database_url,
-        "DROP TRIGGER held_as_said ON budgets; DROP FUNCTION held_as_said; ALTER TABLE budgets DROP CONSTRAINT never_over",
+        "DROP TRIGGER reserved_equals_holds ON budgets; DROP FUNCTION reserved_equals_holds;"
+        " ALTER TABLE budgets DROP CONSTRAINT never_exceeded",
     )
 
 
-@pytest.mark.usefixtures("watched")
+@pytest.mark.usefixtures("budgets_checked")
 async def test_concurrent_calls_never_exceed_budget(database: Database):
-    """All reservations count at the same time, including those that a running call may give back later."""
+    """Reservations count in full until their calls are settled."""
     turns_at_once, room = 1000, 300
     made = await tenant(database, sessions=turns_at_once)
     budget_id = await budget(database, made, MOST_USD * room)
@@ -121,12 +122,12 @@ async def test_concurrent_calls_never_exceed_budget(database: Database):
     async def wait(number: int) -> None:
         await go.wait()
 
-    world = Market(wait)
+    world = PricedPerformer(wait)
 
     async def one(turn_id: UUID) -> str:
-        rest = await run_turn(database, turn_id, world)
-        assert isinstance(rest, Finish)
-        return rest.status
+        outcome = await run_turn(database, turn_id, world)
+        assert isinstance(outcome, Finish)
+        return outcome.status
 
     running = [asyncio.create_task(one(turn_id)) for turn_id in turn_ids]
     while sum(task.done() for task in running) + world.called < turns_at_once:
@@ -141,7 +142,7 @@ async def test_concurrent_calls_never_exceed_budget(database: Database):
     assert await rows(database, made, ledger) == [(COST * room, 0)]
 
 
-@pytest.mark.usefixtures("watched")
+@pytest.mark.usefixtures("budgets_checked")
 async def test_all_budget_kinds_hold_under_lost_replies_and_concurrency(database: Database):
     sessions, dice = 120, random.Random(8)
     made = await tenant(database, sessions=sessions)
@@ -161,7 +162,7 @@ async def test_all_budget_kinds_hold_under_lost_replies_and_concurrency(database
         if dice.random() < 0.2:
             raise ReplyLost("the connection broke")
 
-    await asyncio.gather(*(run_turn(database, turn_id, Market(now_and_then_lost)) for turn_id in turn_ids))
+    await asyncio.gather(*(run_turn(database, turn_id, PricedPerformer(now_and_then_lost)) for turn_id in turn_ids))
 
     ((settled, unknown, failed),) = await rows(
         database,
@@ -170,7 +171,7 @@ async def test_all_budget_kinds_hold_under_lost_replies_and_concurrency(database
         " count(*) FILTER (WHERE state = 'failed') FROM model_calls",
     )
     assert settled >= 20
-    assert unknown >= 5, "nothing was lost, so nothing is proved"
+    assert unknown >= 5, "no reply was lost, so the test proves nothing"
     assert failed >= 10, "no call was refused, so the test proves nothing"
     tokens = USED.input_tokens + USED.output_tokens
     for name in ("workspace, dollars", "workspace, dollars a day"):
@@ -183,21 +184,21 @@ async def test_all_budget_kinds_hold_under_lost_replies_and_concurrency(database
 
 
 async def test_unused_reservation_is_returned(database: Database):
-    """Room for one call at its most: the second fits because the first is settled before the second is held."""
+    """The cap allows one call at its most: the second fits because the first is settled before the second is reserved."""
     made = await tenant(database)
     budget_id = await budget(database, made, MOST_USD + COST)
 
     for text in ("first", "second"):
         turn_id = await opened(database, made)
-        assert await run_turn(database, turn_id, Market()) == Finish("done"), text
+        assert await run_turn(database, turn_id, PricedPerformer()) == Finish("done"), text
     assert await shown(database, made, budget_id) == (2 * COST, 0)
 
     turn_id = await opened(database, made)
     claim = await claimed(database, turn_id)
-    rest = await TurnRunner(claim, Market(), claim.context, claim.resume_point).run()
-    assert isinstance(rest, Finish)
-    assert (rest.status, rest.error_class) == ("failed", "BudgetSpent")
-    assert rest.error_detail == (
+    outcome = await TurnRunner(claim, PricedPerformer(), claim.context, claim.resume_point).run()
+    assert isinstance(outcome, Finish)
+    assert (outcome.status, outcome.error_class) == ("failed", "BudgetSpent")
+    assert outcome.error_detail == (
         "The workspace's total budget of $0.0161000004 is spent: $0.0122000006 spent, $0 reserved, $0.0100000001 more wanted."
     )
 
@@ -207,15 +208,15 @@ async def test_commit_settles_call_before_reserving_next(database: Database):
     budget_id = await budget(database, made, MOST_USD + COST)
     claim = await claimed(database, await opened(database, made))
 
-    await claim.write(TurnCommit(reserve=held(0)))
-    written = await claim.write(TurnCommit(model_call=settled_at(0), reserve=held(1)))
+    await claim.write(TurnCommit(reserve=reservation(0)))
+    written = await claim.write(TurnCommit(model_call=settled_at(0), reserve=reservation(1)))
 
     assert written.budget_refusal is None
     assert await shown(database, made, budget_id) == (COST, MOST_USD)
 
 
-def held(step: int, *, again: bool | None = None, bound: Bound = MOST) -> Reserve:
-    """The intent of a call; the first one's row is there since the claim."""
+def reservation(step: int, *, again: bool | None = None, bound: Bound = MOST) -> Reserve:
+    """Return the reservation of a call; the claim has already inserted the first one's row."""
     return Reserve(Reserved(step, 0), "openai", "gpt-4o", 0, bound, again=step == 0 if again is None else again)
 
 
@@ -224,11 +225,11 @@ def settled_at(step: int) -> SettledCall:
     return SettledCall(Reserved(step, 0), ModelCallState.SETTLED, reply, Cost(COST, "test"))
 
 
-async def twice(claim: Any, change: TurnCommit) -> Any:
-    """Write `change`, lose the reply, and send the same write again; the second answer."""
-    await claim.write(change)
+async def write_twice(claim: Any, commit: TurnCommit) -> Any:
+    """Write `commit`, lose the reply, and send the same write again; return the second result."""
+    await claim.write(commit)
     claim._writes -= 1
-    return await claim.write(change)
+    return await claim.write(commit)
 
 
 async def test_repeated_write_reserves_and_spends_once(database: Database):
@@ -236,11 +237,11 @@ async def test_repeated_write_reserves_and_spends_once(database: Database):
     budget_id = await budget(database, made, MOST_USD * 3)
     claim = await claimed(database, await opened(database, made))
 
-    assert (await twice(claim, TurnCommit(reserve=held(0)))).budget_refusal is None
+    assert (await write_twice(claim, TurnCommit(reserve=reservation(0)))).budget_refusal is None
     assert await shown(database, made, budget_id) == (0, MOST_USD)
-    assert (await twice(claim, TurnCommit(model_call=settled_at(0), reserve=held(1)))).budget_refusal is None
+    assert (await write_twice(claim, TurnCommit(model_call=settled_at(0), reserve=reservation(1)))).budget_refusal is None
     assert await shown(database, made, budget_id) == (COST, MOST_USD)
-    await twice(claim, TurnCommit(model_call=settled_at(1), outcome=Finish("done")))
+    await write_twice(claim, TurnCommit(model_call=settled_at(1), outcome=Finish("done")))
     assert await shown(database, made, budget_id) == (2 * COST, 0)
 
 
@@ -249,7 +250,7 @@ async def test_repeated_write_returns_refusal_again(database: Database):
     budget_id = await budget(database, made, COST)
     claim = await claimed(database, await opened(database, made))
 
-    assert (await twice(claim, TurnCommit(reserve=held(0)))).budget_refusal
+    assert (await write_twice(claim, TurnCommit(reserve=reservation(0)))).budget_refusal
     await claim.write(TurnCommit(model_call=SettledCall(Reserved(0, 0), ModelCallState.FAILED, error_class="NotSent"), outcome=Park(0.0)))
     assert await shown(database, made, budget_id) == (0, 0)
 
@@ -260,14 +261,14 @@ async def test_repeated_write_after_cancel_request_returns_first_result(database
     turn_id = await opened(database, made)
     claim = await claimed(database, turn_id)
 
-    await claim.write(TurnCommit(reserve=held(0)))
-    await claim.write(TurnCommit(model_call=settled_at(0), reserve=held(1)))
+    await claim.write(TurnCommit(reserve=reservation(0)))
+    await claim.write(TurnCommit(model_call=settled_at(0), reserve=reservation(1)))
     await database.call("SELECT * FROM cancel_turns($1, NULL, $2, 'Dana')", made.workspace_id, turn_id)
     claim._writes -= 1
-    written = await claim.write(TurnCommit(model_call=settled_at(0), reserve=held(1)))
+    written = await claim.write(TurnCommit(model_call=settled_at(0), reserve=reservation(1)))
 
     assert (written.cancel_reason, written.budget_refusal) == (None, None), (
-        "the call stands in the ledger; the stop is heard of as any other"
+        "the call is in the ledger; the worker learns of the cancellation in the usual way"
     )
     assert claim.outstanding == Reserved(1, 0)
     assert await shown(database, made, budget_id) == (COST, MOST_USD)
@@ -278,10 +279,10 @@ async def test_call_of_unknown_outcome_keeps_its_reservation(database: Database)
     budget_id = await budget(database, made, MOST_USD * 2)
     turn_id = await opened(database, made)
     claim = await claimed(database, turn_id)
-    await claim.write(TurnCommit(reserve=held(0)))
+    await claim.write(TurnCommit(reserve=reservation(0)))
     await rows(database, made, "UPDATE sessions SET lease_until = now() - interval '1 second' RETURNING 1")
 
-    assert await run_turn(database, turn_id, Market()) == Finish("done")
+    assert await run_turn(database, turn_id, PricedPerformer()) == Finish("done")
 
     assert await rows(database, made, "SELECT state FROM model_calls ORDER BY attempt") == [("unknown",), ("settled",)]
     assert await shown(database, made, budget_id) == (COST, MOST_USD)
@@ -292,16 +293,16 @@ async def test_daily_budget_resets_at_midnight(database: Database, database_url:
     by_day = await budget(database, made, MOST_USD, period="day")
     in_all = await budget(database, made, MOST_USD * 2)
     claim = await claimed(database, await opened(database, made))
-    await claim.write(TurnCommit(reserve=held(0)))
+    await claim.write(TurnCommit(reserve=reservation(0)))
     superuser(database_url, f"UPDATE budgets SET day = day - 1 WHERE workspace_id = '{made.workspace_id}'")
     superuser(database_url, f"UPDATE budget_holds SET day = day - 1 WHERE workspace_id = '{made.workspace_id}'")
 
     assert await shown(database, made, by_day) == (0, 0), "shown as of today, though nothing was reserved today"
-    assert await run_turn(database, await opened(database, made, made.session_ids[1]), Market()) == Finish("done")
+    assert await run_turn(database, await opened(database, made, made.session_ids[1]), PricedPerformer()) == Finish("done")
     assert await shown(database, made, by_day) == (COST, 0)
     await claim.write(TurnCommit(model_call=settled_at(0), outcome=Finish("done")))
 
-    assert await shown(database, made, by_day) == (COST, 0), "yesterday's call counts to yesterday"
+    assert await shown(database, made, by_day) == (COST, 0), "yesterday's call counts against yesterday's budget"
     assert await shown(database, made, in_all) == (2 * COST, 0)
     assert await rows(database, made, "SELECT count(*) FROM budget_holds") == [(0,)]
 
@@ -309,15 +310,15 @@ async def test_daily_budget_resets_at_midnight(database: Database, database_url:
 async def test_model_without_price_fails_only_under_dollar_budget(database: Database):
     made = await tenant(database)
     budget_id = await budget(database, made, 10_000, unit="tokens")
-    unpriced = Market(bound_is=Bound(MOST.tokens, None))
+    unpriced = PricedPerformer(bound_is=Bound(MOST.tokens, None))
 
     assert await run_turn(database, await opened(database, made), unpriced) == Finish("done")
     assert await shown(database, made, budget_id) == (610, 0)
     await budget(database, made, 1000, scope="agent", scope_id=made.agent_id)
-    rest = await run_turn(database, await opened(database, made), unpriced)
+    outcome = await run_turn(database, await opened(database, made), unpriced)
 
-    assert isinstance(rest, Finish)
-    assert (rest.error_class, rest.error_detail) == (
+    assert isinstance(outcome, Finish)
+    assert (outcome.error_class, outcome.error_detail) == (
         "BudgetSpent",
         "The agent has a budget in dollars, and no price is known for this model.",
     )
@@ -336,7 +337,7 @@ async def test_deleting_budget_deletes_reservations_of_running_calls(database: D
             async with database.transaction(made.workspace_id) as db:
                 await budgets.remove(db, gone)
 
-    world = Market(remove)
+    world = PricedPerformer(remove)
     rests = await asyncio.gather(*(run_turn(database, turn_id, world) for turn_id in turn_ids))
 
     assert set(rests) == {Finish("done")}
@@ -347,11 +348,11 @@ async def test_deleting_budget_deletes_reservations_of_running_calls(database: D
 async def test_raised_cap_allows_next_call(database: Database):
     made = await tenant(database)
     budget_id = await budget(database, made, 0)
-    assert await run_turn(database, await opened(database, made), Market()) != Finish("done")
+    assert await run_turn(database, await opened(database, made), PricedPerformer()) != Finish("done")
     async with database.transaction(made.workspace_id) as db:
         await budgets.change(db, budget_id, Decimal(1))
 
-    assert await run_turn(database, await opened(database, made), Market()) == Finish("done")
+    assert await run_turn(database, await opened(database, made), PricedPerformer()) == Finish("done")
     assert await rows(database, made, "SELECT status, error_class FROM turns ORDER BY opened_at_offset") == [
         ("failed", "BudgetSpent"),
         ("done", None),
@@ -362,7 +363,7 @@ async def test_call_without_usage_spends_whole_reservation(database: Database):
     made = await tenant(database)
     dollars, tokens = await budget(database, made, 1), await budget(database, made, 9000, unit="tokens")
     claim = await claimed(database, await opened(database, made))
-    await claim.write(TurnCommit(reserve=held(0)))
+    await claim.write(TurnCommit(reserve=reservation(0)))
     untold = ModelReply("Yes.", (), FinishReason.STOP, "gpt-4o", None)
 
     await claim.write(TurnCommit(model_call=SettledCall(Reserved(0, 0), ModelCallState.SETTLED, untold), outcome=Finish("done")))

@@ -1,4 +1,4 @@
-"""Sessions that are given up and taken up again; approvals that expire though no turn looks at them."""
+"""Sessions that are abandoned and reopened; approvals that expire although no turn runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from store.conversations import redrive as store_redrive
 from store.database import Database
 from store.operations import audit
 from tests.support.db import rows
-from tests.support.engine_runs import REFUND, asked, claimed, run_turn
+from tests.support.engine_runs import REFUND, claimed, run_turn, tool_call
 from tests.support.factories import Tenant, tenant
 from tests.support.fakes import Script, calls
 from tests.support.past_sessions import filled
@@ -72,7 +72,7 @@ async def test_session_with_open_work_is_not_abandoned(maintenance: Database, qu
         db.execute(why, ids)
 
     await run(maintenance)
-    assert await expiry.abandon(maintenance, [quiet.session_id], HOUR) == 0, "nor where it became so after somebody looked"
+    assert await expiry.abandon(maintenance, [quiet.session_id], HOUR) == 0, "nor if it got open work after the query"
 
     with psycopg.connect(database_url) as db:
         assert db.execute("SELECT status <> 'abandoned' FROM sessions WHERE id = %(s)s", ids).fetchone() == (True,)
@@ -126,21 +126,21 @@ async def test_completed_session_is_not_abandoned(database: Database, maintenanc
 
 
 @pytest.fixture
-async def waiting(database: Database) -> AsyncIterator[tuple[Tenant, UUID]]:
-    """A session whose turn waits for an approval that nobody gave in time."""
+async def awaiting_approval(database: Database) -> AsyncIterator[tuple[Tenant, UUID]]:
+    """A session whose turn waits for an approval that is overdue."""
     made = await tenant(database, tools=(REFUND,))
     turn_id = (await intake.accept(database, made.workspace_id, made.session_id, "Pay me back.")).turn_id
     assert turn_id is not None
-    await run_turn(database, turn_id, Script(calls(asked(1))), approval_s=0.01)
+    await run_turn(database, turn_id, Script(calls(tool_call(1))), approval_s=0.01)
     yield made, turn_id
     await session_control.cancel_session(database, made.workspace_id, made.session_id, by="ops")
 
 
 @pytest.mark.parametrize("state", ["auto", "paused", "quarantined", "leased"])
 async def test_overdue_approval_expires(
-    database: Database, maintenance: Database, database_url: str, waiting: tuple[Tenant, UUID], state: str
+    database: Database, maintenance: Database, database_url: str, awaiting_approval: tuple[Tenant, UUID], state: str
 ):
-    made, turn_id = waiting
+    made, turn_id = awaiting_approval
     if state == "paused":
         await session_control.set_mode(database, made.workspace_id, made.session_id, "paused", by="ops")
     with psycopg.connect(database_url) as db:
@@ -152,16 +152,16 @@ async def test_overdue_approval_expires(
     expired = sum([await expiry.expire(maintenance, page) async for page in expiry.with_late_approvals(maintenance, grace_s=0)])
 
     ((found, decided),) = await rows(database, made, "SELECT status, decided_at IS NOT NULL FROM approvals")
-    told: list[Any] = list(await rows(database, made, "SELECT content FROM events WHERE content->>'status' = 'approval_decided'"))
+    logged: list[Any] = list(await rows(database, made, "SELECT content FROM events WHERE content->>'status' = 'approval_decided'"))
     if state == "leased":
-        assert (expired, found, told) == (0, "pending", [])
+        assert (expired, found, logged) == (0, "pending", [])
         return
-    assert (expired, found, decided, len(told)) == (1, "expired", True, 1)
+    assert (expired, found, decided, len(logged)) == (1, "expired", True, 1)
     ((later,),) = await rows(database, made, "SELECT last_activity_at > (SELECT max(requested_at) FROM approvals) FROM sessions")
-    assert not later or state == "paused", "time alone is no activity"
-    assert (told[0][0]["decision"], told[0][0]["tool_name"]) == ("expired", "refund")
+    assert not later or state == "paused", "the passage of time is not activity"
+    assert (logged[0][0]["decision"], logged[0][0]["tool_name"]) == ("expired", "refund")
     assert (await audit.run(maintenance)).findings == {}
-    if state == "auto":  # and the turn, when it is carried on, takes it for what it is
+    if state == "auto":  # and the resumed turn sees that it has expired
         claim = await claimed(database, turn_id)
         assert isinstance(claim, turns.Claim)
         (pending,) = claim.resume_point.pending.values()

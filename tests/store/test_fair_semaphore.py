@@ -1,4 +1,4 @@
-"""The order of waiting: one tenant's many requests do not delay another's, and no waiter is forgotten."""
+"""The fair semaphore: one tenant's many requests do not delay another's, and every waiter gets its slot."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from store.fair_semaphore import FairSemaphore
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -24,30 +24,30 @@ class Clock:
         return self.now
 
 
-class Bench:
-    """Somebodies who take places of `shares` and keep them until told to leave."""
+class Holders:
+    """Tasks that take a slot of `semaphore` and keep it until they are released."""
 
-    def __init__(self, shares: FairSemaphore) -> None:
-        self.shares = shares
-        self.began: list[str] = []
-        self._leave: dict[str, asyncio.Event] = {}
+    def __init__(self, semaphore: FairSemaphore) -> None:
+        self.semaphore = semaphore
+        self.started: list[str] = []
+        self._releases: dict[str, asyncio.Event] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def come(self, *names: str) -> None:
-        """`names` come one after the other; the first letter says whose they are."""
+    async def start(self, *names: str) -> None:
+        """Start tasks with these names, one after the other; the first letter is the tenant."""
         for name in names:
-            self._leave[name] = asyncio.Event()
-            self.tasks[name] = asyncio.create_task(self._sit(name))
+            self._releases[name] = asyncio.Event()
+            self.tasks[name] = asyncio.create_task(self._occupy(name))
             await asyncio.sleep(0)
         await self.settle()
 
-    async def leave(self, *names: str) -> list[str]:
-        """`names` leave; who began by that, in order."""
-        before = len(self.began)
+    async def release(self, *names: str) -> list[str]:
+        """Release the slots of these tasks; return the tasks that got a slot, in order."""
+        before = len(self.started)
         for name in names:
-            self._leave[name].set()
+            self._releases[name].set()
             await self.settle()
-        return self.began[before:]
+        return self.started[before:]
 
     async def cancel(self, name: str) -> None:
         self.tasks[name].cancel()
@@ -58,77 +58,77 @@ class Bench:
         for _ in range(5):
             await asyncio.sleep(0)
 
-    async def _sit(self, name: str) -> None:
-        async with self.shares.taken(name[0], wait_s=60):
-            self.began.append(name)
-            await self._leave[name].wait()
+    async def _occupy(self, name: str) -> None:
+        async with self.semaphore.taken(name[0], wait_s=60):
+            self.started.append(name)
+            await self._releases[name].wait()
 
 
 async def test_single_tenant_may_hold_all_slots():
-    bench = Bench(FairSemaphore(8))
-    await bench.come(*(f"a{n}" for n in range(10)))
-    assert bench.began == [f"a{n}" for n in range(8)]
-    assert await bench.leave("a3") == ["a8"]
+    holders = Holders(FairSemaphore(8))
+    await holders.start(*(f"a{n}" for n in range(10)))
+    assert holders.started == [f"a{n}" for n in range(8)]
+    assert await holders.release("a3") == ["a8"]
 
 
 async def test_tenant_is_limited_while_others_are_active():
     clock = Clock()
-    bench = Bench(FairSemaphore(8, clock=clock))
-    await bench.come("b0", *(f"a{n}" for n in range(5)))
-    assert bench.began == ["b0", "a0", "a1"]
-    assert await bench.leave("b0") == []
-    await bench.come("c0", "b1", "b2", "b3")
-    assert bench.began[3:] == ["c0", "b1", "b2"], "there is room for others"
+    holders = Holders(FairSemaphore(8, clock=clock))
+    await holders.start("b0", *(f"a{n}" for n in range(5)))
+    assert holders.started == ["b0", "a0", "a1"]
+    assert await holders.release("b0") == []
+    await holders.start("c0", "b1", "b2", "b3")
+    assert holders.started[3:] == ["c0", "b1", "b2"], "slots are left for other tenants"
 
     clock.now += 11
-    assert await bench.leave("b1") == ["b3", "a2", "a3", "a4"], "no other tenant was active for a while, so all slots may be taken"
+    assert await holders.release("b1") == ["b3", "a2", "a3", "a4"], "no other tenant was active for a while, so all slots may be taken"
 
 
 async def test_holder_of_fewest_slots_goes_next_in_order():
-    bench = Bench(FairSemaphore(4))
-    await bench.come("a0", "a1", "a2", "a3", "a4", "a5", "b0", "b1")
-    assert bench.began == ["a0", "a1", "a2", "a3"]
-    assert await bench.leave("a0") == ["b0"]
-    assert await bench.leave("a1", "a2", "a3") == ["a4"]
-    assert await bench.leave("a4", "b0") == ["a5", "b1"]
+    holders = Holders(FairSemaphore(4))
+    await holders.start("a0", "a1", "a2", "a3", "a4", "a5", "b0", "b1")
+    assert holders.started == ["a0", "a1", "a2", "a3"]
+    assert await holders.release("a0") == ["b0"]
+    assert await holders.release("a1", "a2", "a3") == ["a4"]
+    assert await holders.release("a4", "b0") == ["a5", "b1"]
 
 
 async def test_cancelled_waiter_holds_no_slot():
-    bench = Bench(FairSemaphore(1))
-    await bench.come("a0", "b0", "b1", "c0")
-    await bench.cancel("b0")
-    assert await bench.leave("a0") == ["b1"]
-    assert await bench.leave("b1") == ["c0"]
-    # Given a place in the very moment of giving up: it goes to the next.
-    await bench.come("d0", "e0")
-    bench._leave["c0"].set()
-    while not bench.shares._used["d"]:
+    holders = Holders(FairSemaphore(1))
+    await holders.start("a0", "b0", "b1", "c0")
+    await holders.cancel("b0")
+    assert await holders.release("a0") == ["b1"]
+    assert await holders.release("b1") == ["c0"]
+    # A slot given to a waiter at the moment of its cancellation goes to the next waiter.
+    await holders.start("d0", "e0")
+    holders._releases["c0"].set()
+    while not holders.semaphore._used["d"]:
         await asyncio.sleep(0)
-    assert "d0" not in bench.began
-    await bench.cancel("d0")
-    await bench.settle()
-    assert bench.began[-1] == "e0"
+    assert "d0" not in holders.started
+    await holders.cancel("d0")
+    await holders.settle()
+    assert holders.started[-1] == "e0"
 
 
 async def test_wait_times_out():
-    shares = FairSemaphore(1)
-    async with shares.taken("a", wait_s=1):
+    semaphore = FairSemaphore(1)
+    async with semaphore.taken("a", wait_s=1):
         with pytest.raises(TimeoutError):
-            async with shares.taken("b", wait_s=0.01):
-                raise AssertionError("it was not free")
-    async with shares.taken("b", wait_s=0.01):
-        assert shares._free == 0
-    assert shares._free == 1
+            async with semaphore.taken("b", wait_s=0.01):
+                raise AssertionError("the slot was not free")
+    async with semaphore.taken("b", wait_s=0.01):
+        assert semaphore._free == 0
+    assert semaphore._free == 1
 
 
 @pytest.mark.parametrize("seed", range(5))
 async def test_no_slot_is_given_twice_or_lost(seed: int):
     chance = random.Random(seed)
-    shares, taken, finished = FairSemaphore(4), 0, 0
+    semaphore, taken, finished = FairSemaphore(4), 0, 0
 
     async def one(who: str) -> None:
         nonlocal taken, finished
-        async with shares.taken(who, wait_s=60):
+        async with semaphore.taken(who, wait_s=60):
             taken += 1
             assert taken <= 4
             try:
@@ -145,7 +145,7 @@ async def test_no_slot_is_given_twice_or_lost(seed: int):
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert [one for one in outcomes if one is not None and not isinstance(one, asyncio.CancelledError)] == []
     assert finished == outcomes.count(None) >= 240
-    assert (shares._free, dict(shares._used), dict(shares._waiting)) == (4, {}, {})
+    assert (semaphore._free, dict(semaphore._used), dict(semaphore._waiting)) == (4, {}, {})
 
 
 async def test_busy_workspace_does_not_delay_another(database_url: str):

@@ -41,8 +41,8 @@ def test_freeze_appends_new_file(copy):
     assert freeze.freeze(copy) == []
 
 
-@pytest.mark.parametrize(("change", "said"), [("edit", f"{SQL} was edited."), ("delete", f"{SQL} was deleted.")])
-def test_changed_file_is_named_and_refused(copy, change, said):
+@pytest.mark.parametrize(("change", "sentence"), [("edit", f"{SQL} was edited."), ("delete", f"{SQL} was deleted.")])
+def test_changed_file_is_named_and_refused(copy, change, sentence):
     before = (copy / freeze.MANIFEST).read_text()
     (copy / "versions/0018_new.py").write_text("revision = '0018'\n")
     if change == "edit":
@@ -50,7 +50,7 @@ def test_changed_file_is_named_and_refused(copy, change, said):
     else:
         shutil.rmtree(copy / "sql")
 
-    assert said in freeze.differences(copy).sentences()
-    with pytest.raises(ValueError, match=said.replace(".", r"\.")):
+    assert sentence in freeze.differences(copy).sentences()
+    with pytest.raises(ValueError, match=sentence.replace(".", r"\.")):
         freeze.freeze(copy)
     assert (copy / freeze.MANIFEST).read_text() == before

@@ -37,7 +37,7 @@ def test_migrated_schema_equals_models(database_url: str):
 
 
 async def test_upgrade_of_full_database(empty_database_url: str):
-    """From the first revision there is, with rows in the tables."""
+    """From the first revision, with rows in the tables."""
     migrate.upgrade(empty_database_url, "0016")
     database = Database(empty_database_url, pool_size=1)
     await database.open()
@@ -71,7 +71,7 @@ async def old_turns(url: str, *, settled: int = 0) -> None:
     made = await tenant(database, sessions=len(OLD_TURNS) + 1)
     await database.close()
     with psycopg.connect(url) as db:
-        db.execute("SET session_replication_role = replica")  # no analytics of these
+        db.execute("SET session_replication_role = replica")  # so that no trigger inserts usage facts for these
         for session_id, (status, place, is_settled) in zip(made.session_ids, OLD_TURNS, strict=False):
             db.execute(
                 "INSERT INTO turns (workspace_id, session_id, status, place, opened_at_offset, granted_at, settled_at)"
@@ -144,35 +144,35 @@ def test_migration_gives_up_at_lock_timeout(empty_database_url: str):
 
 
 @pytest.mark.parametrize(
-    ("revision", "said"),
+    ("revision", "message"),
     [
         ("0001", "This database is at revision 0001, from before 0.1.0, and cannot be upgraded: create a new one."),
         ("0015", "This database is at revision 0015, from before 0.1.0, and cannot be upgraded: create a new one."),
         ("9999", "This database is at revision 9999, which this version of Turnline does not know: run the version that made it."),
     ],
 )
-def test_unknown_revision_is_refused(empty_database_url: str, revision: str, said: str):
+def test_unknown_revision_is_refused(empty_database_url: str, revision: str, message: str):
     migrate.upgrade(empty_database_url)
     with psycopg.connect(empty_database_url) as db:
         db.execute("UPDATE alembic_version SET version_num = %s", (revision,))
     with pytest.raises(CommandError) as refused:
         migrate.upgrade(empty_database_url)
-    assert str(refused.value) == said
+    assert str(refused.value) == message
     assert migrate.current(empty_database_url) == revision
 
 
 @pytest.mark.parametrize("to", ["base", "-1"])
 def test_downgrade_is_refused_and_changes_nothing(database_url: str, to: str):
-    asked = subprocess.run(
+    downgrade = subprocess.run(
         [sys.executable, "-m", "alembic", "downgrade", to],
         cwd=migrate.ROOT,
         env=os.environ | {"TURNLINE_OWNER_DATABASE_URL": database_url},
         capture_output=True,
         text=True,
     )
-    assert asked.returncode != 0
-    assert "Traceback" not in asked.stderr
-    assert "Turnline does not support downgrades: restore a backup from before the upgrade." in asked.stderr + asked.stdout
+    assert downgrade.returncode != 0
+    assert "Traceback" not in downgrade.stderr
+    assert "Turnline does not support downgrades: restore a backup from before the upgrade." in downgrade.stderr + downgrade.stdout
     assert migrate.current(database_url) == migrate.head()
 
 

@@ -1,4 +1,4 @@
-"""Redrive and quarantine on a real Postgres: what the next claim finds, and who wins."""
+"""Redrive and quarantine on a real Postgres: the state after a redrive, and concurrent redrives and claims."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ async def redrive(database: Database, made: Tenant, turn_id: UUID, *, from_scrat
     return await store_redrive.redrive(database, made.workspace_id, turn_id, from_scratch=from_scratch, by="me", in_flight_limit=200)
 
 
-async def asked(database: Database, made: Tenant, text: str = "one") -> UUID:
+async def opened(database: Database, made: Tenant, text: str = "one") -> UUID:
     accepted = await intake.accept(database, made.workspace_id, made.session_id, text)
     assert accepted.turn_id is not None
     return accepted.turn_id
 
 
 async def dead(database: Database, made: Tenant, text: str = "one") -> UUID:
-    """A turn whose every claim ended while its model call was out."""
-    turn_id = await asked(database, made, text)
+    """Make a turn whose every claim ended during its model call."""
+    turn_id = await opened(database, made, text)
     while not (isinstance(one := await claim(database, turn_id, f"{turn_id}{text}", 0.01), turns.NotClaimed) and one.why == "dead"):
         await asyncio.sleep(0.02)
     return turn_id
 
 
 async def test_turn_that_died_in_first_model_call_is_redriven(database: Database):
-    """Its ledger has attempts at step 0 and no commit of its own: the next attempt must not take the number of one of them."""
+    """Its ledger has attempts at step 0 and it has no commit; the next attempt must get an unused number."""
     made = await tenant(database)
     turn_id = await dead(database, made)
 
@@ -76,7 +76,7 @@ async def test_only_one_of_two_concurrent_redrives_counts(database: Database):
 async def test_redriven_turn_runs_before_later_queued_turns(database: Database):
     made = await tenant(database)
     first = await dead(database, made, "one")
-    second = await asked(database, made, "two")
+    second = await opened(database, made, "two")
 
     again = await redrive(database, made, first)
 
@@ -93,7 +93,7 @@ async def test_redriven_turn_runs_before_later_queued_turns(database: Database):
 async def test_turn_is_not_redriven_after_later_turn_ran(database: Database, status: str):
     made = await tenant(database)
     first = await dead(database, made, "one")
-    claimed = await claim(database, await asked(database, made, "two"), "later")
+    claimed = await claim(database, await opened(database, made, "two"), "later")
     if status == "done":
         reply = Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "Yes."}, {"read_through": 8})
         await claimed.write(TurnCommit(events=(reply,), outcome=Finish("done")))
@@ -106,7 +106,7 @@ async def test_reply_resets_count_of_dead_turns(database: Database):
     made = await tenant(database)
     await dead(database, made, "one")
     await dead(database, made, "two")
-    claimed = await claim(database, await asked(database, made, "three"), "answers")
+    claimed = await claim(database, await opened(database, made, "three"), "answers")
     reply = Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "Yes."}, {"read_through": 8})
     await claimed.write(TurnCommit(events=(reply,), outcome=Finish("done")))
 
@@ -115,6 +115,6 @@ async def test_reply_resets_count_of_dead_turns(database: Database):
 
     assert await rows(database, made, "SELECT dead_in_row, quarantined_at FROM sessions") == [(2, None)]
     last = await dead(database, made, "six")
-    assert [held for (held,) in await rows(database, made, "SELECT quarantined_at IS NOT NULL FROM sessions")] == [True]
+    assert [quarantined for (quarantined,) in await rows(database, made, "SELECT quarantined_at IS NOT NULL FROM sessions")] == [True]
     await redrive(database, made, last)
     assert await rows(database, made, "SELECT dead_in_row, quarantined_at FROM sessions") == [(0, None)]

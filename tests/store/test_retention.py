@@ -1,4 +1,4 @@
-"""Sessions whose time is over go with everything of theirs; those that are held, at work or another's stay."""
+"""Sessions past their retention are deleted with all their rows; those with a legal hold or open work, and other tenants', are kept."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def database_url(fresh_database_url: str) -> str:
 async def test_only_sessions_past_retention_are_deleted(database: Database, maintenance: Database, database_url: str):
     made = await tenant(database, sessions=5)
     other = await tenant(database, sessions=2, data_retention_days=365)
-    old, young, held, at_work, active = made.session_ids
-    filled(database_url, made, [old, held, at_work])
+    old, young, on_hold, open_work, active = made.session_ids
+    filled(database_url, made, [old, on_hold, open_work])
     filled(database_url, made, [young], days_ago=29)
     filled(database_url, made, [active], status="active")
     filled(database_url, other)
-    fetch(database_url, "UPDATE sessions SET held_at = now(), held_by = 'Olga' WHERE id = %s", held)
-    fetch(database_url, "INSERT INTO turns (workspace_id, session_id, opened_at_offset) VALUES (%s, %s, 8)", made.workspace_id, at_work)
-    before = left(database_url, [young, held, at_work, active, *other.session_ids])
+    fetch(database_url, "UPDATE sessions SET held_at = now(), held_by = 'Olga' WHERE id = %s", on_hold)
+    fetch(database_url, "INSERT INTO turns (workspace_id, session_id, opened_at_offset) VALUES (%s, %s, 8)", made.workspace_id, open_work)
+    before = left(database_url, [young, on_hold, open_work, active, *other.session_ids])
 
     assert await cleanup.due(maintenance) == (1, 8)
     done = await cleanup.clean_up(maintenance, rest=0)
@@ -43,7 +43,7 @@ async def test_only_sessions_past_retention_are_deleted(database: Database, main
     assert done.counts == {"sessions": 1, "turns": 2, "events": 8, "model_calls": 2, "tool_calls": 2, "approvals": 2}
     assert not any(again.counts.values())
     assert left(database_url, [old]) == {}
-    assert left(database_url, [young, held, at_work, active, *other.session_ids]) == before
+    assert left(database_url, [young, on_hold, open_work, active, *other.session_ids]) == before
     record = fetch(database_url, "SELECT session_id, workspace_id, agent_id, reason, finished_at >= begun_at, events, turns FROM deletions")
     assert record == [(old, made.workspace_id, made.agent_id, "retention", True, 8, 2)]
 
@@ -87,7 +87,7 @@ async def test_deleting_keeps_analytics(database: Database, maintenance: Databas
     facts = "SELECT kind, count(*), sum(input_tokens), sum(messages) FROM usage_facts GROUP BY 1 ORDER BY 1"
     before = fetch(database_url, facts)
     fetch(database_url, "UPDATE sessions SET counted = false")
-    assert not any((await cleanup.clean_up(maintenance, rest=0)).counts.values()), "not before it is counted"
+    assert not any((await cleanup.clean_up(maintenance, rest=0)).counts.values()), "not deleted before it is counted"
 
     fetch(database_url, "UPDATE sessions SET counted = true")
     await cleanup.clean_up(maintenance, rest=0)
@@ -97,7 +97,7 @@ async def test_deleting_keeps_analytics(database: Database, maintenance: Databas
 
 
 async def test_partly_deleted_session_is_hidden_and_consistent(database: Database, maintenance: Database, database_url: str):
-    """Stopped after every single batch of a long session and of short ones."""
+    """The cleanup is stopped after every single batch of a long session and of short ones."""
     made = await tenant(database, sessions=4)
     filled(database_url, made, made.session_ids[:1], turns=30, status="abandoned")
     filled(database_url, made, made.session_ids[1:], turns=2, status="abandoned")

@@ -1,4 +1,4 @@
-"""Rollups beside late commits, older sessions, deletions and another time zone; and totals in the rows they are of."""
+"""Rollups with late commits, older sessions, deletions and a changed time zone; and totals in the rows of agents and tools."""
 
 from __future__ import annotations
 
@@ -48,19 +48,17 @@ def all_of(database_url: str) -> tuple[tuple[Counted, ...], ...]:
 async def test_late_commit_is_counted(database_url: str, maintenance: Database, activity: Activity):
     while not activity.db.execute("SELECT 1 FROM turns WHERE status = 'done'").fetchone():
         activity.step()
-    ((held,),) = activity.db.execute("SELECT session_id FROM turns WHERE status = 'done' LIMIT 1").fetchall()
+    ((locked,),) = activity.db.execute("SELECT session_id FROM turns WHERE status = 'done' LIMIT 1").fetchall()
     with psycopg.connect(database_url) as late:
-        late.execute("UPDATE sessions SET tokens_used = tokens_used + 9 WHERE id = %s", [held])
-        while activity.sessions[-1][1] == held:
+        late.execute("UPDATE sessions SET tokens_used = tokens_used + 9 WHERE id = %s", [locked])
+        while activity.sessions[-1][1] == locked:
             activity.opens()
         activity.db.execute("UPDATE sessions SET satisfaction_score = 2 WHERE id = %s", [activity.sessions[-1][1]])
 
-        await rollups.add(
-            maintenance
-        )  # while the other is under way: it waits for nobody, and leaves what is about the session that is held
+        await rollups.add(maintenance)  # while the other transaction is open: it does not wait, and skips the locked session's facts
 
         left = activity.db.execute("SELECT DISTINCT session_id, kind FROM usage_facts").fetchall()
-        assert left == [(held, "turn")]
+        assert left == [(locked, "turn")]
     await rollups.add(maintenance)
     assert await rollups.to_come(maintenance) == {"facts": 0, "sessions": 0}
     assert_rollups_equal_recount(database_url, "UTC")
@@ -80,11 +78,11 @@ async def test_running_again_changes_nothing(database_url: str, maintenance: Dat
 
 
 async def test_older_sessions_are_counted_while_they_change(database_url: str, maintenance: Database, activity: Activity):
-    activity.db.execute("SET session_replication_role = replica")  # no trigger notes what happens
+    activity.db.execute("SET session_replication_role = replica")  # so that no trigger inserts usage facts
     steps(activity, 120)
     activity.db.execute("UPDATE sessions SET counted = false")
     activity.db.execute("SET session_replication_role = origin")
-    steps(activity, 40)  # to those from before, and to new ones
+    steps(activity, 40)  # to old sessions, and to new ones
 
     while await rollups.note_older_sessions(maintenance, 5):
         steps(activity, 5)
@@ -145,7 +143,7 @@ async def test_days_of_new_time_zone_equal_a_recount(database_url: str, maintena
 async def test_everything_is_counted_once_while_days_are_recomputed(
     database_url: str, maintenance: Database, activity: Activity, monkeypatch: pytest.MonkeyPatch
 ):
-    """Also where a run ends in the middle, the time zone is changed once more, or two runs do it at once."""
+    """Also if a run ends in the middle, the time zone is changed once more, or two runs are concurrent."""
     monkeypatch.setattr(rollups, "DAYS", 2)
     steps(activity, 150)
     await rollups.add(maintenance)
@@ -177,14 +175,14 @@ async def test_rollup_waits_for_another_run(database_url: str, activity: Activit
     async with opened(database_url, MAINTENANCE_ROLE) as impatient:
         with psycopg.connect(database_url) as holder:
             holder.execute("SELECT pg_advisory_xact_lock(7460001)")
-            waiting = asyncio.create_task(rollups.add(impatient))
+            blocked = asyncio.create_task(rollups.add(impatient))
             await asyncio.sleep(1)
-            assert not waiting.done()
-        assert (await waiting)[0] > 0
+            assert not blocked.done()
+        assert (await blocked)[0] > 0
         async with impatient.transaction() as db:
             await rollups.alone(db)
-            told = await db.execute(text("SELECT current_setting('statement_timeout'), current_setting('lock_timeout')"))
-            assert told.one() == ("400ms", "200ms")
+            shown = await db.execute(text("SELECT current_setting('statement_timeout'), current_setting('lock_timeout')"))
+            assert shown.one() == ("400ms", "200ms")
 
 
 @pytest.mark.parametrize("zone", ["Europe/Atlantis", "Foo+3", "", "UTC'; SELECT"])
@@ -210,7 +208,7 @@ async def test_totals_equal_a_recount_and_only_rows_that_changed_are_written(dat
 async def test_two_concurrent_rollups_count_everything_once(
     database_url: str, maintenance: Database, activity: Activity, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(rollups, "_QUEUED", rollups._QUEUED.replace(str(rollups.BATCH), "7"))  # many small batches, to and fro
+    monkeypatch.setattr(rollups, "_QUEUED", rollups._QUEUED.replace(str(rollups.BATCH), "7"))  # many small batches, alternating
     steps(activity, 120)
     other = Database(database_url, role=MAINTENANCE_ROLE, pool_size=2)
     await other.open()
@@ -261,14 +259,14 @@ def _totals_are_right(database_url: str) -> None:
             sums = tools.get((row["agent_id"], 0, row["tool_id"]), {})
             assert row["use_count"] == sums.get("calls", 0) - sums.get("denied_calls", 0)
             assert (row["last_used_at"] is None) == (row["use_count"] == 0)
-        told = db.execute(
-            "SELECT s.average_response_time AS told, round(avg(floor(extract(epoch FROM t.settled_at - t.opened_at) * 1000)))::int AS true"
+        shown = db.execute(
+            "SELECT s.average_response_time AS shown, round(avg(floor(extract(epoch FROM t.settled_at - t.opened_at) * 1000)))::int AS true"
             " FROM sessions s LEFT JOIN turns t ON t.session_id = s.id AND t.status = 'done' GROUP BY s.id"
         ).fetchall()
-        assert [row["told"] for row in told] == [row["true"] for row in told]
-        assert any(row["told"] for row in told)
+        assert [row["shown"] for row in shown] == [row["true"] for row in shown]
+        assert any(row["shown"] for row in shown)
 
 
 def _rounded(total: Any, count: Any) -> int:
-    """As numbers are rounded in the database: a half away from zero."""
+    """Round as the database does: a half away from zero."""
     return int((total / count).quantize(1, rounding="ROUND_HALF_UP"))

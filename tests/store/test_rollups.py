@@ -1,4 +1,4 @@
-"""Rollups equal a recount, whatever happened in which order and whenever they were brought up to date."""
+"""Rollups equal a recount, for any order of activity and of runs of the roll-up."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def database_url(fresh_database_url: str) -> str:
 
 @pytest.mark.parametrize("zone", list(FIRST))
 def test_random_activity_equals_a_recount(databases: Databases, zone: str):
-    """Things of the past are done in any order, and the rollups brought up to date at any moment between."""
+    """Past activity is recorded in any order, and the rollups are brought up to date at any moment in between."""
 
     @settings(max_examples=4, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(seed=st.integers(0, 10**6), runs=st.lists(st.integers(0, 40), min_size=2, max_size=5))
@@ -89,7 +89,8 @@ async def test_clock_change_at_midnight_counts_on_local_day(database_url: str, z
                 (uuid7(), made.workspace_id, made.agent_id, at, at),
             )
     async with opened(database_url) as database:
-        for rolled_in in (None, zone, "UTC"):  # queued, in days, and in quarters alone since days are those of another zone
+        # queued; rolled up by day; and rolled up by quarter only, because the days are those of another zone
+        for rolled_in in (None, zone, "UTC"):
             if rolled_in:
                 set_time_zone(database_url, rolled_in)
                 await roll_up(database_url)

@@ -1,4 +1,4 @@
-"""Cancelling and switching modes while a worker writes: what the worker's next commit becomes."""
+"""Cancelling and switching modes while a worker writes: the effect on the worker's next commit."""
 
 from __future__ import annotations
 
@@ -42,38 +42,38 @@ async def last(database: Database, made: Tenant) -> Any:
     return event
 
 
-@pytest.mark.parametrize("change", [FOR_APPROVAL, FOR_A_WHILE, AT_ONCE], ids=["approval", "wait", "given back"])
-@pytest.mark.parametrize("lever", ["cancel", "manual", "interrupt"])
-async def test_cancelled_turn_ends_instead_of_parking(database: Database, change: TurnCommit, lever: str):
+@pytest.mark.parametrize("commit", [FOR_APPROVAL, FOR_A_WHILE, AT_ONCE], ids=["approval", "wait", "released"])
+@pytest.mark.parametrize("action", ["cancel", "manual", "interrupt"])
+async def test_cancelled_turn_ends_instead_of_parking(database: Database, commit: TurnCommit, action: str):
     """The worker parked the turn before it noticed the cancellation: the turn ends at once, and its approvals are cancelled."""
-    made, held = await claimed_turn(database)
+    made, running = await claimed_turn(database)
     following = None
-    if lever == "cancel":
-        assert (await session_control.cancel_turn(database, made.workspace_id, held.turn_id, by="ops")).status == "cancelling"
-    elif lever == "manual":
+    if action == "cancel":
+        assert (await session_control.cancel_turn(database, made.workspace_id, running.turn_id, by="ops")).status == "cancelling"
+    elif action == "manual":
         await session_control.set_mode(database, made.workspace_id, made.session_id, "manual", by="ops")
     else:
         following = (await intake.accept(database, made.workspace_id, made.session_id, "two", strategy="interrupt")).turn_id
 
-    await held.write(change)
+    await running.write(commit)
 
-    (turn,) = await rows(database, made, "SELECT status, error_class, settled_at IS NOT NULL FROM turns WHERE id = :id", id=held.turn_id)
-    why = {"cancel": "Cancelled", "manual": "TakenOver", "interrupt": "Interrupted"}[lever]
+    (turn,) = await rows(database, made, "SELECT status, error_class, settled_at IS NOT NULL FROM turns WHERE id = :id", id=running.turn_id)
+    why = {"cancel": "Cancelled", "manual": "TakenOver", "interrupt": "Interrupted"}[action]
     assert tuple(turn) == ("cancelled", why, True)
     event = await last(database, made)
     assert (event.kind, event.content["status"], event.content["error_class"]) == ("status_update", "cancelled", why)
-    assert held.next_turn == following
+    assert running.next_turn == following
     (session,) = await rows(database, made, "SELECT lease_owner, next_offset - 1 FROM sessions")
-    assert tuple(session) == (None, held.last_offset)
-    assert [row[0] for row in await rows(database, made, "SELECT state FROM tool_calls")] == (["denied"] if change.tool_calls else [])
-    assert [row[0] for row in await rows(database, made, "SELECT status FROM approvals")] == (["cancelled"] if change.tool_calls else [])
+    assert tuple(session) == (None, running.last_offset)
+    assert [row[0] for row in await rows(database, made, "SELECT state FROM tool_calls")] == (["denied"] if commit.tool_calls else [])
+    assert [row[0] for row in await rows(database, made, "SELECT status FROM approvals")] == (["cancelled"] if commit.tool_calls else [])
 
 
 async def test_reply_cancelled_before_commit_is_kept_as_partial_text(database: Database):
-    made, held = await claimed_turn(database)
+    made, running = await claimed_turn(database)
     await session_control.cancel_session(database, made.workspace_id, made.session_id, by="ops")
 
-    await held.write(ANSWERED)
+    await running.write(ANSWERED)
 
     event = await last(database, made)
     assert with_sentences(event.content) == {
@@ -87,15 +87,15 @@ async def test_reply_cancelled_before_commit_is_kept_as_partial_text(database: D
 
 
 async def test_takeover_drops_reply_and_pause_parks_turn(database: Database):
-    made, held = await claimed_turn(database)
+    made, running = await claimed_turn(database)
     await session_control.set_mode(database, made.workspace_id, made.session_id, "paused", by="ops")
 
-    await held.write(ANSWERED)
+    await running.write(ANSWERED)
 
     assert tuple((await rows(database, made, "SELECT status, attempts FROM turns"))[0]) == ("queued", 0)
     back = await session_control.set_mode(database, made.workspace_id, made.session_id, "auto", by="ops")
-    assert back.to_dispatch == held.turn_id
-    again = await claimed(database, held.turn_id, "other")
+    assert back.to_dispatch == running.turn_id
+    again = await claimed(database, running.turn_id, "other")
     await session_control.set_mode(database, made.workspace_id, made.session_id, "manual", by="ops")
     reserved = again.resume_point.reserved
     assert reserved is not None
@@ -105,24 +105,24 @@ async def test_takeover_drops_reply_and_pause_parks_turn(database: Database):
     )
 
     event = await last(database, made)
-    assert "partial_text" not in event.content, "what a person says from now on is not preceded by what the agent wanted to say"
+    assert "partial_text" not in event.content, "the person's replies are not preceded by the agent's discarded text"
     assert [row[0] for row in await rows(database, made, "SELECT kind FROM events WHERE kind = 'agent_message'")] == []
 
 
-@pytest.mark.parametrize("lever", ["cancel", "manual"])
-async def test_cancelling_queued_turn_keeps_running_turns_lease(database: Database, lever: str):
-    """A queued turn of the session ends at once; the lease is that of the turn before it."""
+@pytest.mark.parametrize("action", ["cancel", "manual"])
+async def test_cancelling_queued_turn_keeps_running_turns_lease(database: Database, action: str):
+    """A queued turn of the session ends at once; the lease belongs to the turn before it."""
     made = await tenant(database, strategy="enqueue")
     first, second = [await intake.accept(database, made.workspace_id, made.session_id, text) for text in ("one", "two")]
-    held = await claimed(database, first.turn_id)
+    running = await claimed(database, first.turn_id)
     assert second.turn_id is not None
 
-    if lever == "cancel":
+    if action == "cancel":
         assert (await session_control.cancel_turn(database, made.workspace_id, second.turn_id, by="ops")).to_dispatch is None
     else:
         await session_control.set_mode(database, made.workspace_id, made.session_id, "manual", by="ops")
 
     assert [row[0] for row in await rows(database, made, "SELECT lease_owner FROM sessions")] == ["me"]
-    await held.write(ANSWERED)
+    await running.write(ANSWERED)
     statuses = [row[0] for row in await rows(database, made, "SELECT status FROM turns ORDER BY opened_at_offset")]
-    assert statuses == ["done" if lever == "cancel" else "cancelled", "cancelled"]
+    assert statuses == ["done" if action == "cancel" else "cancelled", "cancelled"]

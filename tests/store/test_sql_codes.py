@@ -1,4 +1,4 @@
-"""SQL stores codes and no sentences, and each code has its sentence; statuses in SQL are those of the enums."""
+"""SQL stores codes and no sentences, and each code has its sentence."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from store import sql
 LITERAL = re.compile(r"'((?:[^'\n]|'')*)'")
 CODE = re.compile(r"""'(?:text_code|error_code|code)',\s*(CASE\b.*?\bEND\b|'\w+')|\berror = ('\w+')|"code": ("\w+")""", re.S)
 PHRASE = re.compile(r"[A-Za-z]+ [a-z]+ [a-z]+")  # three words
-EXCEPTION = re.compile(r"RAISE EXCEPTION '[^']*'")  # for the log, and recognised by its ERRCODE
+EXCEPTION = re.compile(r"RAISE EXCEPTION '[^']*'")  # for the log; the code recognises it by its ERRCODE
 
 
 def body(name: str) -> str:
-    """The text of a function's file without comments and messages of exceptions."""
+    """Return the text of a function's file without comments and messages of exceptions."""
     return EXCEPTION.sub("", re.sub(r"--.*", "", sql.text(name)))
 
 
 def codes() -> set[str]:
-    """All codes that SQL can store."""
+    """Return all codes that SQL can store."""
     found: set[str] = set()
     for name in sql.names():
         for match in CODE.finditer(body(name)):

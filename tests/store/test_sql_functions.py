@@ -32,7 +32,7 @@ DROP_ALL = """
 
 
 def functions(db: psycopg.Connection[Any]) -> dict[str, dict[str, Any]]:
-    """The functions of schema public, by name."""
+    """Return the definitions of the functions of schema public, by name."""
     with db.cursor(row_factory=dict_row) as cursor:
         found = {row["name"]: row for row in cursor.execute(FUNCTIONS)}
         assert len(found) == cursor.rowcount, "two functions have one name: store/sql has one file for each name"
@@ -53,7 +53,7 @@ def migrated(database_url: str) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def without_functions(database_url: str) -> Iterator[psycopg.Connection[Any]]:
-    """A migrated database whose functions are gone until the transaction ends, as turnline_owner."""
+    """A connection as turnline_owner to a migrated database whose functions are dropped until the transaction ends."""
     with psycopg.connect(database_url) as db:
         db.execute(DROP_ALL)
         db.execute("SET LOCAL ROLE turnline_owner")

@@ -1,4 +1,4 @@
-"""Open turns that no worker has claimed: the same list for the watchdog, which wants the runnable ones, and for operators."""
+"""Open turns that no worker has claimed: the same list for the watchdog, which needs the runnable ones, and for operators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A takeover wins, whenever it comes."""
+"""A takeover wins at any moment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.takeover_schedules import run_schedules
 
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_no_agent_reply_follows_a_takeover(database: Database, database_url: str, seed: int):
-    """Hundreds of sessions in which a customer, an operator and workers come between each other's commits, at moments thrown by dice.
+    """In hundreds of sessions a customer, an operator and workers act between each other's commits, at random moments.
 
     The invariants at the end say that every message was answered or accounted for, once.
     """

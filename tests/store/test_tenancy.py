@@ -1,4 +1,4 @@
-"""Tenants cannot see each other because the database forbids it: every table, every verb, with no, the wrong and the right workspace."""
+"""Postgres isolates tenants: every table, every verb, with no workspace, with the wrong one and with the right one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WRITTEN_ONCE = (
 
 @pytest.fixture
 async def filled(database: Database, maintenance: Database) -> Tenant:
-    """A tenant with at least one row in each of its tables."""
+    """Make a tenant with at least one row in each of its tables."""
     made = await tenant(database, tools=({"name": "orders_lookup", "integration": {}},))
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     ids: dict[str, Any] = {
@@ -109,8 +109,8 @@ async def test_other_workspace_sees_and_changes_nothing(database: Database, fill
     stranger = (await tenant(database)).workspace_id
     column = {"workspaces": "id", "users": "id"}.get(table, "workspace_id")
 
-    async def tried(workspace: UUID | None, statement: str) -> int | str:
-        """Rows touched, or the word "denied"."""
+    async def attempt(workspace: UUID | None, statement: str) -> int | str:
+        """Return the number of affected rows, or "denied"."""
         try:
             async with database.transaction(workspace) as db:
                 result = await db.execute(sql(statement), {"w": filled.workspace_id} if ":w" in statement else {})
@@ -121,13 +121,13 @@ async def test_other_workspace_sees_and_changes_nothing(database: Database, fill
             return "denied"
 
     where = "" if table == "users" else f" WHERE {column} = :w"
-    assert await tried(filled.workspace_id, f"SELECT 1 FROM {table}{where}") != 0
+    assert await attempt(filled.workspace_id, f"SELECT 1 FROM {table}{where}") != 0
     for workspace in (None, stranger):
-        assert await tried(workspace, f"SELECT 1 FROM {table}{where}") == 0
-        assert await tried(workspace, f"UPDATE {table} SET {column} = {column}{where}") in (0, "denied")
-        assert await tried(workspace, f"DELETE FROM {table}{where}") in (0, "denied")
-    # The right workspace may change what its role may change at all: not the log, and not who is who.
-    changed = await tried(filled.workspace_id, f"UPDATE {table} SET {column} = {column}{where}")
+        assert await attempt(workspace, f"SELECT 1 FROM {table}{where}") == 0
+        assert await attempt(workspace, f"UPDATE {table} SET {column} = {column}{where}") in (0, "denied")
+        assert await attempt(workspace, f"DELETE FROM {table}{where}") in (0, "denied")
+    # The right workspace may change all rows that its role may change, which excludes the log and identities.
+    changed = await attempt(filled.workspace_id, f"UPDATE {table} SET {column} = {column}{where}")
     assert changed == "denied" if table in WRITTEN_ONCE else changed not in (0, "denied")
 
 
@@ -140,7 +140,7 @@ async def test_log_cannot_be_edited(database: Database, filled: Tenant, verb: st
 
 @pytest.mark.parametrize("table", TENANT_TABLES)
 async def test_a_row_for_another_workspace_is_refused(database: Database, filled: Tenant, table: str):
-    """A row as the right workspace has it, written by the wrong one and by none."""
+    """A copy of a row is written under the wrong workspace and without one."""
     stranger = (await tenant(database)).workspace_id
     async with database.transaction(filled.workspace_id) as db:
         row = (await db.execute(sql(f"SELECT * FROM {table} WHERE workspace_id = :w LIMIT 1"), {"w": filled.workspace_id})).mappings().one()

@@ -1,4 +1,4 @@
-"""Which integrations are asked when, and what is kept of what was heard."""
+"""The schedule of tool health probes, and the recording of observations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def made_with(database: Database, count: int) -> tuple[Tenant, list[UUID]]
         return made, [row.id for row in rows]
 
 
-async def hear(database: Database, made: Tenant, integration_id: UUID, *errors: str | None) -> list[tool_health.Changed | None]:
+async def observe(database: Database, made: Tenant, integration_id: UUID, *errors: str | None) -> list[tool_health.Changed | None]:
     return [
         await tool_health.record(database, tool_health.Observation(made.workspace_id, integration_id, error), FEW, every_s=300)
         for error in errors
@@ -69,8 +69,8 @@ async def test_disabled_integration_is_not_probed(database: Database, maintenanc
 
 async def test_failed_integrations_are_taken_separately(database: Database, maintenance: Database, database_url: str):
     made, (well, ill) = await made_with(database, 2)
-    await hear(database, made, well, None)
-    await hear(database, made, ill, "away")
+    await observe(database, made, well, None)
+    await observe(database, made, ill, "away")
     fetch(database_url, "UPDATE tool_integrations SET next_health_check = now() - interval '1 minute' WHERE id IN (%s, %s)", well, ill)
     due, now = await tool_health.how_many_are_due(maintenance)
 
@@ -83,7 +83,7 @@ async def test_failed_integrations_are_taken_separately(database: Database, main
 async def test_health_changes_are_kept_in_order(database: Database, maintenance: Database, database_url: str):
     made, (integration_id,) = await made_with(database, 1)
 
-    changes = await hear(database, made, integration_id, None, "away", "still away", None, None)
+    changes = await observe(database, made, integration_id, None, "away", "still away", None, None)
 
     assert [change and change.now for change in changes] == [
         HealthStatus.HEALTHY,
@@ -109,8 +109,8 @@ async def test_health_changes_are_kept_in_order(database: Database, maintenance:
 
 async def test_failing_integration_is_probed_sooner(database: Database, database_url: str):
     made, (well, ill) = await made_with(database, 2)
-    await hear(database, made, well, None)
-    await hear(database, made, ill, "away")
+    await observe(database, made, well, None)
+    await observe(database, made, ill, "away")
 
     wait = "SELECT extract(epoch FROM next_health_check - now())::float8 FROM tool_integrations WHERE id = %s"
     ((well_s,),), ((ill_s,),) = fetch(database_url, wait, well), fetch(database_url, wait, ill)
@@ -121,11 +121,11 @@ async def test_failing_integration_is_probed_sooner(database: Database, database
 @pytest.mark.parametrize(
     ("failures", "asked_for_s", "soon"),
     [(1, None, False), (1, 0.1, True), (2, None, True)],
-    ids=["a call of what is degraded", "a probe of it", "a call of what is unhealthy"],
+    ids=["a call of a degraded integration", "a probe of a degraded integration", "a call of an unhealthy integration"],
 )
 async def test_answered_call_postpones_probe(database: Database, database_url: str, failures: int, asked_for_s: float | None, soon: bool):
     made, (integration_id,) = await made_with(database, 1)
-    await hear(database, made, integration_id, *["away"] * failures)
+    await observe(database, made, integration_id, *["away"] * failures)
     await tool_health.record(database, tool_health.Observation(made.workspace_id, integration_id, None, asked_for_s), FEW, every_s=300)
 
     query = "SELECT next_health_check < now() + interval '31 seconds' FROM tool_integrations WHERE id = %s"
@@ -134,7 +134,7 @@ async def test_answered_call_postpones_probe(database: Database, database_url: s
 
 async def test_failed_probe_does_not_count_after_answered_call(database: Database, database_url: str):
     made, (integration_id,) = await made_with(database, 1)
-    await hear(database, made, integration_id, None)
+    await observe(database, made, integration_id, None)
 
     async def fails(asked_for_s: float) -> Any:
         failed = tool_health.Observation(made.workspace_id, integration_id, "silent", asked_for_s)
@@ -144,7 +144,7 @@ async def test_failed_probe_does_not_count_after_answered_call(database: Databas
 
     assert await fails(asked_for_s=60.0) == 0
     assert await fails(asked_for_s=0.0) == 1
-    assert await fails(asked_for_s=60.0) == 2  # what was heard meanwhile was no answer
+    assert await fails(asked_for_s=60.0) == 2  # the observation in between was a failure
 
 
 async def test_claim_marks_degraded_integrations(database: Database, database_url: str):
@@ -160,7 +160,7 @@ async def test_claim_marks_degraded_integrations(database: Database, database_ur
 async def test_concurrent_observations_are_all_counted(database: Database, database_url: str):
     made, (integration_id,) = await made_with(database, 1)
 
-    await asyncio.gather(*(hear(database, made, integration_id, "away") for _ in range(8)))
+    await asyncio.gather(*(observe(database, made, integration_id, "away") for _ in range(8)))
 
     assert fetch(database_url, "SELECT error_count, health_status FROM tool_integrations WHERE id = %s", integration_id) == [
         (8, "unhealthy")
@@ -181,5 +181,5 @@ async def test_tool_is_offered_unless_all_integrations_are_unhealthy(database: D
 
     context = (await claimed(database, accepted.turn_id)).context
 
-    told = {tool.name: (tool.offered, len(tool.integrations)) for tool in context.tools}
-    assert sorted(told.values()) == [(False, 0), (True, 1)]
+    offered = {tool.name: (tool.offered, len(tool.integrations)) for tool in context.tools}
+    assert sorted(offered.values()) == [(False, 0), (True, 1)]

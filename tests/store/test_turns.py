@@ -138,11 +138,11 @@ async def test_answered_turn_updates_counters(database: Database):
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
 
-    held = await claim(database, accepted.turn_id)
-    await held.write(ANSWERED)
+    running = await claim(database, accepted.turn_id)
+    await running.write(ANSWERED)
 
-    assert held.resume_point.reserved == FIRST
-    assert [event.content for event in held.resume_point.events] == [{"text": "Is order 41 paid?"}]
+    assert running.resume_point.reserved == FIRST
+    assert [event.content for event in running.resume_point.events] == [{"text": "Is order 41 paid?"}]
     assert await turn_rows(database, made) == [("done", 0, 0)]
     (session,) = await rows(
         database,
@@ -158,14 +158,14 @@ async def test_answered_turn_updates_counters(database: Database):
 
 
 async def test_repeated_write_is_written_once(database: Database):
-    """The commit went through and its reply was lost: the same write comes again."""
+    """The commit succeeded and its reply was lost, so the same write is sent again."""
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
-    held = await claim(database, accepted.turn_id)
-    await held.write(ANSWERED)
-    held._writes -= 1
+    running = await claim(database, accepted.turn_id)
+    await running.write(ANSWERED)
+    running._writes -= 1
 
-    await held.write(ANSWERED)
+    await running.write(ANSWERED)
 
     assert len(await rows(database, made, "SELECT 1 FROM events")) == 2
     assert (await rows(database, made, "SELECT cost_usd FROM sessions"))[0][0] == Decimal("0.00045")
@@ -182,15 +182,15 @@ async def test_repeated_claim_is_one_claim(database: Database):
 
 
 async def test_repeated_claim_does_not_read_later_messages(database: Database):
-    """Its reply was lost. Were the later message shown to the reserved call, it would be answered now, and by the next turn again."""
+    """The first claim's reply was lost. If the reserved call saw the later message, this turn would answer it, and the next turn again."""
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
     await claim(database, accepted.turn_id)
     await intake.accept(database, made.workspace_id, made.session_id, "two", strategy="coalesce")
 
-    held = await claim(database, accepted.turn_id)
-    assert [event.content["text"] for event in held.resume_point.events] == ["one"]
-    await held.write(ANSWERED)
+    running = await claim(database, accepted.turn_id)
+    assert [event.content["text"] for event in running.resume_point.events] == ["one"]
+    await running.write(ANSWERED)
 
     assert await turn_rows(database, made) == [("done", 0, 0), ("queued", 1, None)]
 
@@ -198,17 +198,17 @@ async def test_repeated_claim_does_not_read_later_messages(database: Database):
 async def test_repeated_write_does_not_return_later_messages(database: Database):
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
-    held = await claim(database, accepted.turn_id)
+    running = await claim(database, accepted.turn_id)
     await intake.accept(database, made.workspace_id, made.session_id, "two")
     again = TurnCommit(
         model_call=SettledCall(FIRST, ModelCallState.FAILED, error_class="Overloaded"),
         reserve=Reserve(Reserved(0, 1), "openai", "gpt-4o", last_message_offset=0),
     )
-    first = await held.write(again)
+    first = await running.write(again)
     await intake.accept(database, made.workspace_id, made.session_id, "three")
-    held._writes -= 1
+    running._writes -= 1
 
-    second = await held.write(again)
+    second = await running.write(again)
 
     assert [event.content["text"] for event in first.new_messages] == [event.content["text"] for event in second.new_messages] == ["two"]
     assert await turn_rows(database, made) == [("running", 0, 1)]
@@ -240,12 +240,12 @@ async def test_integration_with_lost_key_is_left_out_of_claim(database: Database
     def secrets(*_: object) -> dict[str, str]:
         raise Rejected("its key is gone")
 
-    held = await turns.claim(
+    running = await turns.claim(
         database, accepted.turn_id, "me", lease_s=30.0, max_attempts=5, history_limit=400, limits=Limits(), secrets=secrets
     )
 
-    assert not isinstance(held, turns.NotClaimed)
-    assert [tool.integrations for tool in held.context.tools] == [()]
+    assert not isinstance(running, turns.NotClaimed)
+    assert [tool.integrations for tool in running.context.tools] == [()]
 
 
 async def test_second_turn_waits_for_first(database: Database):
@@ -254,11 +254,11 @@ async def test_second_turn_waits_for_first(database: Database):
     second = await intake.accept(database, made.workspace_id, made.session_id, "two")
 
     assert await claim(database, second.turn_id) == turns.NotClaimed("not_next")
-    held = await claim(database, first.turn_id)
-    assert [event.content["text"] for event in held.resume_point.events] == ["one"], "the second message is the second turn's to read"
-    await held.write(ANSWERED)
+    running = await claim(database, first.turn_id)
+    assert [event.content["text"] for event in running.resume_point.events] == ["one"], "the second turn reads the second message"
+    await running.write(ANSWERED)
 
-    assert held.next_turn == second.turn_id
+    assert running.next_turn == second.turn_id
     following = await claim(database, second.turn_id, "other")
     assert [event.content["text"] for event in following.resume_point.events] == ["one", "two", "Yes."]
 
@@ -288,24 +288,24 @@ async def test_a_stale_fence_writes_nothing(database: Database):
 async def test_unread_message_opens_next_turn_in_final_commit(database: Database):
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
-    held = await claim(database, accepted.turn_id)
+    running = await claim(database, accepted.turn_id)
     late = await intake.accept(database, made.workspace_id, made.session_id, "two")
     assert late.turn_id == accepted.turn_id
 
-    await held.write(ANSWERED)
+    await running.write(ANSWERED)
 
     assert await turn_rows(database, made) == [("done", 0, 0), ("queued", 1, None)]
-    following = await claim(database, held.next_turn)
+    following = await claim(database, running.next_turn)
     assert [event.content["text"] for event in following.resume_point.events] == ["one", "two", "Yes."]
 
 
 async def test_message_during_step_is_read_by_next_model_call(database: Database):
     made = await tenant(database, tools=({"name": "orders_lookup"},))
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
-    held = await claim(database, accepted.turn_id)
-    tool = held.context.tools[0]
+    running = await claim(database, accepted.turn_id)
+    tool = running.context.tools[0]
     called = Event(EventKind.TOOL_CALL, Source.AI_AGENT, {"tool_call_id": "c1", "tool_name": tool.name, "arguments": {}}, {"step": 0})
-    await held.write(
+    await running.write(
         TurnCommit(
             events=(called,),
             model_call=SettledCall(FIRST, ModelCallState.SETTLED, REPLY, Cost(None, None)),
@@ -316,7 +316,7 @@ async def test_message_during_step_is_read_by_next_model_call(database: Database
     outcome = ToolOutcome(ToolStatus.SUCCEEDED, {"paid": True}, latency_ms=7, requests=2)
     result = Event(EventKind.TOOL_RESULT, Source.SYSTEM, {"tool_call_id": "c1", "tool_name": tool.name, "status": "succeeded", "result": 1})
 
-    written = await held.write(
+    written = await running.write(
         TurnCommit(
             events=(result,),
             tool_results=(ToolSettled("c1", outcome),),
@@ -334,9 +334,9 @@ async def test_message_during_step_is_read_by_next_model_call(database: Database
 async def test_resumed_turn_knows_pending_calls(database: Database):
     made = await tenant(database, tools=({"name": "orders_lookup"},))
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
-    held = await claim(database, accepted.turn_id, lease_s=0.05)
+    running = await claim(database, accepted.turn_id, lease_s=0.05)
     called = Event(EventKind.TOOL_CALL, Source.AI_AGENT, {"tool_call_id": "c1", "tool_name": "orders_lookup", "arguments": {}}, {"step": 0})
-    await held.write(
+    await running.write(
         TurnCommit(
             events=(called,),
             model_call=SettledCall(FIRST, ModelCallState.SETTLED, REPLY, Cost(None, None)),
@@ -375,10 +375,10 @@ async def test_turn_claimed_too_often_is_dead_and_session_continues(database: Da
 async def test_parked_turn_is_early_and_refund_returns_attempt(database: Database, maintenance: Database):
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
-    held = await claim(database, accepted.turn_id)
+    running = await claim(database, accepted.turn_id)
     failed = SettledCall(FIRST, ModelCallState.FAILED, error_class="RateLimited")
 
-    await held.write(TurnCommit(model_call=failed, outcome=Park(60.0, True, "RateLimited", "HTTP 429")))
+    await running.write(TurnCommit(model_call=failed, outcome=Park(60.0, True, "RateLimited", "HTTP 429")))
 
     assert await claim(database, accepted.turn_id) == turns.NotClaimed("early")
     assert await turn_rows(database, made, "status, attempts, error_class") == [("queued", 0, "RateLimited")]
@@ -388,10 +388,10 @@ async def test_parked_turn_is_early_and_refund_returns_attempt(database: Databas
 async def test_takeover_wins_over_reply(database: Database):
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
-    held = await claim(database, accepted.turn_id)
+    running = await claim(database, accepted.turn_id)
     await rows(database, made, "UPDATE sessions SET mode = 'manual' RETURNING 1")
 
-    await held.write(ANSWERED)
+    await running.write(ANSWERED)
 
     assert await turn_rows(database, made, "status, error_class") == [("cancelled", "TakenOver")]
     kinds = [row[0] for row in await rows(database, made, 'SELECT kind FROM events ORDER BY "offset"')]
@@ -428,7 +428,7 @@ async def test_write_returns_the_outcome_that_it_wrote(
 ):
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
-    held = await claim(database, accepted.turn_id)
+    running = await claim(database, accepted.turn_id)
     match meanwhile:
         case "cancel":
             await session_control.cancel_session(database, made.workspace_id, made.session_id, by="ops")
@@ -438,10 +438,10 @@ async def test_write_returns_the_outcome_that_it_wrote(
             await session_control.set_mode(database, made.workspace_id, made.session_id, mode, by="ops")
     commit = TurnCommit(events=ANSWERED.events, model_call=ANSWERED.model_call, outcome=intended)
 
-    written = await held.write(commit)
+    written = await running.write(commit)
 
     assert written.outcome == outcome
-    (turn,) = await rows(database, made, "SELECT status, error_class FROM turns WHERE id = :id", id=held.turn_id)
+    (turn,) = await rows(database, made, "SELECT status, error_class FROM turns WHERE id = :id", id=running.turn_id)
     match outcome:
         case None:
             assert tuple(turn) == ("running", None)
@@ -449,23 +449,23 @@ async def test_write_returns_the_outcome_that_it_wrote(
             assert tuple(turn) == (status, error_class)
         case Park(error_class=error_class):
             assert tuple(turn) == ("queued", error_class)
-    held._writes -= 1
-    assert (await held.write(commit)).outcome == outcome, "the reply to the first write was lost"
+    running._writes -= 1
+    assert (await running.write(commit)).outcome == outcome, "the reply to the first write was lost"
 
 
 async def test_write_returns_whether_the_turn_still_waits_for_an_approval(database: Database):
     made = await tenant(database, tools=({"name": "refund", "effect": "unsafe"},))
     for decided in (False, True):
         accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
-        held = await claim(database, accepted.turn_id)
+        running = await claim(database, accepted.turn_id)
         key = f"c{accepted.offset}"
-        intent = ToolIntent(key, 0, 0, held.context.tools[0].id, "refund", {}, "hash", key, "unsafe", approval_hash="hash")
-        await held.write(TurnCommit(events=ANSWERED.events, model_call=ANSWERED.model_call, tool_calls=(intent,)))
+        intent = ToolIntent(key, 0, 0, running.context.tools[0].id, "refund", {}, "hash", key, "unsafe", approval_hash="hash")
+        await running.write(TurnCommit(events=ANSWERED.events, model_call=ANSWERED.model_call, tool_calls=(intent,)))
         if decided:
             decision = "UPDATE approvals SET status = 'approved', decided_at = now() WHERE tool_call_id = :id RETURNING 1"
             await rows(database, made, decision, id=key)
 
-        written = await held.write(TurnCommit(outcome=FOR_APPROVAL))
+        written = await running.write(TurnCommit(outcome=FOR_APPROVAL))
 
         assert written.outcome == Park(0.0, refund=True, for_approval=not decided)
         if not decided:

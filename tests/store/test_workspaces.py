@@ -1,4 +1,4 @@
-"""Workspaces, their keys, and what a key may do."""
+"""Workspaces, their keys, and the rights of a key."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from store.tenancy import workspace_of_api_key
 
 
 async def caller_of(database: Database, key: str) -> workspaces.Caller:
-    """Who calls with a key that opens something."""
+    """Return the caller that a valid key belongs to."""
     caller = await workspaces.caller_of(database, key)
     assert caller is not None
     return caller
@@ -44,10 +44,10 @@ async def test_only_digest_and_prefix_of_key_are_stored(database, database_url):
     prefix, secret = made.api_key[:11], made.api_key[12:]
     with psycopg.connect(database_url) as db:
         rows = db.execute("SELECT row_to_json(k)::text, prefix FROM api_keys k WHERE workspace_id = %s", (made.workspace_id,)).fetchall()
-    ((whole, kept),) = rows
+    ((stored, kept),) = rows
     assert kept == prefix
-    assert secret not in whole
-    assert workspaces.digest_of(made.api_key).hex() in whole
+    assert secret not in stored
+    assert workspaces.digest_of(made.api_key).hex() in stored
 
 
 async def test_only_time_zones_common_to_postgres_and_python_are_accepted(database, database_url):
@@ -61,10 +61,10 @@ async def test_only_time_zones_common_to_postgres_and_python_are_accepted(databa
     assert not [zone for zone in refused if "/" in zone or zone == "UTC"]
     with psycopg.connect(database_url) as db:
         for at in (datetime(2026, 1, 15, tzinfo=UTC), datetime(2026, 7, 15, tzinfo=UTC)):
-            told: dict[str, datetime] = dict(
+            local_times: dict[str, datetime] = dict(
                 db.execute("SELECT zone, %s::timestamptz AT TIME ZONE zone FROM unnest(%s::text[]) zone", (at, taken)).fetchall()
             )
-            assert told == {zone: at.astimezone(ZoneInfo(zone)).replace(tzinfo=None) for zone in taken}
+            assert local_times == {zone: at.astimezone(ZoneInfo(zone)).replace(tzinfo=None) for zone in taken}
     for zone in ("EST5EDT", "CET"):
         with pytest.raises(Rejected, match=f"'{zone}' is not the time zone of a place"):
             await workspaces.timezone(database, made, zone)
@@ -172,7 +172,7 @@ async def test_a_workspace_needs_a_name(database, name):
         await workspaces.create(database, name)
 
 
-async def test_what_each_role_may_do(database):
+async def test_rights_of_each_role(database):
     caller = await caller_of(database, (await workspaces.create(database, "Acme")).api_key)
 
     may = {role: (replace(caller, role=role).may_read, replace(caller, role=role).may_write) for role in (*workspaces.ROLES, None)}

@@ -23,7 +23,7 @@ LOOKUP = {**REFUND, "name": "lookup", "effect": "pure"}
 _owners = count()
 
 
-def asked(number: int, tool: str = "refund", **arguments: Any) -> ToolCall:
+def tool_call(number: int, tool: str = "refund", **arguments: Any) -> ToolCall:
     """Return the `number`-th tool call of a test."""
     return ToolCall(f"c{number}", tool, arguments or {"order": number}, "{}")
 

@@ -9,7 +9,7 @@ from engine.enums import ToolStatus
 from engine.events import ToolOutcome
 from store.conversations import turns
 from tests.support.api_server import Tenant, apart, opened
-from tests.support.engine_runs import asked, claimed, run_turn
+from tests.support.engine_runs import claimed, run_turn, tool_call
 from tests.support.fakes import Script, calls
 
 PARAMETERS = {"type": "object", "properties": {"order": {"type": "integer"}}, "required": ["order"]}
@@ -22,7 +22,7 @@ def waiting(acme: Tenant, *, wanted: int = 1, configuration: dict[str, Any] | No
     if configuration is not None:
         acme.call("PUT", f"/v1/agents/{agent['id']}/tools", 200, json={"tool_ids": [made["id"]], "configuration": configuration})
     accepted = acme.message(acme.session(agent_id=agent["id"])["id"])
-    carried(acme, accepted["turn"]["id"], Script(calls(*(asked(number) for number in range(wanted))), tools={}))
+    carried(acme, accepted["turn"]["id"], Script(calls(*(tool_call(number) for number in range(wanted))), tools={}))
     shown = acme.call("GET", f"/v1/approvals?session_id={accepted['event']['session_id']}", 200)["items"]
     return {**accepted, "approval_id": shown[-1]["id"]}
 

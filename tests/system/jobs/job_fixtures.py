@@ -13,7 +13,7 @@ import psycopg
 from store.conversations import intake, session_control
 from store.database import Database
 from store.encryption import SecretBox
-from tests.support.engine_runs import REFUND, asked, run_turn
+from tests.support.engine_runs import REFUND, run_turn, tool_call
 from tests.support.factories import Tenant, tenant
 from tests.support.fakes import Script, calls
 from tests.support.past_sessions import filled, left
@@ -137,7 +137,7 @@ async def undecided_approvals(world: World) -> None:
     for session_id in made.session_ids:
         turn_id = (await intake.accept(world.database, made.workspace_id, session_id, "Pay me back.")).turn_id
         assert turn_id is not None
-        await run_turn(world.database, turn_id, Script(calls(asked(1))), approval_s=60.0)
+        await run_turn(world.database, turn_id, Script(calls(tool_call(1))), approval_s=60.0)
         await session_control.set_mode(world.database, made.workspace_id, session_id, "paused", by="ops")
     world.execute("UPDATE approvals SET expires_at = expires_at - interval '1 hour', requested_at = requested_at - interval '1 hour'")
 
