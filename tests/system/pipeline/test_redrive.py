@@ -67,7 +67,7 @@ def model_calls(stack: Stack, turn_id: UUID | None) -> list[tuple[Any, ...]]:
 
 @pytest.mark.timeout(240)
 async def test_three_dead_turns_quarantine_the_session_until_a_redrive(stack: Stack, database: Database, dispatcher: Dispatcher):
-    """Messages of the quarantined session wait, others are answered. After a redrive of the last dead turn, the queued ones are too."""
+    """Messages of the quarantined session wait, others are answered. After a redrive of the last dead turn, the waiting ones are too."""
     session, other = await talk(stack, database, dispatcher), await talk(stack, database, dispatcher)
     dead: list[UUID | None] = []
     for number in range(3):
