@@ -86,7 +86,7 @@ def report(outcomes: list[Outcome]) -> None:
         "per turn. p50, p95, max: seconds from the end of the fault until turns that were open during it had settled."
     )
     for one in outcomes:
-        console.print(f"{one.fault} on {one.broker}: " + ", ".join(f"{name}: {count}" for name, count in one.happened.items()), style="dim")
+        console.print(f"{one.fault} on {one.broker}: " + ", ".join(f"{name}: {count}" for name, count in one.evidence.items()), style="dim")
         for line in one.wrong:
             console.print(f"[red]wrong:[/red] {one.fault} on {one.broker}: {line}")
 

@@ -26,5 +26,5 @@ def test_no_message_is_lost_and_no_effect_repeated(rig: Rig, name: str):
 def test_workers_stop_cleanly_afterwards_and_leave_no_messages_unacknowledged(rig: Rig):
     assert [rig.remove(worker) for worker in rig.workers] == [0, 0]
 
-    left = rig.queues.waiting()  # on RabbitMQ, what a worker had not acknowledged comes back to its queue when the worker goes
-    assert left <= 2, "at most the sweeps that beat has sent since"
+    left = rig.queues.waiting()  # a clean stop returns unacknowledged messages to their queue
+    assert left <= 2, "more than the sweeps that beat has sent since"
