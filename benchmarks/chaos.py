@@ -4,8 +4,8 @@
                                [--workers 2] [--kill-every 3] [--lease 30]
 
 A turn is three model calls and, between them, two calls of a tool with idempotency keys. At the end every message must have been
-answered once, offsets must be dense, counters equal a recount, tool effects have happened once, and no row be open; otherwise the
-program prints what is wrong and exits with 1.
+answered once, offsets must be dense, counters must equal a recount, each tool effect must have happened once and no row may be
+left open; otherwise the program prints all problems and exits with 1.
 """
 
 from __future__ import annotations
