@@ -34,7 +34,7 @@ class BrokerEmptied(Fault):
     """FLUSHALL or a purge of every queue while they hold dispatch messages. Until they do, the workers are stopped."""
 
     name = "broker emptied"
-    held_s = 0.0
+    duration_s = 0.0
 
     def __init__(self) -> None:
         self.emptied = 0
@@ -82,7 +82,7 @@ class ApiKilled(_ToBroker, network_faults.Refusing):
 
     name = "API killed before dispatch"
     exits = frozenset({-signal.SIGKILL})
-    held_s = 0.0
+    duration_s = 0.0
 
     def __init__(self) -> None:
         super().__init__()

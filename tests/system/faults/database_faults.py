@@ -38,7 +38,7 @@ class BackendsTerminated(Fault):
     """For two seconds, pg_terminate_backend on a random half of the product's connections, five times a second."""
 
     name = "backends terminated"
-    held_s = 0.0
+    duration_s = 0.0
 
     def __init__(self) -> None:
         self.terminated = 0
@@ -58,7 +58,7 @@ class ConnectionsExhausted(Fault):
     """Another application takes all of the server's connections, including the product's."""
 
     name = "connections exhausted"
-    held_s = 3.0
+    duration_s = 3.0
 
     def __init__(self) -> None:
         self.taken: list[psycopg.Connection[tuple[object, ...]]] = []

@@ -11,13 +11,13 @@ from tests.system.faults.rig import Rig
 class Fault:
     """One fault. `inject` and `heal` are called once, or several times under a longer load; each run makes a new object.
 
-    `held_s`: seconds between the injection and the healing. `not_on`: the brokers on which it is impossible, with the reasons. `exits`:
+    `duration_s`: seconds between the injection and the healing. `not_on`: the brokers on which it is impossible, with the reasons. `exits`:
     exit codes of the product's processes that it causes. `leaves_unacknowledged`: on Valkey, messages of a lost consumer stay in the
     list of unacknowledged ones until the visibility timeout, long after their turns have settled.
     """
 
     name: ClassVar[str]
-    held_s: ClassVar[float] = 2.0
+    duration_s: ClassVar[float] = 2.0
     not_on: ClassVar[Mapping[str, str]] = {}
     exits: ClassVar[frozenset[int]] = frozenset()
     leaves_unacknowledged: ClassVar[bool] = False

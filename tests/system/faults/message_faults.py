@@ -25,7 +25,7 @@ class DispatchedFiveTimes(Fault):
     """For two seconds, every turn that is opened is dispatched five more times."""
 
     name = "dispatched five times"
-    held_s = 0.0
+    duration_s = 0.0
     extra_model_calls = False
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class MalformedMessages(Fault):
     """The `turns` queue contains messages that our producers would not send."""
 
     name = "malformed messages"
-    held_s = 0.0
+    duration_s = 0.0
     extra_model_calls = False
 
     def __init__(self) -> None:
@@ -110,7 +110,7 @@ class ThreeBeats(Fault):
     """Three beats run at the same time."""
 
     name = "three beats"
-    held_s = 1.0
+    duration_s = 1.0
     extra_model_calls = False
 
     def __init__(self) -> None:
@@ -141,7 +141,7 @@ class NoBeat(Fault):
     """No beat runs. Turns whose dispatch messages are not lost need no sweep."""
 
     name = "no beat"
-    held_s = 3.0
+    duration_s = 3.0
     extra_model_calls = False
 
     def __init__(self) -> None:

@@ -35,19 +35,19 @@ class ProxyFault(Fault):
 class Stalled(ProxyFault):
     """Nothing is forwarded and connections stay open, longer than a lease and the broker's socket timeout; then traffic goes on."""
 
-    held_s = 6.0
+    duration_s = 6.0
 
     def inject(self, rig: Rig) -> None:
         self.proxy(rig).stall()
 
     def evidence(self, rig: Rig) -> dict[str, int]:
-        return {"bytes held": self.counts(rig).held_bytes}
+        return {"bytes delayed": self.counts(rig).held_bytes}
 
 
 class BlackHoled(ProxyFault):
     """All data is discarded and new connections get no reply; then the open connections are reset."""
 
-    held_s = 6.0
+    duration_s = 6.0
 
     def inject(self, rig: Rig) -> None:
         self.proxy(rig).black_hole()
@@ -59,7 +59,7 @@ class BlackHoled(ProxyFault):
 class Refusing(ProxyFault):
     """All connections are reset and new ones refused."""
 
-    held_s = 3.0
+    duration_s = 3.0
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Refusing(ProxyFault):
 class RepliesLost(ProxyFault):
     """Eight times within two seconds, requests are executed, their replies are lost, and the connections are reset."""
 
-    held_s = 0.0
+    duration_s = 0.0
 
     def inject(self, rig: Rig) -> None:
         for _ in range(8):

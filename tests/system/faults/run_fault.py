@@ -70,7 +70,7 @@ def run(rig: Rig, fault: Fault, load: Load, *, rounds: int = 1, at_least: int = 
             injected_at = datetime.now(UTC)
             try:
                 fault.inject(rig)
-                time.sleep(fault.held_s)
+                time.sleep(fault.duration_s)
             finally:
                 fault.heal(rig)
             intervals.append(FaultInterval(injected_at, datetime.now(UTC)))

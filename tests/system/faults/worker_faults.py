@@ -20,7 +20,7 @@ class WorkerKilled(Fault):
     """A worker that runs turns gets SIGKILL; another is started in its place."""
 
     name = "worker killed"
-    held_s = 0.0
+    duration_s = 0.0
     exits = frozenset({-signal.SIGKILL})
     leaves_unacknowledged = True
 
@@ -60,9 +60,9 @@ class WorkerFrozen(Fault):
     def heal(self, rig: Rig) -> None:
         assert self.frozen is not None
         frozen = self.frozen.process
-        held = rig.lease_count(frozen)
+        leases = rig.lease_count(frozen)
         until(lambda: rig.lease_count(frozen) == 0, 30)  # other workers hold these leases or have released them
-        self.taken_over += held or self.running_turns
+        self.taken_over += leases or self.running_turns
         frozen.popen.send_signal(signal.SIGCONT)
 
     def evidence(self, rig: Rig) -> dict[str, int]:
@@ -73,7 +73,7 @@ class RollingRestart(Fault):
     """One worker after another gets SIGTERM, finishes its turns and is replaced."""
 
     name = "rolling restart"
-    held_s = 0.0
+    duration_s = 0.0
     exits = frozenset({0})
     extra_model_calls: ClassVar[bool] = False
 

@@ -90,7 +90,7 @@ async def mary_and_john(database: Database, stack: Stack, sessions: int = 2) -> 
 
 
 def post(stack: Stack, session_id: UUID, words: str, key: str, **options: Any) -> None:
-    """A message by the Celery door."""
+    """Send a message over Celery, as a web app does."""
     with Celery(broker=stack.broker_url) as producer:
         arguments = {"session_id": str(session_id), "message_key": key, "text": words}
         producer.send_task("messages.receive", kwargs=arguments, queue="messages", **options)

@@ -17,7 +17,7 @@ from tests.support.factories import Tenant
 from tests.support.servers import free_port, until
 from tests.support.stack import Process, Stack
 
-QUICK = {
+FAST_CHECKS = {
     "TURNLINE_HEALTH_EVERY_S": "1",
     "TURNLINE_HEALTH_TIMEOUT_S": "2",
     "TURNLINE_HEALTH_DEGRADED_AFTER": "1",
@@ -26,8 +26,8 @@ QUICK = {
 
 
 @pytest.fixture(autouse=True)
-def quick(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stack, "env", stack.env | QUICK)
+def fast_checks(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack, "env", stack.env | FAST_CHECKS)
 
 
 @pytest.fixture

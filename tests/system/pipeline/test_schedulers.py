@@ -84,7 +84,7 @@ def test_one_of_three_redbeats_is_active_and_another_takes_over(redbeat: Schedul
     assert not any("Traceback" in beat.log.read_text() for beat in beats)
 
 
-async def test_three_beats_with_separate_files_do_no_harm(stack: Scheduled, database_url: str):
+async def test_three_beats_with_separate_files_run_each_turn_once(stack: Scheduled, database_url: str):
     """Each beat sends every job; the rows in the database keep work from being done twice."""
     stack.worker()
     beats = [stack.beat() for _ in range(3)]

@@ -106,16 +106,16 @@ async def test_agent_changes_apply_from_the_next_turn(stack: Stack, database: Da
     assert worker.stop() == 0
 
 
-@pytest.mark.parametrize("how", ["archived", "deleted"])
-async def test_agent_deleted_during_a_turn(stack: Stack, database: Database, dispatcher: Dispatcher, how: str):
+@pytest.mark.parametrize("change", ["archived", "deleted"])
+async def test_agent_deleted_during_a_turn(stack: Stack, database: Database, dispatcher: Dispatcher, change: str):
     session = await start_session(stack, database, dispatcher)
     doomed = stack.worker()
-    text = f"[[fault hang]] {how} meanwhile"
+    text = f"[[fault hang]] {change} meanwhile"
     turn_id = await session.send(text)
     await session.requests(text, 1)
 
     async with database.transaction(session.made.workspace_id) as db:
-        if how == "deleted":
+        if change == "deleted":
             await agents.delete(db, session.made.agent_id)
         else:
             await agents.change(db, session.made.agent_id, {"status": "archived", "system_prompt": "Say nothing."})
