@@ -30,7 +30,7 @@ ALWAYS = {
         WHERE {{mine}} AND error_class NOT IN ({", ".join(f"'{name}'" for name in KNOWN_ERRORS)})""",
     "a pending approval of a turn that has ended": f"""
         SELECT p.session_id, p.tool_call_id AS id FROM approvals p JOIN turns t ON t.id = p.turn_id
-        WHERE {{p_mine}} AND p.status = 'pending' AND t.status IN {SETTLED}""",
+        WHERE {{p_mine}} AND p.status = 'pending' AND t.{SETTLED}""",
     "an approval that was used and not given": """
         SELECT session_id, tool_call_id AS id FROM approvals WHERE {mine} AND used_at IS NOT NULL AND status <> 'approved'""",
     "a call begun without its approval": """
@@ -41,7 +41,7 @@ ALWAYS = {
             SELECT 1 FROM tool_calls c WHERE c.turn_id = t.id AND c.state = 'awaiting_approval')""",
     "a call under way in a turn that is over": f"""
         SELECT c.session_id, c.tool_call_id AS id FROM tool_calls c JOIN turns t ON t.id = c.turn_id
-        WHERE {{c_mine}} AND c.state IN ('requested', 'awaiting_approval', 'running') AND t.status IN {SETTLED}""",
+        WHERE {{c_mine}} AND c.state IN ('requested', 'awaiting_approval', 'running') AND t.{SETTLED}""",
     "a lease of a turn that is not running": """
         SELECT s.id AS session_id, NULL AS id FROM sessions s WHERE s.id = ANY (%(ids)s) AND s.lease_owner IS NOT NULL
             AND NOT EXISTS (SELECT 1 FROM turns t WHERE t.session_id = s.id AND t.status = 'running')""",
@@ -53,7 +53,7 @@ AT_THE_END = {
             SELECT t.* FROM turns t WHERE t.session_id = e.session_id AND t.opened_at_offset <= e."offset"
             ORDER BY t.opened_at_offset DESC LIMIT 1) t ON true
         WHERE {{e_mine}} AND e.kind = 'customer_message' AND e.turn_id IS NOT NULL
-            AND (t.id IS NULL OR t.status NOT IN {SETTLED} OR coalesce(t.read_through_offset, -1) < e."offset"
+            AND (t.id IS NULL OR NOT t.{SETTLED} OR coalesce(t.read_through_offset, -1) < e."offset"
                 OR (t.status <> 'done' AND t.error_class IS NULL))""",
     "turns left open": "SELECT session_id, id::text FROM turns WHERE {mine} AND status NOT IN ('done', 'failed', 'dead', 'cancelled')",
     "leases left": "SELECT id AS session_id, lease_owner AS id FROM sessions WHERE id = ANY (%(ids)s) AND lease_owner IS NOT NULL",
