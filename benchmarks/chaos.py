@@ -4,8 +4,8 @@
                                [--workers 2] [--kill-every 3] [--lease 30]
 
 A turn is three model calls and, between them, two calls of a tool with idempotency keys. At the end every message must have been
-answered once, offsets must be dense, counters equal a recount, tool effects have happened once, and no row be open; otherwise the
-program prints what is wrong and exits with 1.
+answered once, offsets must be dense, counters must equal a recount, each tool effect must have happened once and no row may be
+left open; otherwise the program prints all problems and exits with 1.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from store import migrate
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.servers import free_port, until
 from tests.support.stack import Process, Stack, running
-from tests.system.faults.accounting import Books, settle_accounts
+from tests.system.faults.accounting import Accounting, check_accounting
 from tests.system.faults.broker_queues import Queues
 from tests.system.faults.load import Load, post_all, prepare, reset_counts
 
@@ -42,7 +42,7 @@ console = Console(width=max(100, Console().width))
 
 
 @dataclass
-class Outcome(Books):
+class Outcome(Accounting):
     """The result of a run. `recovery_s`: seconds from the kill that interrupted a turn to the turn's end."""
 
     seconds: float = 0.0
@@ -182,7 +182,7 @@ def connected(stack: Stack) -> int:
 
 def _account(stack: Stack, workspaces: list[UUID], outcome: Outcome, kills: list[datetime]) -> None:
     """Fill in the figures and everything that is wrong."""
-    settle_accounts(stack, workspaces, outcome)
+    check_accounting(stack, workspaces, outcome)
     rows = stack.rows("SELECT attempts, opened_at, started_at, settled_at FROM turns WHERE workspace_id = ANY(%s)", workspaces)
     outcome.turns = len(rows)
     outcome.latency_s = [(settled - opened).total_seconds() for _, opened, _, settled in rows]

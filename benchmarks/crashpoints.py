@@ -3,9 +3,9 @@
     python -m benchmarks.crashpoints [--sample N] [--seed S] [--only model_call.before_send,model_call.answered] [--singles] [--lanes 4]
 
 Each case is two messages in one session, each answered with three model calls, an idempotent tool and an unsafe one. At the end both
-messages must have been answered once, all invariants hold, the idempotent effects have happened once and no unsafe tool have been called
-twice; otherwise the program prints what is wrong and exits with 1. `--only` takes names from the table; a name includes its variants
-(tool_call.before_send: also "tool_call.before_send unsafe"). Ctrl-C ends the run early and prints the table so far.
+messages must have been answered once, all invariants must hold, each idempotent effect must have happened once and no unsafe tool may
+have been called twice; otherwise the program prints all problems and exits with 1. `--only` takes names from the table; a name includes
+its variants (tool_call.before_send: also "tool_call.before_send unsafe"). Ctrl-C ends the run early and prints the table so far.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def chosen(only: str) -> list[Crash]:
     found = [crash for crash in CRASHES.values() if not names or crash.name in names or crash.name.split()[0] in names]
     unknown = [name for name in names if not any(name in (crash.name, crash.name.split()[0]) for crash in found)]
     if unknown:
-        sys.exit(f"There is no crash {', '.join(unknown)}; there are {', '.join(CRASHES)}.")
+        sys.exit(f"Unknown crash: {', '.join(unknown)}. Known crashes: {', '.join(CRASHES)}.")
     return found
 
 

@@ -3,8 +3,8 @@
     python -m benchmarks.faults [--messages 500] [--broker valkey|rabbitmq|both] [--fault NAME ...] [--rounds 3] [--lease 5]
 
 A turn is three model calls and, between them, two calls of a tool with idempotency keys. A fault is injected up to `--rounds` times
-while turns are running. The program prints one table and exits with 1 if a message was lost or answered twice, an effect repeated, a row
-left open, or if a fault did not happen.
+while turns are running. The program prints one table and exits with 1 if a message was lost or answered twice, if an effect was
+repeated, if a row was left open, or if a fault did not happen.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from tests.system.faults.load import Load
 from tests.system.faults.rig import Kind, Rig, rig
 from tests.system.faults.run_fault import Outcome, run
 
-NO_BEAT_S = 60.0  # how long no beat runs
-ONCE = {"rolling restart", "three beats", "no beat"}  # these last as long as the load
+NO_BEAT_S = 60.0  # duration of the load without beat
+ONCE = {"rolling restart", "three beats", "no beat"}  # these faults last as long as the load
 console = Console(width=max(150, Console().width))
 
 
@@ -86,7 +86,7 @@ def report(outcomes: list[Outcome]) -> None:
         "per turn. p50, p95, max: seconds from the end of the fault until turns that were open during it had settled."
     )
     for one in outcomes:
-        console.print(f"{one.fault} on {one.broker}: " + ", ".join(f"{name}: {count}" for name, count in one.happened.items()), style="dim")
+        console.print(f"{one.fault} on {one.broker}: " + ", ".join(f"{name}: {count}" for name, count in one.evidence.items()), style="dim")
         for line in one.wrong:
             console.print(f"[red]wrong:[/red] {one.fault} on {one.broker}: {line}")
 

@@ -40,7 +40,7 @@ async def run_turn(resources: Resources, turn_id: UUID) -> Outcome | None:
             outcome = await _run_claimed(resources, claim, lease.cancel)
     except LeaseLost:
         metrics.lost()
-        log.info("Another worker took the session over", extra={"session_id": str(claim.session_id), "fence": claim.fence})
+        log.info("The session was taken over by another worker", extra={"session_id": str(claim.session_id), "fence": claim.fence})
     if claim.next_turn is not None:
         resources.dispatcher.dispatch(claim.next_turn)
     return outcome

@@ -1,4 +1,4 @@
-"""docker-compose.yml read as compose reads it: `${VAR:-default}` and `${VAR:?words}`, nested, and `$$`."""
+"""Read docker-compose.yml as Compose does: interpolate `${VAR:-default}` and `${VAR:?message}`, nested, and `$$`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Json = Any
 
 
 def interpolated(value: Json, env: Mapping[str, str]) -> Json:
-    """`value` with every variable in its strings replaced. Raises KeyError for a required one that is not set, or is empty."""
+    """Return `value` with the variables in its strings replaced. Raise KeyError if a required one is unset or empty."""
     if isinstance(value, dict):
         return {key: interpolated(one, env) for key, one in value.items()}
     if isinstance(value, list):
@@ -34,7 +34,7 @@ def _pieces(characters: Iterator[str], env: Mapping[str, str], *, until: str) ->
         if following == "$":
             yield "$"
             continue
-        assert following == "{", f"${following} is no variable that this file should use"
+        assert following == "{", f"${following} is not a supported form of interpolation"
         name = ""
         for one in characters:
             if one in ":}":
@@ -43,17 +43,17 @@ def _pieces(characters: Iterator[str], env: Mapping[str, str], *, until: str) ->
         if one == "}":
             yield env.get(name, "")
             continue
-        how = next(characters)
-        rest = "".join(_pieces(characters, env, until="}"))
+        operator = next(characters)
+        default = "".join(_pieces(characters, env, until="}"))
         if env.get(name):
             yield env[name]
-        elif how == "-":
-            yield rest
+        elif operator == "-":
+            yield default
         else:
-            raise KeyError(f"{name}: {rest}")
+            raise KeyError(f"{name}: {default}")
 
 
 def compose(env: Mapping[str, str], path: Path = FILE) -> dict[str, Any]:
-    """The file as compose understands it, with `env` for its variables."""
-    read: dict[str, Any] = interpolated(yaml.safe_load(path.read_text()), env)
-    return read
+    """Return the content of the file with `env` for its variables."""
+    content: dict[str, Any] = interpolated(yaml.safe_load(path.read_text()), env)
+    return content

@@ -1,4 +1,4 @@
-"""Backing up and restoring as docs/operations.md says, with PostgreSQL's own programs."""
+"""Backup and restore as docs/operations.md describes them, with PostgreSQL's own programs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def test_restored_database_continues_from_the_backup(database_url: str, da
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
     await (await claimed(database, accepted.turn_id)).write(ANSWERED)
     open_turn = await intake.accept(database, made.workspace_id, made.session_id, "And 42?")
-    await claimed(database, open_turn.turn_id, owner="a worker of the day of the backup", lease_s=0.01)
+    await claimed(database, open_turn.turn_id, owner="worker before the backup", lease_s=0.01)
     await database.close()
 
     dumped = run("pg_dump", "--format=custom", f"--file={tmp_path / 'turnline.dump'}", database_url)
@@ -54,18 +54,18 @@ async def test_restored_database_continues_from_the_backup(database_url: str, da
     assert unforced == []
     database = Database(restored_url, pool_size=2)
     await database.open()
-    again = await claimed(database, open_turn.turn_id, owner="a worker of today")
+    again = await claimed(database, open_turn.turn_id, owner="worker after the restore")
     assert again.attempts == 2
     assert again.resume_point.reserved is not None
-    said = Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "No."}, {"read_through": 2})
+    reply = Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "No."}, {"read_through": 2})
     call = replace(ASKED, call=again.resume_point.reserved)
-    await again.write(TurnCommit(events=(said,), model_call=call, outcome=Finish("done")))
+    await again.write(TurnCommit(events=(reply,), model_call=call, outcome=Finish("done")))
     await database.close()
     assert violations(restored_url) == {}
 
 
 async def test_backup_by_a_login_under_row_level_security_fails(database_url: str, tmp_path: Path):
-    """It fails, and says so; a backup that silently lacks the tenants' rows would be worse than none."""
+    """pg_dump fails with an error. A backup without the tenants' rows would be worse than no backup."""
     made = run("pg_dump", "--format=custom", "--role=turnline_owner", f"--file={tmp_path / 'half.dump'}", database_url)
 
     assert made.returncode != 0

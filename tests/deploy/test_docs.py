@@ -1,4 +1,4 @@
-"""The runbook has a row for everything that the audit can find."""
+"""The runbook has a row for each violation that the audit can find, and its repairs work."""
 
 from __future__ import annotations
 

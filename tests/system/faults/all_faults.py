@@ -1,4 +1,4 @@
-"""Every fault, by name."""
+"""All faults, by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults of the broker and of the way to it."""
+"""Faults of the broker and of the network between it and the product."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tests.system.faults.rig import READY_S, Rig
 
 
 class BrokerKilled(Fault):
-    """SIGKILL to the broker while workers are busy; two seconds later it runs again on the same port and data."""
+    """The broker gets SIGKILL while workers are busy. Two seconds later it starts again with the same port and data."""
 
     name = "broker killed"
-    leaves_unacknowledged = True  # a reply that was on its way
+    leaves_unacknowledged = True  # messages whose delivery was lost
 
     def __init__(self) -> None:
         self.killed = 0
@@ -26,15 +26,15 @@ class BrokerKilled(Fault):
     def heal(self, rig: Rig) -> None:
         rig.broker.start()
 
-    def happened(self, rig: Rig) -> dict[str, int]:
+    def evidence(self, rig: Rig) -> dict[str, int]:
         return {"brokers killed": self.killed}
 
 
 class BrokerEmptied(Fault):
-    """FLUSHALL, or a purge of every queue, while rings wait in them. The workers sleep until some do."""
+    """FLUSHALL or a purge of every queue while they hold dispatch messages. Until they do, the workers are stopped."""
 
     name = "broker emptied"
-    held_s = 0.0
+    duration_s = 0.0
 
     def __init__(self) -> None:
         self.emptied = 0
@@ -50,12 +50,12 @@ class BrokerEmptied(Fault):
             for worker in workers:
                 worker.send_signal(signal.SIGCONT)
 
-    def happened(self, rig: Rig) -> dict[str, int]:
-        return {"rings thrown away": self.emptied}
+    def evidence(self, rig: Rig) -> dict[str, int]:
+        return {"dispatch messages dropped": self.emptied}
 
 
 class _ToBroker(network_faults.ProxyFault):
-    leaves_unacknowledged = True  # what Valkey had sent into a connection that was lost
+    leaves_unacknowledged = True  # messages that Valkey sent on a connection that was lost
 
     def proxy(self, rig: Rig) -> Proxy:
         return rig.to_broker
@@ -78,15 +78,15 @@ class BrokerRepliesLost(_ToBroker, network_faults.RepliesLost):
 
 
 class ApiKilled(_ToBroker, network_faults.Refusing):
-    """The API accepts messages while the broker takes no rings, and is killed with the rings in its memory."""
+    """The API accepts messages while the broker refuses connections, and is killed before it could dispatch their turns."""
 
-    name = "API killed before it rang"
+    name = "API killed before dispatch"
     exits = frozenset({-signal.SIGKILL})
-    held_s = 0.0
+    duration_s = 0.0
 
     def __init__(self) -> None:
         super().__init__()
-        self.unrung = self.killed = 0
+        self.undispatched = self.killed = 0
 
     def inject(self, rig: Rig) -> None:
         super().inject(rig)
@@ -94,7 +94,7 @@ class ApiKilled(_ToBroker, network_faults.Refusing):
         with rig.lock:
             api = rig.named("api").process
             api.kill()
-            self.unrung += self._undispatched(rig)
+            self.undispatched += self._undispatched(rig)
             self.killed += api.popen.returncode == -signal.SIGKILL
 
     def heal(self, rig: Rig) -> None:
@@ -106,5 +106,5 @@ class ApiKilled(_ToBroker, network_faults.Refusing):
         count: int = rig.stack.one("SELECT count(*) FROM turns WHERE status = 'queued' AND dispatched_at IS NULL AND dispatch_count = 0")
         return count
 
-    def happened(self, rig: Rig) -> dict[str, int]:
-        return super().happened(rig) | {"APIs killed": self.killed, "turns accepted and never rung": self.unrung}
+    def evidence(self, rig: Rig) -> dict[str, int]:
+        return super().evidence(rig) | {"APIs killed": self.killed, "turns accepted and not dispatched": self.undispatched}

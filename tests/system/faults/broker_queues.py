@@ -1,4 +1,4 @@
-"""The broker's queues, looked at and emptied as its operator would."""
+"""Inspect and empty the broker's queues, as its operator would."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.celery_app import QUEUES, make_app
 
 
 class Queues:
-    """Our queues on the broker at `url`, reached past any proxy."""
+    """The product's queues on the broker at `url`, accessed without a proxy."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -22,11 +22,11 @@ class Queues:
         self.app: Celery = make_app(Settings(_env_file=None, DATABASE_URL="", CELERY_BROKER_URL=url))
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         self.app.close()
 
     def waiting(self) -> int:
-        """How many messages wait to be taken."""
+        """Return the number of messages in the queues."""
         if self.on_valkey:
             with self._valkey() as client:
                 return sum(int(client.llen(name)) for name in QUEUES)
@@ -34,19 +34,19 @@ class Queues:
             return sum(int(connection.default_channel.queue_declare(name, passive=True).message_count) for name in QUEUES)
 
     def unacknowledged(self) -> int:
-        """How many messages Valkey keeps for workers that have not acknowledged them; RabbitMQ tells only its operator."""
+        """Return the number of delivered messages that Valkey keeps until they are acknowledged; always 0 on RabbitMQ."""
         if not self.on_valkey:
             return 0
         with self._valkey() as client:
             return int(client.hlen("unacked"))
 
     def empty(self) -> int:
-        """Throw everything away, on Valkey with FLUSHALL; returns how many messages waited."""
+        """Delete all messages, on Valkey with FLUSHALL. Return how many were in the queues."""
         if self.on_valkey:
-            waited = self.waiting()
+            count = self.waiting()
             with self._valkey() as client:
                 client.flushall()
-            return waited
+            return count
         with self.app.connection_for_write() as connection:
             return sum(int(connection.default_channel.queue_purge(name)) for name in QUEUES)
 

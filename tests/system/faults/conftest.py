@@ -1,4 +1,4 @@
-"""One rig for all faults of a broker: what one fault breaks for good, the next one finds."""
+"""One rig for all faults of a broker, so that lasting damage by one fault fails the next ones."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tests.system.faults.rig import rig as make_rig
 
 @pytest.fixture(scope="module")
 def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
-    """The rig on the module's `BROKER`."""
+    """Provide the rig with the module's `BROKER`."""
     kind: Kind = request.module.BROKER
-    # A lease long enough to be kept on a busy machine: where no answer is lost, no model call may be made again.
+    # Long enough to keep leases on a busy machine: without a lost reply, no model call may be repeated.
     lease_s, heartbeat_s = "3", "0.5"
     with (
         scratch_directory("turnline-faults-") as directory,

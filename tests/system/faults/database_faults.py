@@ -1,4 +1,4 @@
-"""Faults of Postgres and of the way to it."""
+"""Faults of Postgres and of the network between it and the product."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OURS = "starts_with(application_name, 'turnline')"
 
 
 class PostgresKilled(Fault):
-    """SIGKILL to the postmaster; two seconds later it runs again on the same data."""
+    """The postmaster gets SIGKILL. Two seconds later it starts again with the same data."""
 
     name = "Postgres killed"
 
@@ -30,15 +30,15 @@ class PostgresKilled(Fault):
     def heal(self, rig: Rig) -> None:
         rig.postgres.start()
 
-    def happened(self, rig: Rig) -> dict[str, int]:
+    def evidence(self, rig: Rig) -> dict[str, int]:
         return {"postmasters killed": self.killed}
 
 
 class BackendsTerminated(Fault):
-    """For two seconds, pg_terminate_backend at half of the product's connections, drawn anew five times a second."""
+    """For two seconds, pg_terminate_backend on a random half of the product's connections, five times a second."""
 
     name = "backends terminated"
-    held_s = 0.0
+    duration_s = 0.0
 
     def __init__(self) -> None:
         self.terminated = 0
@@ -50,22 +50,22 @@ class BackendsTerminated(Fault):
             )
             time.sleep(0.2)
 
-    def happened(self, rig: Rig) -> dict[str, int]:
+    def evidence(self, rig: Rig) -> dict[str, int]:
         return {"backends terminated": self.terminated}
 
 
 class ConnectionsExhausted(Fault):
-    """Others take every connection the server has, the product's own too."""
+    """Another application takes all of the server's connections, including the product's."""
 
     name = "connections exhausted"
-    held_s = 3.0
+    duration_s = 3.0
 
     def __init__(self) -> None:
         self.taken: list[psycopg.Connection[tuple[object, ...]]] = []
-        self.most = self.budget_refusal = 0
+        self.most = self.refusals = 0
 
     def inject(self, rig: Rig) -> None:
-        with psycopg.connect(rig.postgres.url, autocommit=True) as operator:  # opened while there is room for one
+        with psycopg.connect(rig.postgres.url, autocommit=True) as operator:  # opened before all connections are taken
             self._take_all(rig)
             while self._end_ours(operator):
                 self._take_all(rig)
@@ -79,16 +79,16 @@ class ConnectionsExhausted(Fault):
     def _take_all(self, rig: Rig) -> None:
         with contextlib.suppress(psycopg.OperationalError):
             while True:
-                self.taken.append(psycopg.connect(rig.postgres.login_url, application_name="somebody else"))
-        self.budget_refusal += 1
+                self.taken.append(psycopg.connect(rig.postgres.login_url, application_name="another application"))
+        self.refusals += 1
 
     def heal(self, rig: Rig) -> None:
         for connection in self.taken:
             connection.close()
         self.taken.clear()
 
-    def happened(self, rig: Rig) -> dict[str, int]:
-        return {"connections taken": self.most, "seen refused": self.budget_refusal}
+    def evidence(self, rig: Rig) -> dict[str, int]:
+        return {"connections taken": self.most, "connections refused": self.refusals}
 
 
 class _ToDatabase(network_faults.ProxyFault):
@@ -101,6 +101,6 @@ class PostgresStalled(_ToDatabase, network_faults.Stalled):
 
 
 class PostgresRepliesLost(_ToDatabase, network_faults.RepliesLost):
-    """Commits whose outcome nobody heard."""
+    """Commits are made and their replies are lost."""
 
     name = "Postgres's replies lost"

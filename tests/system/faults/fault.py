@@ -1,4 +1,4 @@
-"""What a fault is: something done to the rig, undone again, and proved to have happened."""
+"""The base class of faults: a fault is injected into the rig, healed, and proves that it happened."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from tests.system.faults.rig import Rig
 
 
 class Fault:
-    """One fault, done once by `inject` and `heal`; several times under a longer load. Made anew for each run.
+    """One fault. `inject` and `heal` are called once, or several times under a longer load; each run makes a new object.
 
-    `held_s`: how long it lasts before it is healed. `not_on`: on which broker it cannot be, and why. `exits`: exit codes of the
-    product's processes that belong to it. `leaves_unacknowledged`: on Valkey, messages that died with their reader stay listed until
-    the visibility timeout brings them back, to turns long settled.
+    `duration_s`: seconds between the injection and the healing. `not_on`: the brokers on which it is impossible, with the reasons. `exits`:
+    exit codes of the product's processes that it causes. `leaves_unacknowledged`: on Valkey, messages of a lost consumer stay in the
+    list of unacknowledged ones until the visibility timeout, long after their turns have settled.
     """
 
     name: ClassVar[str]
-    held_s: ClassVar[float] = 2.0
+    duration_s: ClassVar[float] = 2.0
     not_on: ClassVar[Mapping[str, str]] = {}
     exits: ClassVar[frozenset[int]] = frozenset()
     leaves_unacknowledged: ClassVar[bool] = False
     extra_model_calls: ClassVar[bool] = True
-    """Whether a model call may have to be made again because its answer was lost."""
+    """True if a model call may be repeated because its reply was lost."""
 
     def inject(self, rig: Rig) -> None:
-        """Do it. Returns when it is in force; what only lasts a moment is over then."""
+        """Inject the fault and return once it is in force, or over if it lasts only a moment."""
         raise NotImplementedError
 
     def heal(self, rig: Rig) -> None:
-        """Undo it. Returns when nothing more stands in the way."""
+        """Undo the fault and return once the product can work again."""
 
     def before(self, rig: Rig) -> None:
-        """What is prepared before the load begins."""
+        """Prepare the fault before the load begins."""
 
     def after(self, rig: Rig) -> None:
-        """What is put back after all turns have ended."""
+        """Restore the rig after all turns have ended."""
 
-    def happened(self, rig: Rig) -> dict[str, int]:
-        """What shows that it happened, by name; each must be above 0."""
+    def evidence(self, rig: Rig) -> dict[str, int]:
+        """Return counts, by name, that prove that the fault happened. Each must be above 0."""
         raise NotImplementedError
 
     def wrong(self, rig: Rig) -> list[str]:
-        """What this fault in particular must not lead to, and did, in sentences."""
+        """Return a sentence for each problem that only this fault checks for."""
         return []

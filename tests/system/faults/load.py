@@ -1,4 +1,4 @@
-"""The load under a fault: messages with tool calls, over several workspaces and sessions, through the API, each accepted for sure."""
+"""The load during a fault: messages with tool calls, sent over the API to several workspaces and sessions until all are accepted."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ MODEL_CALLS = 3  # model, tool, model, tool, model
 TOOL_CALLS = 2
 ACCEPTED_WITHIN_S = 90.0
 IN_FLIGHT = 100
-OVERDUE_S = 5.0  # a client that has had no answer for this long asks again
+CLIENT_TIMEOUT_S = 5.0  # the client's timeout, after which it sends the message again
 
 
 @dataclass(frozen=True)
 class Load:
-    """How much, and how fast. `latency_ms` is the model's, for each of a turn's calls."""
+    """The size and speed of the load. `latency_ms` is the latency of each model call."""
 
     messages: int = 40
     sessions: int = 20
@@ -36,7 +36,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Tenancy:
-    """A workspace of the load, with the key that its client uses."""
+    """A workspace of the load, with its API key."""
 
     workspace_id: UUID
     api_key: str
@@ -44,7 +44,7 @@ class Tenancy:
 
 
 async def prepare(stack: Stack, load: Load) -> list[Tenancy]:
-    """Make the workspaces, agents, tools and sessions, past the proxies."""
+    """Create the workspaces, agents, tools and sessions, without the proxies."""
     database = Database(stack.database_url, pool_size=4)
     await database.open()
     made = []
@@ -66,16 +66,16 @@ async def prepare(stack: Stack, load: Load) -> list[Tenancy]:
 
 
 def text(number: int, latency_ms: int) -> str:
-    """A message whose answer takes three model calls and, between them, two calls of a keyed tool."""
-    first, second = (f'{{"order": {2 * number + place}}}' for place in (0, 1))
+    """Return a message whose reply takes three model calls and, between them, two calls of a tool with idempotency keys."""
+    first, second = (f'{{"order": {2 * number + index}}}' for index in (0, 1))
     return f"Are these paid? [[call orders_lookup {first}]] [[then orders_lookup {second}]] [[latency {latency_ms}]]"
 
 
 async def post_all(api_url: str, tenancies: list[Tenancy], load: Load) -> None:
-    """Post every message, evenly over `load.over_s`; one that gets no 202 is posted again with the same key until it does."""
+    """Send every message, evenly over `load.over_s`, and send it again with the same key until the API answers 202."""
     began = time.monotonic()
     gate = asyncio.Semaphore(IN_FLIGHT)
-    async with HttpxAiohttpClient(base_url=api_url, timeout=OVERDUE_S) as client:
+    async with HttpxAiohttpClient(base_url=api_url, timeout=CLIENT_TIMEOUT_S) as client:
 
         async def post(number: int) -> None:
             await asyncio.sleep(load.over_s * number / load.messages)
@@ -96,12 +96,12 @@ async def post_all(api_url: str, tenancies: list[Tenancy], load: Load) -> None:
                     last = f"{reply.status_code} {reply.text[:200]}"
                     assert reply.status_code >= 500 or reply.status_code == 429, last
                 await asyncio.sleep(0.25)
-            raise AssertionError(f"message {number} was never accepted; the last answer was {last}")
+            raise AssertionError(f"message {number} was never accepted; the last response was {last}")
 
         await asyncio.gather(*(post(number) for number in range(load.messages)))
 
 
 def reset_counts(stack: Stack) -> None:
-    """Let the stand-in vendor count from nothing."""
+    """Reset the sandbox's counts."""
     with urllib.request.urlopen(urllib.request.Request(f"{stack.sandbox_url}/_sandbox/reset", method="POST"), timeout=10):
         pass

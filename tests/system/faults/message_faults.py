@@ -1,4 +1,4 @@
-"""Faults of what stands in the queue, and of who puts it there."""
+"""Faults of the messages in the queue and of the processes that send them."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ from tests.system.faults.rig import READY_S, Rig
 
 TIMES = 5
 MEGABYTE = 1024 * 1024
-WORDS = "what a customer wrote"
+WORDS = "text of a customer"
 
 
 class DispatchedFiveTimes(Fault):
-    """Every turn opened within two seconds is rung five times more."""
+    """For two seconds, every turn that is opened is dispatched five more times."""
 
-    name = "rung five times"
-    held_s = 0.0
+    name = "dispatched five times"
+    duration_s = 0.0
     extra_model_calls = False
 
     def __init__(self) -> None:
-        self.rings = 0
+        self.dispatched = 0
         self.since = datetime.now(UTC)
 
     def before(self, rig: Rig) -> None:
         self.since = rig.stack.one("SELECT now()")
 
     def inject(self, rig: Rig) -> None:
-        rung: set[Any] = set()
+        known: set[Any] = set()
         for _ in range(10):
             opened = {turn_id for (turn_id,) in rig.stack.rows("SELECT id FROM turns WHERE opened_at >= %s", self.since)}
-            rings = [(turn_id, 100 + number) for number in range(TIMES) for turn_id in opened - rung]
-            publish(rig.queues.app, rings)
-            self.rings += len(rings)
-            rung |= opened
+            dispatches = [(turn_id, 100 + number) for number in range(TIMES) for turn_id in opened - known]
+            publish(rig.queues.app, dispatches)
+            self.dispatched += len(dispatches)
+            known |= opened
             time.sleep(0.2)
 
-    def happened(self, rig: Rig) -> dict[str, int]:
-        return {"rings too many": self.rings}
+    def evidence(self, rig: Rig) -> dict[str, int]:
+        return {"extra dispatch messages": self.dispatched}
 
 
 class MalformedMessages(Fault):
-    """The queue of rings holds what no producer of ours would put there."""
+    """The `turns` queue contains messages that our producers would not send."""
 
-    name = "garbage on the queue"
-    held_s = 0.0
+    name = "malformed messages"
+    duration_s = 0.0
     extra_model_calls = False
 
     def __init__(self) -> None:
-        self.put = 0
+        self.sent = 0
         self.logs: dict[Path, int] = {}
 
     def before(self, rig: Rig) -> None:
@@ -77,16 +77,16 @@ class MalformedMessages(Fault):
                 (pickle.dumps(([], {"text": WORDS}, {})), "application/x-python-serialize", "binary", task),
                 (b'[[], {"text": "%s"}, {}]' % WORDS.encode(), "application/json", "utf-8", task | {"task": "no.such.task"}),
                 (b"[[], {}, {}]", "application/json", "utf-8", task),
-                (b'[["no turn\'s id"], {}, {}]', "application/json", "utf-8", task),
+                (b'[["not-a-turn-id"], {}, {}]', "application/json", "utf-8", task),
                 (b'[["%s"], {}, {}]' % (b"x" * MEGABYTE), "application/json", "utf-8", task),
             ):
                 connection.Producer().publish(
                     body, exchange="turns", routing_key="turns", content_type=content_type, content_encoding=encoding, headers=headers
                 )
-                self.put += 1
+                self.sent += 1
             for raw in (b"\xff\x00\x01 no envelope", b"words", b"42", b"[]", b"{}", b'{"properties": {}}', b"x" * MEGABYTE):
                 self._put_raw(rig, connection, raw)
-                self.put += 1
+                self.sent += 1
 
     @staticmethod
     def _put_raw(rig: Rig, connection: Connection, raw: bytes) -> None:
@@ -97,20 +97,20 @@ class MalformedMessages(Fault):
             channel = connection.default_channel
             channel.basic_publish(channel.prepare_message(raw), exchange="turns", routing_key="turns")
 
-    def happened(self, rig: Rig) -> dict[str, int]:
+    def evidence(self, rig: Rig) -> dict[str, int]:
         rejected = rig.count_in_logs("Rejecting a malformed or unknown message", self.logs)
-        noticed = rejected + rig.count_in_logs("Dropping a queue item that is not a message", self.logs)
-        return {"things put into the queue": self.put, "noticed by the workers": noticed}
+        handled = rejected + rig.count_in_logs("Dropping a queue item that is not a message", self.logs)
+        return {"malformed messages sent": self.sent, "rejected by the workers": handled}
 
     def wrong(self, rig: Rig) -> list[str]:
-        return ["the logs quote what could not be read"] if rig.count_in_logs(WORDS, self.logs) else []
+        return ["the logs quote a malformed message"] if rig.count_in_logs(WORDS, self.logs) else []
 
 
 class ThreeBeats(Fault):
-    """Three schedulers at once."""
+    """Three beats run at the same time."""
 
     name = "three beats"
-    held_s = 1.0
+    duration_s = 1.0
     extra_model_calls = False
 
     def __init__(self) -> None:
@@ -122,9 +122,10 @@ class ThreeBeats(Fault):
 
     def inject(self, rig: Rig) -> None:
         beats = [one.process for one in rig.processes if one.name.startswith("beat")]
-        had = [beat.log.stat().st_size for beat in beats]
+        sizes = [beat.log.stat().st_size for beat in beats]
         until(
-            lambda: all(b"Sending due task sweep-turns" in beat.log.read_bytes()[at:] for beat, at in zip(beats, had, strict=True)), READY_S
+            lambda: all(b"Sending due task sweep-turns" in beat.log.read_bytes()[size:] for beat, size in zip(beats, sizes, strict=True)),
+            READY_S,
         )
         self.beats = len(beats) - 1
 
@@ -132,24 +133,24 @@ class ThreeBeats(Fault):
         for number in (2, 3):
             rig.remove(rig.named(f"beat {number}"))
 
-    def happened(self, rig: Rig) -> dict[str, int]:
-        return {"schedulers too many, all sending": self.beats}
+    def evidence(self, rig: Rig) -> dict[str, int]:
+        return {"extra beats, all sending": self.beats}
 
 
 class NoBeat(Fault):
-    """No scheduler at all: turns whose rings are not lost need no sweep."""
+    """No beat runs. Turns whose dispatch messages are not lost need no sweep."""
 
     name = "no beat"
-    held_s = 3.0
+    duration_s = 3.0
     extra_model_calls = False
 
     def __init__(self) -> None:
-        self.dismissed = 0
+        self.stopped = 0
         self.logs: dict[Path, int] = {}
 
     def before(self, rig: Rig) -> None:
         rig.remove(rig.named("beat"))
-        self.dismissed = 1
+        self.stopped = 1
         self.logs = rig.bookmarks()
 
     def inject(self, rig: Rig) -> None:
@@ -158,8 +159,8 @@ class NoBeat(Fault):
     def after(self, rig: Rig) -> None:
         rig.supervise("beat", rig.stack.beat)
 
-    def happened(self, rig: Rig) -> dict[str, int]:
-        return {"schedulers dismissed": self.dismissed}
+    def evidence(self, rig: Rig) -> dict[str, int]:
+        return {"beats stopped": self.stopped}
 
     def wrong(self, rig: Rig) -> list[str]:
         return ["a sweep dispatched turns"] if rig.count_in_logs('"turns_dispatched"', self.logs) else []

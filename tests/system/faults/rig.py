@@ -1,4 +1,4 @@
-"""What the faults are done to: Postgres, a broker, the API, beat and workers, the product's connections running through proxies."""
+"""The system under test: Postgres, a broker, the API, beat and workers. The product's connections go through proxies."""
 
 from __future__ import annotations
 
@@ -25,45 +25,45 @@ MAX_CONNECTIONS = 80
 
 
 class Broker(Protocol):
-    """What a fault does to a broker."""
+    """The operations of a broker that faults use."""
 
     @property
     def url(self) -> str:
-        """Where it is, for its operator."""
+        """Return its address, without the proxy."""
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """Return the port on which it listens."""
 
     def kill(self) -> int:
-        """SIGKILL it; returns its exit code."""
+        """Send SIGKILL and return the exit code."""
 
     def start(self) -> Any:
-        """Start it again on the same port and data."""
+        """Start it again with the same port and data."""
 
 
 class Valkey(EmbeddedValkey):
-    """A Valkey that keeps its data, as a broker should."""
+    """A Valkey that keeps its data when it is killed."""
 
     def kill(self) -> int:
-        """SIGKILL it; returns its exit code."""
-        return killed(self)
+        """Send SIGKILL and return the exit code."""
+        return kill_server(self)
 
 
 class Postgres(EmbeddedPostgres):
-    """A Postgres that can be killed, with few connections, so that they can all be taken."""
+    """A Postgres that can be killed. It allows few connections, so that a fault can take them all."""
 
     def _popen(self, command: Sequence[str], **options: Any) -> IO[bytes] | None:
         return super()._popen([*command, "-c", f"max_connections={MAX_CONNECTIONS}"], **options)
 
     def kill(self) -> int:
-        """SIGKILL the postmaster; returns its exit code. `start` brings it back on the same data."""
-        return killed(self)
+        """Send SIGKILL to the postmaster and return its exit code. `start` starts it again with the same data."""
+        return kill_server(self)
 
 
-def killed(server: EmbeddedPostgres | EmbeddedValkey) -> int:
-    """SIGKILL `server`, wait until it is gone, return its exit code."""
-    assert server.pid is not None, "it does not run"
+def kill_server(server: EmbeddedPostgres | EmbeddedValkey) -> int:
+    """Send SIGKILL to `server`, wait for its end and return its exit code."""
+    assert server.pid is not None, "the server does not run"
     server.send_kill()
     until(lambda: not server.alive)
     return -signal.SIGKILL if server.exit_description == "was killed by SIGKILL" else 0
@@ -71,17 +71,17 @@ def killed(server: EmbeddedPostgres | EmbeddedValkey) -> int:
 
 @dataclass
 class SupervisedProcess:
-    """A process of the product that is started again when it ends, as a supervisor would."""
+    """A process of the product that is started again when it ends, as by a supervisor."""
 
     name: str
-    begin: Callable[[], Process]
+    start: Callable[[], Process]
     process: Process
     wanted: bool = True
 
 
 @dataclass
 class Rig:
-    """Everything runs when it is made; `rig()` makes one."""
+    """The running system; `rig()` starts it."""
 
     kind: Kind
     stack: Stack
@@ -98,43 +98,43 @@ class Rig:
 
     @property
     def api_url(self) -> str:
-        """Where the API answers."""
+        """Return the address of the API."""
         return f"http://127.0.0.1:{self.api_port}"
 
     @property
     def workers(self) -> list[SupervisedProcess]:
-        """The workers."""
+        """Return the workers."""
         return [one for one in self.processes if one.name.startswith("worker")]
 
-    def supervise(self, name: str, begin: Callable[[], Process]) -> SupervisedProcess:
-        """Start a process and keep it running."""
+    def supervise(self, name: str, start: Callable[[], Process]) -> SupervisedProcess:
+        """Start a process, and start it again whenever it ends."""
         with self.lock:
-            made = SupervisedProcess(name, begin, begin())
+            made = SupervisedProcess(name, start, start())
             self.processes.append(made)
         return made
 
     def remove(self, one: SupervisedProcess) -> int:
-        """Stop a process for good; returns its exit code."""
+        """Stop a process for good and return its exit code."""
         with self.lock:
             one.wanted = False
             self.processes.remove(one)
         return one.process.stop()
 
     def restart_ended(self) -> None:
-        """Start what has ended again."""
+        """Start the processes that ended again."""
         with self.lock:
             for one in self.processes:
                 code = one.process.popen.poll()
                 if code is not None and one.wanted:
                     self.exits.append((one.name, code))
-                    one.process = one.begin()
+                    one.process = one.start()
 
     def named(self, name: str) -> SupervisedProcess:
-        """The processes process of that name."""
+        """Return the process of that name."""
         return next(one for one in self.processes if one.name == name)
 
     def ready(self) -> bool:
-        """Whether every worker takes work and the API answers."""
+        """Return true if every worker accepts tasks and the API answers."""
         with self.lock:
             return all("ready." in one.process.log.read_text() for one in self.workers) and self._api_answers()
 
@@ -144,27 +144,30 @@ class Rig:
         return False
 
     def lease_count(self, process: Process) -> int:
-        """How many sessions' leases a worker holds."""
+        """Return the number of leases that a worker holds."""
         count: int = self.stack.one("SELECT count(*) FROM sessions WHERE lease_owner LIKE %s", f"%:{process.popen.pid}:%")
         return count
 
     def count_in_logs(self, words: str, since: dict[Path, int]) -> int:
-        """How often the product's logs say `words` beyond where `bookmarks()` was taken."""
+        """Return how often `words` occurs in the logs after `since`, the result of an earlier `bookmarks()`."""
         return sum(log.read_bytes()[since.get(log, 0) :].count(words.encode()) for log in self.stack.directory.glob("*.log"))
 
     def bookmarks(self) -> dict[Path, int]:
-        """How long each log is now."""
+        """Return the size of each log in bytes."""
         return {log: log.stat().st_size for log in self.stack.directory.glob("*.log")}
 
 
-def _watch(rig: Rig, over: threading.Event) -> None:
-    while not over.wait(0.2):
+def _watch(rig: Rig, stop: threading.Event) -> None:
+    while not stop.wait(0.2):
         rig.restart_ended()
 
 
 @contextlib.contextmanager
 def rig(kind: Kind, directory: Path, *, workers: int = 2, concurrency: int = 6, fast: bool = True, **settings: str) -> Iterator[Rig]:
-    """A rig with `workers` workers of `concurrency` turns each: few enough for rings to wait. `fast`: Postgres without fsync."""
+    """Start a rig with `workers` workers of `concurrency` turns each, few enough for dispatch messages to wait in the broker.
+
+    `fast` runs Postgres without fsync.
+    """
     (directory / "logs").mkdir()
     with contextlib.ExitStack() as stack:
         server: Valkey | RabbitMQ = Valkey(directory / "valkey") if kind == "valkey" else RabbitMQ()
@@ -188,13 +191,13 @@ def rig(kind: Kind, directory: Path, *, workers: int = 2, concurrency: int = 6, 
         for number in range(workers):
             made.supervise(f"worker {number}", lambda: processes.worker(concurrency=concurrency, wait=False))
         until(made.ready, READY_S)
-        over = threading.Event()
-        watcher = threading.Thread(target=_watch, args=(made, over), name="supervisor")
+        stop = threading.Event()
+        watcher = threading.Thread(target=_watch, args=(made, stop), name="supervisor")
         watcher.start()
         try:
             yield made
         finally:
-            over.set()
+            stop.set()
             watcher.join()
             to_database.heal()
             to_broker.heal()

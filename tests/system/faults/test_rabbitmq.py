@@ -6,9 +6,8 @@ import pytest
 
 from tests.support.rabbitmq import ABSENT, RabbitMQ
 from tests.system.faults.all_faults import FAULTS
-from tests.system.faults.load import Load
+from tests.system.faults.checks import check_clean_stop, check_fault
 from tests.system.faults.rig import Rig
-from tests.system.faults.run_fault import run
 
 BROKER = "rabbitmq"
 
@@ -17,17 +16,8 @@ pytestmark = pytest.mark.skipif(not RabbitMQ.executable(), reason=ABSENT)
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_no_message_is_lost_and_no_effect_repeated(rig: Rig, name: str):
-    fault = FAULTS[name]()
-    if BROKER in fault.not_on:
-        pytest.skip(fault.not_on[BROKER])
-
-    outcome = run(rig, fault, Load())
-
-    assert outcome.wrong == [], f"{outcome}\n{rig.stack.tails()}"
+    check_fault(rig, name, BROKER)
 
 
 def test_workers_stop_cleanly_afterwards_and_leave_no_messages_unacknowledged(rig: Rig):
-    assert [rig.remove(worker) for worker in rig.workers] == [0, 0]
-
-    left = rig.queues.waiting()  # on RabbitMQ, what a worker had not acknowledged comes back to its queue when the worker goes
-    assert left <= 2, "at most the sweeps that beat has sent since"
+    check_clean_stop(rig)

@@ -1,4 +1,4 @@
-"""A database of each module's own, a broker, and the stack on them."""
+"""Fixtures: one database, one broker and one stack per test module."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.stack import Stack, running
 
 @pytest.fixture(scope="module")
 def stack(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack whose workers each test starts as it needs them."""
+    """Provide a stack without workers; each test starts those that it needs."""
     with EmbeddedValkey(None) as broker, running(Stack(database_url, broker.url, Path(tmp_path_factory.mktemp("stack")))) as made:
         yield made
 
@@ -32,7 +32,7 @@ async def database(stack: Stack) -> AsyncIterator[Database]:
 
 @pytest.fixture
 def dispatcher(stack: Stack) -> Iterator[Dispatcher]:
-    """The doorbell, as the API rings it."""
+    """Provide a dispatcher like the API's."""
     from tasks.celery_app import make_app
 
     app: Celery = make_app(Settings(_env_file=None, DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))

@@ -1,6 +1,6 @@
-"""Approvals with real workers: nothing is held while a person thinks, and what they approve is done once.
+"""Approvals with real workers: a waiting turn holds no lease, and an approved call is made once.
 
-The sandbox's tools do their work at every request here, whatever the key: were a call repeated, its effect would be counted twice.
+The sandbox's tools ignore idempotency keys here, so that the effect of a repeated call is counted twice.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def refund(order: int, **fields: Any) -> str:
     return f"[[call refund {json.dumps({'order': order, 'amount': 5, 'repeats': True} | fields)}]]"
 
 
-async def asked(stack: Stack, database: Database, dispatcher: Dispatcher, text: str) -> tuple[Tenant, UUID]:
+async def send(stack: Stack, database: Database, dispatcher: Dispatcher, text: str) -> tuple[Tenant, UUID]:
     made = await tenant(database, tools=(tool(stack), tool(stack, "orders_lookup", "pure")))
     accepted = await intake.accept(database, made.workspace_id, made.session_id, text)
     assert accepted.turn_id is not None
@@ -48,9 +48,9 @@ async def asked(stack: Stack, database: Database, dispatcher: Dispatcher, text: 
     return made, accepted.turn_id
 
 
-async def parked(stack: Stack, database: Database, dispatcher: Dispatcher, text: str) -> tuple[Tenant, UUID, list[UUID]]:
-    """A turn that waits, holding nothing, and its approvals by the place of their calls."""
-    made, turn_id = await asked(stack, database, dispatcher, text)
+async def send_until_waiting(stack: Stack, database: Database, dispatcher: Dispatcher, text: str) -> tuple[Tenant, UUID, list[UUID]]:
+    """Send `text` and wait until its turn waits for approvals. Return the turn and its approvals, in the order of their calls."""
+    made, turn_id = await send(stack, database, dispatcher, text)
     until(lambda: stack.status(turn_id) == "waiting", 30)
     assert stack.rows("SELECT lease_owner, lease_until FROM sessions WHERE id = %s", made.session_id) == [(None, None)]
     query = "SELECT p.id FROM approvals p JOIN tool_calls c USING (session_id, tool_call_id) WHERE p.turn_id = %s ORDER BY c.position"
@@ -66,7 +66,7 @@ async def decide(
 
 
 def effects(stack: Stack, turn_id: UUID, name: str = "refund") -> dict[str, int]:
-    """What the sandbox did for this turn."""
+    """Return the number of requests and effects that the sandbox counted for this turn."""
     by_key = stack.counts()["tools"].get(name, {"by_key": {}})["by_key"]
     mine = [counts for key, counts in by_key.items() if str(turn_id) in key]
     return {name: sum(counts[name] for counts in mine) for name in ("requests", "effects")}
@@ -77,10 +77,10 @@ def results(stack: Stack, made: Tenant) -> list[dict[str, Any]]:
     return [content for (content,) in stack.rows(query, made.session_id)]
 
 
-async def test_an_approved_refund_survives_a_restart_and_is_made_once(
+async def test_approved_refund_survives_a_restart_and_is_made_once(
     stack: Stack, database: Database, dispatcher: Dispatcher, beat: Process, worker: Process
 ):
-    made, turn_id, (approval_id,) = await parked(stack, database, dispatcher, refund(1))
+    made, turn_id, (approval_id,) = await send_until_waiting(stack, database, dispatcher, refund(1))
     assert effects(stack, turn_id) == {"requests": 0, "effects": 0}
 
     assert worker.stop() == 0
@@ -95,21 +95,21 @@ async def test_an_approved_refund_survives_a_restart_and_is_made_once(
     assert stack.status(turn_id) == "done"
     assert effects(stack, turn_id) == {"requests": 1, "effects": 1}
     assert [result["status"] for result in results(stack, made)] == ["succeeded"]
-    said = stack.rows(
+    status_updates = stack.rows(
         "SELECT content->>'status', content->>'decided_by' FROM events WHERE session_id = %s AND kind = 'status_update'"
         ' ORDER BY "offset"',
         made.session_id,
     )
-    assert said == [("approval_requested", None), ("approval_decided", "Dana")]
+    assert status_updates == [("approval_requested", None), ("approval_decided", "Dana")]
     assert violations(stack.database_url) == {}
     assert second.stop() == 0
 
 
-async def test_calls_of_one_reply_are_decided_in_any_order_and_others_do_not_wait(
+async def test_approvals_of_one_reply_are_decided_in_any_order_and_other_calls_do_not_wait(
     stack: Stack, database: Database, dispatcher: Dispatcher, worker: Process
 ):
     text = f'{refund(1)}{refund(2)}{refund(3)}[[call orders_lookup {{"order": 41}}]]'
-    made, turn_id, (first, second, third) = await parked(stack, database, dispatcher, text)
+    made, turn_id, (first, second, third) = await send_until_waiting(stack, database, dispatcher, text)
     assert [result["tool_name"] for result in results(stack, made)] == ["orders_lookup"]
     late = await intake.accept(database, made.workspace_id, made.session_id, "And be quick.")
 
@@ -131,7 +131,7 @@ async def test_calls_of_one_reply_are_decided_in_any_order_and_others_do_not_wai
     assert plain["result"]["order"] == 3
     assert effects(stack, turn_id) == {"requests": 2, "effects": 2}
     read = stack.one("SELECT read_through_offset FROM turns WHERE id = %s", turn_id)
-    assert read >= late.offset, "the message that came meanwhile was read"
+    assert read >= late.offset, "the message that arrived meanwhile was not read"
     assert violations(stack.database_url) == {}
     assert worker.stop() == 0
 
@@ -139,7 +139,7 @@ async def test_calls_of_one_reply_are_decided_in_any_order_and_others_do_not_wai
 async def test_worker_killed_during_an_approved_call_leaves_it_unknown(
     stack: Stack, database: Database, dispatcher: Dispatcher, worker: Process
 ):
-    made, turn_id, (approval_id,) = await parked(stack, database, dispatcher, refund(1, fault="effect-then-timeout"))
+    made, turn_id, (approval_id,) = await send_until_waiting(stack, database, dispatcher, refund(1, fault="effect-then-timeout"))
     await decide(database, dispatcher, made, approval_id)
     until(lambda: effects(stack, turn_id)["requests"] == 1, 30)
     worker.kill()
@@ -156,12 +156,10 @@ async def test_worker_killed_during_an_approved_call_leaves_it_unknown(
     assert rescuer.stop() == 0
 
 
-async def test_an_undecided_approval_expires_and_the_turn_continues(
-    stack: Stack, database: Database, dispatcher: Dispatcher, beat: Process
-):
+async def test_undecided_approval_expires_and_the_turn_continues(stack: Stack, database: Database, dispatcher: Dispatcher, beat: Process):
     stack.env["TURNLINE_APPROVAL_S"] = "1"
-    hasty = stack.worker()
-    made, turn_id = await asked(stack, database, dispatcher, refund(1))
+    worker = stack.worker()
+    made, turn_id = await send(stack, database, dispatcher, refund(1))
     stack.drained()
 
     assert stack.status(turn_id) == "done"
@@ -169,4 +167,4 @@ async def test_an_undecided_approval_expires_and_the_turn_continues(
     assert [(result["status"], "in time" in result["error"]) for result in results(stack, made)] == [("denied", True)]
     assert stack.one("SELECT status FROM approvals WHERE turn_id = %s", turn_id) == "expired"
     assert violations(stack.database_url) == {}
-    assert hasty.stop() == 0
+    assert worker.stop() == 0

@@ -1,4 +1,4 @@
-"""A database at work is audited again and again, and nothing that is merely under way is taken for wrong."""
+"""The audit, run repeatedly on a busy database, does not report work in progress as a violation."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tests.support.factories import tenant
 from tests.support.invariants import violations
 from tests.support.stack import TOOL, Stack
 
-UNDER_WAY = "SELECT count(*) FROM turns WHERE status = 'running'"
+RUNNING = "SELECT count(*) FROM turns WHERE status = 'running'"
 
 
 async def test_audits_of_a_busy_database_find_no_violation(stack: Stack, database: Database, dispatcher: Dispatcher):
-    """Turns with tools, messages that coalesce into them, and a worker that is killed while it carries some."""
+    """The load: turns with tools, messages that coalesce into them, and a worker that is killed while it runs turns."""
     configuration: dict[str, Any] = {"url": f"{stack.sandbox_url}/tools/orders_lookup"}
     made = await tenant(database, sessions=40, tools=({**TOOL, "integration": {"configuration": configuration}},))
     doomed = stack.worker(queues="turns")
@@ -40,14 +40,14 @@ async def test_audits_of_a_busy_database_find_no_violation(stack: Stack, databas
     feeding = asyncio.create_task(feed())
     busy = 0
     while not feeding.done() or stack.one("SELECT count(*) FROM turns WHERE status IN ('queued', 'running')"):
-        before = stack.one(UNDER_WAY)
+        before = stack.one(RUNNING)
         report = await audit.run(maintenance, since=audit.BEGINNING)
-        busy += bool(before and stack.one(UNDER_WAY))
+        busy += bool(before and stack.one(RUNNING))
         assert report.findings == {}, report.stored()
     await feeding
     await maintenance.close()
     stack.drained()
 
-    assert busy >= 3, "the database was hardly at work: the run proves nothing"
-    assert stack.one("SELECT count(*) FROM turns WHERE attempts > 1") > 0, "no turn was cut"
+    assert busy >= 3, "few audits met running turns, so the run proves nothing"
+    assert stack.one("SELECT count(*) FROM turns WHERE attempts > 1") > 0, "the kill interrupted no turn"
     assert violations(stack.database_url) == {}

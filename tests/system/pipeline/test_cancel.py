@@ -1,4 +1,4 @@
-"""Cancelling what a real worker does: requests are cut off, what had been said and spent is kept, nothing is lost or doubled."""
+"""Cancelling turns that a real worker runs: requests are cut off, streamed text and usage are kept, nothing is lost or doubled."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ async def test_cancel_during_a_streamed_reply(stack: Stack, database: Database, 
     content = session.log()[-1][2]
     assert (content["status"], content["by"]) == ("cancelled", "ops")
     assert content["partial_text"].startswith("alpha bravo charlie delta echo")
-    ((state, estimated, given, said, cost),) = stack.rows(
+    ((state, estimated, input_tokens, output_tokens, cost),) = stack.rows(
         "SELECT state, estimated, input_tokens, output_tokens, cost_usd FROM model_calls WHERE turn_id = %s", turn_id
     )
     assert (state, estimated) == ("settled", True)
-    assert given > 0
-    assert len(content["partial_text"].split()) / 2 < said < 3000
+    assert input_tokens > 0
+    assert len(content["partial_text"].split()) / 2 < output_tokens < 3000
     assert cost == stack.one("SELECT cost_usd FROM sessions WHERE id = %s", session.made.session_id) > Decimal(0)
     await soon(lambda: stack.counts()["model"]["left"] > before["left"])
     assert stack.counts()["model"]["completed"] == before["completed"]
@@ -63,8 +63,8 @@ async def test_cancel_during_a_tool_call(stack: Stack, database: Database, dispa
     assert result["status"] == state == stack.one("SELECT state FROM tool_calls WHERE turn_id = %s", turn_id)
     assert ("may or may not" in result["error"]) == (state == "unknown")
     assert await session.ended(await session.send(f"After {effect}?")) == ("done", None)
-    asked = await session.asked(f"After {effect}?")
-    assert [message["role"] for message in asked] == ["system", "user", "assistant", "tool", "user"]
+    messages = await session.asked(f"After {effect}?")
+    assert [message["role"] for message in messages] == ["system", "user", "assistant", "tool", "user"]
     assert stack.counts()["bad_requests"] == []
     stack.drained()
     assert violations(stack.database_url) == {}
@@ -95,7 +95,7 @@ async def test_cancel_a_turn_whose_worker_was_killed(stack: Stack, database: Dat
     await session.requests(text, 1)
     worker.kill()
 
-    assert await session.cancel(turn_id) in ("cancelling", "cancelled"), "by whether its lease still runs"
+    assert await session.cancel(turn_id) in ("cancelling", "cancelled"), "depends on whether the lease has expired"
 
     rescuer = stack.worker()
     assert await session.ended(turn_id) == ("cancelled", "Cancelled")

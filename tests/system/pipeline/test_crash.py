@@ -1,6 +1,6 @@
-"""A worker killed in the middle of a turn: another finishes it, and repeats nothing that had finished.
+"""A worker killed during a turn: another worker finishes the turn and repeats nothing that was finished.
 
-The sandbox makes a request hang at the point in question; there the worker gets SIGKILL.
+The sandbox makes a request hang, and then the worker gets SIGKILL.
 """
 
 from __future__ import annotations
@@ -31,19 +31,22 @@ def tool(stack: Stack, effect: str) -> dict[str, Any]:
     }
 
 
-async def killed_while(
+async def kill_worker_during(
     stack: Stack, database: Database, dispatcher: Dispatcher, text: str, *, model: int, tool_requests: int = 0, effect: str = "idempotent"
 ) -> Any:
-    """Send `text`, kill the worker once that many requests are with the model and the tool, let another finish; returns the turn's id."""
+    """Send `text`, kill the worker, let another worker finish the turn, and return the turn's id.
+
+    The kill comes once the model has received `model` requests and the tool `tool_requests`.
+    """
     made = await tenant(database, tools=(tool(stack, effect),))
     doomed = stack.worker()
-    before = tool_asked(stack)
+    before = tool_request_count(stack)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, text)
     assert accepted.turn_id is not None
     dispatcher.dispatch(accepted.turn_id)
-    until(lambda: asked(stack, text) >= model and tool_asked(stack) >= before + tool_requests, 20)
+    until(lambda: model_request_count(stack, text) >= model and tool_request_count(stack) >= before + tool_requests, 20)
     doomed.kill()
-    assert stack.status(accepted.turn_id) == "running", "the kill came too late to prove anything"
+    assert stack.status(accepted.turn_id) == "running", "the kill came after the turn's end, so the run proves nothing"
 
     rescuer = stack.worker()
     stack.beat()
@@ -57,12 +60,12 @@ async def killed_while(
     return accepted.turn_id
 
 
-def tool_asked(stack: Stack) -> int:
+def tool_request_count(stack: Stack) -> int:
     count: int = stack.counts()["tools"].get("orders_lookup", {}).get("requests", 0)
     return count
 
 
-def asked(stack: Stack, text: str) -> int:
+def model_request_count(stack: Stack, text: str) -> int:
     count: int = stack.counts()["by_text"].get(text, 0)
     return count
 
@@ -72,20 +75,20 @@ async def states(stack: Stack, turn_id: Any) -> list[str]:
 
 
 async def test_worker_killed_during_the_first_model_call(stack: Stack, database: Database, dispatcher: Dispatcher):
-    """The model was asked and nobody heard the answer (C7, C8): asked again, and the first call is in the books as unknown."""
+    """The request was sent and the reply was lost: the call is made again, and the ledger keeps the first one as unknown."""
     text = "[[fault hang]] after the claim"
-    turn_id = await killed_while(stack, database, dispatcher, text, model=1)
+    turn_id = await kill_worker_during(stack, database, dispatcher, text, model=1)
 
-    assert asked(stack, text) == 2
+    assert model_request_count(stack, text) == 2
     assert await states(stack, turn_id) == ["unknown", "settled"]
 
 
 async def test_worker_killed_after_the_first_model_reply(stack: Stack, database: Database, dispatcher: Dispatcher):
-    """The reply that asked for the tool is in the log, the tool was not reached (C9, C10): the model is not asked for it again."""
+    """The reply that requests the tool is committed and the tool's result is not: that model call is not repeated."""
     text = '[[call orders_lookup {"order": 41, "fault": "hang"}]] first reply'
-    turn_id = await killed_while(stack, database, dispatcher, text, model=1, tool_requests=1)
+    turn_id = await kill_worker_during(stack, database, dispatcher, text, model=1, tool_requests=1)
 
-    assert asked(stack, text) == 2, "one request for each of the two steps"
+    assert model_request_count(stack, text) == 2, "one request for each of the two steps"
     assert await states(stack, turn_id) == ["settled", "settled"]
 
 
@@ -93,51 +96,51 @@ async def test_worker_killed_after_the_first_model_reply(stack: Stack, database:
 async def test_worker_killed_after_the_tools_effect(
     stack: Stack, database: Database, dispatcher: Dispatcher, effect: str, status: str, effects: int
 ):
-    """The tool ran and nobody heard (C11): a keyed tool is asked again under its key, an unsafe one is not, and the model is told."""
+    """The tool ran and its reply was lost: an idempotent call is repeated with its key, an unsafe one is reported as unknown."""
     text = f'[[call orders_lookup {{"order": 41, "fault": "effect-then-timeout"}}]] {effect} effect'
-    turn_id = await killed_while(stack, database, dispatcher, text, model=1, tool_requests=1, effect=effect)
+    turn_id = await kill_worker_during(stack, database, dispatcher, text, model=1, tool_requests=1, effect=effect)
 
     key = stack.one("SELECT idempotency_key FROM tool_calls WHERE turn_id = %s", turn_id)
     done = stack.counts()["tools"]["orders_lookup"]["by_key"][key]
     assert done["effects"] == effects
     assert done["requests"] == (2 if effect == "idempotent" else 1)
     assert stack.one("SELECT state FROM tool_calls WHERE turn_id = %s", turn_id) == status
-    assert asked(stack, text) == 2
+    assert model_request_count(stack, text) == 2
 
 
 async def test_worker_killed_before_the_final_commit(stack: Stack, database: Database, dispatcher: Dispatcher):
-    """Everything but the last answer is in the log (C12, C13): only the call in flight is made again."""
+    """Everything but the last reply is committed: only the model call in flight is made again."""
     text = '[[call orders_lookup {"order": 41}]] [[fault hang after 1]] before settling'
-    turn_id = await killed_while(stack, database, dispatcher, text, model=2, tool_requests=1)
+    turn_id = await kill_worker_during(stack, database, dispatcher, text, model=2, tool_requests=1)
 
-    assert asked(stack, text) == 3
+    assert model_request_count(stack, text) == 3
     assert await states(stack, turn_id) == ["settled", "unknown", "settled"]
     key = stack.one("SELECT idempotency_key FROM tool_calls WHERE turn_id = %s", turn_id)
     assert stack.counts()["tools"]["orders_lookup"]["by_key"][key] == {"requests": 1, "effects": 1}
 
 
 async def test_worker_stopped_past_its_lease_writes_nothing(stack: Stack, database: Database, dispatcher: Dispatcher):
-    """SIGSTOP longer than the lease, then SIGCONT (C18): the sleeper's reply is refused by the fence."""
+    """The worker gets SIGSTOP for longer than its lease, then SIGCONT: the fence refuses its commit."""
     made = await tenant(database)
-    sleeper = stack.worker(queues="turns")
-    text = "[[latency 600]] slept"
+    stopped = stack.worker(queues="turns")
+    text = "[[latency 600]] stopped"
     accepted = await intake.accept(database, made.workspace_id, made.session_id, text)
     assert accepted.turn_id is not None
     dispatcher.dispatch(accepted.turn_id)
-    until(lambda: asked(stack, text) == 1)
-    sleeper.popen.send_signal(signal.SIGSTOP)
+    until(lambda: model_request_count(stack, text) == 1)
+    stopped.popen.send_signal(signal.SIGSTOP)
     other = stack.worker()
     stack.beat()
     stack.drained(20)
     events = stack.rows("SELECT * FROM events WHERE session_id = %s", made.session_id)
 
-    sleeper.popen.send_signal(signal.SIGCONT)
-    until(lambda: "taken over" in sleeper.log.read_text() or "lease" in sleeper.log.read_text(), 10)
+    stopped.popen.send_signal(signal.SIGCONT)
+    until(lambda: "taken over" in stopped.log.read_text() or "lease" in stopped.log.read_text(), 10)
 
     assert stack.status(accepted.turn_id) == "done"
     assert stack.rows("SELECT * FROM events WHERE session_id = %s", made.session_id) == events
     assert violations(stack.database_url) == {}
-    sleeper.stop()
+    stopped.stop()
     other.stop()
 
 

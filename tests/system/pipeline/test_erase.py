@@ -1,4 +1,4 @@
-"""`turnline erase`, with real workers: a customer's words are nowhere afterwards, not in a table and not in the broker."""
+"""`turnline erase`, with real workers: afterwards no table and no broker key contains the customer's text."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from tests.support.invariants import violations
 from tests.support.past_sessions import filled, left
 from tests.support.stack import Stack
 
-CANARY = "canary-4711"  # in everything that the customer send
+CANARY = "canary-4711"  # in every message that the customer sends
 MARY = "mary@example.org"
 
 
 @pytest.fixture
 def stack(stack: Stack) -> Stack:
-    """A stack with nothing of another test's in its database."""
+    """Provide the stack with an empty database and an empty broker."""
     with psycopg.connect(stack.database_url) as db:
         db.execute("TRUNCATE workspaces CASCADE")
     with redis.Redis.from_url(stack.broker_url) as client:
@@ -49,14 +49,14 @@ def erased(stack: Stack, *arguments: str) -> dict[str, Any]:
 
 
 def found_in_tables(database_url: str, words: str) -> list[str]:
-    """Every table with a row that has these words in any of its columns."""
+    """Return the tables with a row that contains `words` in any column."""
     with psycopg.connect(database_url) as db:
         tables = [name for (name,) in db.execute("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'")]
         return [name for name in tables if db.execute(f"SELECT 1 FROM {name} x WHERE x::text LIKE %s LIMIT 1", [f"%{words}%"]).fetchone()]
 
 
 def found_in_broker(broker_url: str, words: str) -> list[str]:
-    """Every key of the broker's that has these words, plain or in base64."""
+    """Return the broker's keys whose value contains `words`, plain or in base64."""
     found = []
     with redis.Redis.from_url(broker_url) as client:
         for key in client.scan_iter():
@@ -76,70 +76,70 @@ def _messages(raw: bytes) -> list[dict[str, Any]]:
     return [one for one in (loaded if isinstance(loaded, list) else [loaded]) if isinstance(one, dict)]
 
 
-async def mary(database: Database, stack: Stack, sessions: int = 2) -> Tenant:
-    """A customer with sessions that have a tool which waits for an approval, and another customer with one."""
+async def mary_and_john(database: Database, stack: Stack, sessions: int = 2) -> Tenant:
+    """Create `sessions` sessions of Mary and, as the last one, one of John. Their agent has a tool that requires approval."""
     made = await tenant(database, sessions=sessions + 1, tools=(tool(stack, "unsafe", approval="required"),))
     async with database.transaction(made.workspace_id) as db:
         for session_id in made.session_ids:
-            who = "john" if session_id == made.session_ids[-1] else MARY
+            customer_id = "john" if session_id == made.session_ids[-1] else MARY
             await db.execute(
-                text("UPDATE sessions SET customer_id = :who, title = :title WHERE id = :id"),
-                {"who": who, "title": f"{CANARY} of {who}", "id": session_id},
+                text("UPDATE sessions SET customer_id = :customer_id, title = :title WHERE id = :id"),
+                {"customer_id": customer_id, "title": f"{CANARY} of {customer_id}", "id": session_id},
             )
     return made
 
 
 def post(stack: Stack, session_id: UUID, words: str, key: str, **options: Any) -> None:
-    """A message by the Celery door."""
+    """Send a message over Celery, as a web app does."""
     with Celery(broker=stack.broker_url) as producer:
         arguments = {"session_id": str(session_id), "message_key": key, "text": words}
         producer.send_task("messages.receive", kwargs=arguments, queue="messages", **options)
 
 
-async def test_erase_removes_all_of_one_customer_and_nothing_of_others(database: Database, dispatcher: Dispatcher, stack: Stack):
-    """One session at work, one that waits for an approval, one of long ago; messages that wait in the broker."""
-    made = await mary(database, stack, sessions=3)
-    at_work, waiting, past, johns = made.session_ids
-    filled(stack.database_url, made, [past], turns=3, words=CANARY, customer=MARY)
+async def test_erase_removes_all_data_of_one_customer_and_none_of_others(database: Database, dispatcher: Dispatcher, stack: Stack):
+    """Mary has a running session, one that waits for an approval, an old one, and messages in the broker."""
+    made = await mary_and_john(database, stack, sessions=3)
+    running, waiting, old, johns = made.session_ids
+    filled(stack.database_url, made, [old], turns=3, words=CANARY, customer=MARY)
     worker = stack.worker(queues="turns")
-    for session_id, said in ((at_work, f"{CANARY} {STREAM}"), (waiting, f"{CANARY} [[tool orders_lookup]]"), (johns, "I am john.")):
-        accepted = await intake.accept(database, made.workspace_id, session_id, said)
+    for session_id, message in ((running, f"{CANARY} {STREAM}"), (waiting, f"{CANARY} [[tool orders_lookup]]"), (johns, "I am john.")):
+        accepted = await intake.accept(database, made.workspace_id, session_id, message)
         assert accepted.to_dispatch is not None
         dispatcher.dispatch(accepted.to_dispatch)
     await soon(lambda: stack.one("SELECT count(*) FROM approvals WHERE status = 'pending'") == 1)
-    await soon(lambda: stack.one("SELECT status FROM turns WHERE session_id = %s", at_work) == "running")
+    await soon(lambda: stack.one("SELECT status FROM turns WHERE session_id = %s", running) == "running")
     await soon(lambda: stack.one("SELECT status FROM turns WHERE session_id = %s", johns) == "done")
-    post(stack, at_work, f"{CANARY}, are you there?", "k1")
+    post(stack, running, f"{CANARY}, are you there?", "k1")
     post(stack, waiting, f"{CANARY}, later", "k2", countdown=3600, priority=3)
     post(stack, johns, "john's words", "k3")
     assert {"events", "sessions", "tool_calls", "approvals"} <= set(found_in_tables(stack.database_url, CANARY))
     assert found_in_broker(stack.broker_url, CANARY)
     facts = stack.one("SELECT count(*) FROM usage_facts")
 
-    would = turnline(stack, "--customer", MARY, "--dry-run")
+    dry_run = turnline(stack, "--customer", MARY, "--dry-run")
     receipt = erased(stack)
 
-    assert "Would erase: 3 sessions" in would.stdout, would.stderr
-    assert "in the broker: 2 messages." in would.stdout
+    assert "Would erase: 3 sessions" in dry_run.stdout, dry_run.stderr
+    assert "in the broker: 2 messages." in dry_run.stdout
     assert (receipt["sessions"], receipt["broker"]) == (3, {"messages": 2})
     assert receipt["events"] >= 12 + 2 + 3
     assert receipt["customer_sha256"] == stack.one("SELECT encode(sha256(%s), 'hex')", MARY.encode())
-    assert found_in_tables(stack.database_url, CANARY) == ["sessions"], "john's title"
+    assert found_in_tables(stack.database_url, CANARY) == ["sessions"], "John's title"
     assert found_in_tables(stack.database_url, MARY) == []
     assert found_in_broker(stack.broker_url, CANARY) == []
     assert found_in_broker(stack.broker_url, "john's words") == ["messages"]
-    assert left(stack.database_url, [at_work, waiting, past]) == {}
+    assert left(stack.database_url, [running, waiting, old]) == {}
     assert left(stack.database_url, [johns])["events"] == 2
-    assert stack.one("SELECT count(*) FROM usage_facts") > facts, "what analytics count stays, and the ends are added"
+    assert stack.one("SELECT count(*) FROM usage_facts") > facts, "the facts for analytics are gone"
     assert violations(stack.database_url) == {}
     assert "There is no data of this customer" in turnline(stack, "--customer", MARY).stdout
     worker.stop()
 
 
-@pytest.mark.parametrize("gone", [True, False], ids=["gone", "going"])
-async def test_a_late_message_of_an_erased_customer_is_dropped(database: Database, stack: Stack, gone: bool):
-    made = await mary(database, stack)
-    if gone:
+@pytest.mark.parametrize("erased_already", [True, False], ids=["erased", "being erased"])
+async def test_late_message_of_an_erased_customer_is_dropped(database: Database, stack: Stack, erased_already: bool):
+    made = await mary_and_john(database, stack)
+    if erased_already:
         erased(stack)
     else:
         with psycopg.connect(stack.database_url) as db:
@@ -155,7 +155,7 @@ async def test_a_late_message_of_an_erased_customer_is_dropped(database: Databas
 
 
 async def test_legal_hold_refuses_erasure(database: Database, stack: Stack):
-    made = await mary(database, stack)
+    made = await mary_and_john(database, stack)
     with psycopg.connect(stack.database_url) as db:
         db.execute("UPDATE sessions SET held_at = now() WHERE id = %s", [made.session_ids[1]])
 
@@ -169,7 +169,7 @@ async def test_legal_hold_refuses_erasure(database: Database, stack: Stack):
 
 
 async def test_same_customer_id_in_two_workspaces_is_erased_separately(database: Database, stack: Stack):
-    made, other = await mary(database, stack), await mary(database, stack)
+    made, other = await mary_and_john(database, stack), await mary_and_john(database, stack)
 
     refused = turnline(stack, "--customer", MARY, "--yes")
     receipt = erased(stack, "--workspace", str(made.workspace_id))
@@ -181,7 +181,7 @@ async def test_same_customer_id_in_two_workspaces_is_erased_separately(database:
 
 
 async def test_killed_erasure_resumes_under_the_same_receipt(database: Database, stack: Stack):
-    made = await mary(database, stack)
+    made = await mary_and_john(database, stack)
     for session_id in made.session_ids[:2]:
         filled(stack.database_url, made, [session_id], turns=3000, words=CANARY, customer=MARY)
     process = stack.start("-m", "cli.main", "erase", "--customer", MARY, "--yes")
@@ -198,7 +198,7 @@ async def test_killed_erasure_resumes_under_the_same_receipt(database: Database,
 
 
 async def test_erasure_without_a_broker_stays_unfinished(database: Database, stack: Stack):
-    made = await mary(database, stack)
+    made = await mary_and_john(database, stack)
     env = stack.env
     stack.env = env | {"CELERY_BROKER_URL": "redis://127.0.0.1:1/0"}
     refused = turnline(stack, "--customer", MARY, "--yes")

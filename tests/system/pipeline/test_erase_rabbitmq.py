@@ -1,4 +1,4 @@
-"""Taking a customer's messages out of RabbitMQ: the others stay, in their order."""
+"""Removing a customer's messages from RabbitMQ: the others stay, in their order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not RabbitMQ.executable(), reason=ABSENT)
 
 
 class Consumer:
-    """As much of a worker as declares the dead letters."""
+    """The attributes of a worker that `DeclareDeadLetters` reads."""
 
     def __init__(self, app: Celery, connection: object) -> None:
         self.app, self.connection = app, connection
@@ -35,8 +35,8 @@ def app() -> Iterator[Celery]:
 
 
 @pytest.fixture
-def waiting(app: Celery) -> Celery:
-    """The queue of messages and that of its dead letters, empty."""
+def empty_queues(app: Celery) -> Celery:
+    """Provide the app with the `messages` queue and its dead-letter queue, both empty."""
     with app.connection_for_write() as connection:
         queue("messages", app.conf.broker_url).bind(connection.default_channel).declare()
         DeclareDeadLetters(Consumer(app, connection)).start(Consumer(app, connection))
@@ -48,7 +48,7 @@ def waiting(app: Celery) -> Celery:
 def post(app: Celery, session_id: UUID, words: str, *, dead: bool = False) -> None:
     arguments = {"session_id": str(session_id), "message_key": words, "text": words}
     name = "messages.dead" if dead else "messages"
-    with Celery(broker=app.conf.broker_url) as producer:  # a web app's: it declares nothing
+    with Celery(broker=app.conf.broker_url) as producer:  # like a web app, which declares no queues
         producer.send_task("messages.receive", kwargs=arguments, exchange=name, routing_key=name)
 
 
@@ -58,7 +58,7 @@ def count(app: Celery, name: str) -> int:
 
 
 def texts(app: Celery, name: str) -> list[str]:
-    """What waits in a queue, taken out for good."""
+    """Remove all messages of a queue and return their texts."""
     found = []
     with app.connection_for_write() as connection:
         while message := connection.default_channel.basic_get(name, no_ack=True):
@@ -66,40 +66,40 @@ def texts(app: Celery, name: str) -> list[str]:
     return found
 
 
-def test_purge_removes_one_customers_messages_and_keeps_the_order_of_others(waiting: Celery):
+def test_purge_removes_one_customers_messages_and_keeps_the_order_of_others(empty_queues: Celery):
     mary, john = uuid4(), uuid4()
     for number in range(6):
-        post(waiting, (mary, john)[number % 2], f"m{number}")
-    post(waiting, mary, "d0", dead=True)
-    post(waiting, john, "d1", dead=True)
-    until(lambda: (count(waiting, "messages"), count(waiting, "messages.dead")) == (6, 2), 30)
+        post(empty_queues, (mary, john)[number % 2], f"m{number}")
+    post(empty_queues, mary, "d0", dead=True)
+    post(empty_queues, john, "d1", dead=True)
+    until(lambda: (count(empty_queues, "messages"), count(empty_queues, "messages.dead")) == (6, 2), 30)
 
-    would = broker_purge.purge(waiting, [mary], dry_run=True)
-    until(lambda: count(waiting, "messages") == 6, 30)
-    did = broker_purge.purge(waiting, [mary])
-    until(lambda: count(waiting, "messages") == 3, 30)
-    again = broker_purge.purge(waiting, [mary])
-    until(lambda: count(waiting, "messages") == 3, 30)
+    planned = broker_purge.purge(empty_queues, [mary], dry_run=True)
+    until(lambda: count(empty_queues, "messages") == 6, 30)
+    purged = broker_purge.purge(empty_queues, [mary])
+    until(lambda: count(empty_queues, "messages") == 3, 30)
+    again = broker_purge.purge(empty_queues, [mary])
+    until(lambda: count(empty_queues, "messages") == 3, 30)
 
-    assert would == did == {"messages": 3, "messages.dead": 1}
+    assert planned == purged == {"messages": 3, "messages.dead": 1}
     assert again == {}
-    assert texts(waiting, "messages") == ["m1", "m3", "m5"]
-    assert texts(waiting, "messages.dead") == ["d1"]
+    assert texts(empty_queues, "messages") == ["m1", "m3", "m5"]
+    assert texts(empty_queues, "messages.dead") == ["d1"]
 
 
-def test_dry_run_creates_no_dead_letters(waiting: Celery):
-    """However often somebody looks, while no worker runs."""
+def test_repeated_purges_create_no_dead_letters(empty_queues: Celery):
+    """A purge reads and returns each message; these reads must not count towards the delivery limit."""
     john = uuid4()
     for number in range(3):
-        post(waiting, john, f"m{number}")
-    until(lambda: count(waiting, "messages") == 3, 30)
+        post(empty_queues, john, f"m{number}")
+    until(lambda: count(empty_queues, "messages") == 3, 30)
 
     for _ in range(DELIVERY_LIMIT + 3):
-        assert broker_purge.purge(waiting, [uuid4()]) == {}
-        until(lambda: count(waiting, "messages") == 3, 30)
+        assert broker_purge.purge(empty_queues, [uuid4()]) == {}
+        until(lambda: count(empty_queues, "messages") == 3, 30)
 
-    assert count(waiting, "messages.dead") == 0
-    assert texts(waiting, "messages") == ["m0", "m1", "m2"]
+    assert count(empty_queues, "messages.dead") == 0
+    assert texts(empty_queues, "messages") == ["m0", "m1", "m2"]
 
 
 def test_purge_of_an_undeclared_queue(app: Celery):

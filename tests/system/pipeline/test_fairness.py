@@ -1,4 +1,4 @@
-"""One workspace's flood: its rings never fill the broker, another's message passes it, and all of it is answered in the end."""
+"""One workspace floods the system: the broker holds few of its dispatch messages, others do not wait, and all messages are answered."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from tests.support.invariants import violations
 from tests.support.servers import EmbeddedValkey, until
 from tests.support.stack import Stack, running
 
-WINDOW = 3
+LIMIT = 3  # turns in flight per workspace
 
 
 @pytest.fixture
 def stack(database_url: str, tmp_path: Path) -> Iterator[Stack]:
-    """A stack with a small window, and no worker yet."""
+    """Provide a stack with a low in-flight limit and no worker."""
     with (
         EmbeddedValkey(None) as broker,
-        running(Stack(database_url, broker.url, tmp_path, TURNLINE_WORKSPACE_IN_FLIGHT=str(WINDOW))) as made,
+        running(Stack(database_url, broker.url, tmp_path, TURNLINE_WORKSPACE_IN_FLIGHT=str(LIMIT))) as made,
     ):
         yield made
 
 
 async def flood(database: Database, dispatcher: Dispatcher, count: int, *, sessions: int) -> Tenant:
-    """A workspace that has sent `count` messages, round its sessions, and rung as the front door does."""
+    """Create a workspace, send `count` messages to its sessions in rotation, and dispatch turns as the API does."""
     made = await tenant(database, sessions=sessions, strategy="enqueue")
     for number in range(count):
         session_id = made.session_ids[number % sessions]
-        accepted = await intake.accept(database, made.workspace_id, session_id, f"Question {number}", in_flight_limit=WINDOW)
+        accepted = await intake.accept(database, made.workspace_id, session_id, f"Question {number}", in_flight_limit=LIMIT)
         if accepted.to_dispatch is not None:
             dispatcher.dispatch(accepted.to_dispatch)
     return made
 
 
-def granted(stack: Stack, made: Tenant) -> int:
-    """How many turns of the workspace may be rung or running."""
+def admitted(stack: Stack, made: Tenant) -> int:
+    """Return the number of admitted turns of the workspace that are queued or running."""
     count: int = stack.one(
         "SELECT count(*) FROM turns WHERE workspace_id = %s AND admission = 'admitted' AND status IN ('queued', 'running')",
         made.workspace_id,
@@ -51,8 +51,8 @@ def granted(stack: Stack, made: Tenant) -> int:
     return count
 
 
-def rings(stack: Stack) -> int:
-    """How many rings wait at the broker."""
+def dispatch_messages(stack: Stack) -> int:
+    """Return the number of dispatch messages in the broker."""
     with redis.Redis.from_url(stack.broker_url) as client:
         return int(client.llen("turns"))
 
@@ -62,28 +62,28 @@ def answered(stack: Stack, made: Tenant) -> int:
     return count
 
 
-def within_its_window(stack: Stack, made: Tenant, count: int) -> bool:
-    """Whether all `count` turns are answered; fails where more than a window of them are granted on the way."""
-    assert granted(stack, made) <= WINDOW
+def all_answered_within_limit(stack: Stack, made: Tenant, count: int) -> bool:
+    """Return true once all `count` turns are answered. Fail if more turns than the limit are admitted."""
+    assert admitted(stack, made) <= LIMIT
     return answered(stack, made) == count
 
 
-async def test_another_workspaces_message_is_not_delayed_by_a_flood(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_flood_does_not_delay_another_workspaces_message(stack: Stack, database: Database, dispatcher: Dispatcher):
     loud = await flood(database, dispatcher, 24, sessions=12)
-    until(lambda: rings(stack) == WINDOW)
-    assert granted(stack, loud) == WINDOW
+    until(lambda: dispatch_messages(stack) == LIMIT)
+    assert admitted(stack, loud) == LIMIT
     maintenance = Database(stack.database_url, role=MAINTENANCE_ROLE, pool_size=1)
     await maintenance.open()
     try:
-        assert len(await sweep.due(maintenance, stale_s=-1.0, in_flight_limit=WINDOW)) == WINDOW, "the sweep keeps to the window"
+        assert len(await sweep.due(maintenance, stale_s=-1.0, in_flight_limit=LIMIT)) == LIMIT, "the sweep exceeds the in-flight limit"
     finally:
         await maintenance.close()
     quiet = await flood(database, dispatcher, 1, sessions=1)
-    until(lambda: rings(stack) == WINDOW + 1)
+    until(lambda: dispatch_messages(stack) == LIMIT + 1)
 
     stack.worker(concurrency=4)
     stack.beat()
-    until(lambda: within_its_window(stack, loud, 24), 60)
+    until(lambda: all_answered_within_limit(stack, loud, 24), 60)
 
     stack.drained()
     assert answered(stack, quiet) == 1
@@ -96,7 +96,7 @@ async def test_another_workspaces_message_is_not_delayed_by_a_flood(stack: Stack
     assert violations(stack.database_url) == {}
 
 
-async def test_admission_lost_with_its_worker_is_made_up_by_the_sweep(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_sweep_dispatches_a_turn_that_a_killed_worker_admitted(stack: Stack, database: Database, dispatcher: Dispatcher):
     crash = {failpoints.AT: "turn.final_commit:2", failpoints.CONSENT: failpoints.CONSENTED}
     stack.env |= crash
     doomed = stack.worker(concurrency=4)
@@ -109,11 +109,11 @@ async def test_admission_lost_with_its_worker_is_made_up_by_the_sweep(stack: Sta
         "SELECT count(*) FROM turns WHERE workspace_id = %s AND status = 'queued' AND admission = 'admitted' AND dispatched_at IS NULL",
         loud.workspace_id,
     )
-    assert lost, "the worker was killed too late: what it handed on was rung"
+    assert lost, "the worker was killed too late: the turns that it admitted were dispatched"
 
     stack.worker(concurrency=4)
     stack.beat()
-    until(lambda: within_its_window(stack, loud, 12), 60)
+    until(lambda: all_answered_within_limit(stack, loud, 12), 60)
 
     stack.drained()
     assert violations(stack.database_url) == {}

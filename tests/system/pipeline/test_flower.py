@@ -1,4 +1,4 @@
-"""What operators see in Flower: tasks by the names and ids that lead to turns, and no customer's words."""
+"""Flower shows operators task names and ids that lead to turns, and no customer's text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def flower(stack: Stack) -> str:
 
 
 def get(url: str) -> Any:
-    """What Flower answers: the JSON, or the status where it refuses."""
+    """Return Flower's JSON, or the status code if it refuses the request."""
     request = urllib.request.Request(url, headers=basic_auth_header(FLOWER_AUTH))
     try:
         with urllib.request.urlopen(request, timeout=10) as reply:
@@ -75,7 +75,7 @@ async def test_flower_hides_the_text_of_messages(stack: Stack, flower: str, data
 
 
 def paths() -> list[str]:
-    """One address of every route that Flower has, of a static file, and of nothing."""
+    """Return one path for each of Flower's routes, and paths of a static file and of an unknown page."""
     handlers: list[Any] = urls.handlers
     patterns = [entry.regex.pattern if hasattr(entry, "regex") else entry[0] for entry in handlers]
     made = {re.sub(r"\\.\*|\(\.[+*]\)", "x", pattern).rstrip("$").removesuffix("/?") for pattern in patterns}
@@ -137,9 +137,9 @@ def test_read_only_flower_refuses_changes(stack: Stack):
 def test_flower_lists_queue_lengths(stack: Stack, flower: str):
     producer = Celery(broker=stack.broker_url)
     for _ in range(3):
-        producer.send_task("usage.audit", queue="maintenance")  # which nobody listens to here
+        producer.send_task("usage.audit", queue="maintenance")  # no worker consumes this queue here
     producer.close()
 
-    told = {queue["name"]: queue["messages"] for queue in get(f"{flower}/api/queues/length")["active_queues"]}
+    lengths = {queue["name"]: queue["messages"] for queue in get(f"{flower}/api/queues/length")["active_queues"]}
 
-    assert told == {"turns": 0, "messages": 0, "tools": 0, "maintenance": 3}
+    assert lengths == {"turns": 0, "messages": 0, "tools": 0, "maintenance": 3}

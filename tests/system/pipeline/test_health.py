@@ -1,4 +1,4 @@
-"""Health with real workers: what does not answer is not used, the next integration takes over, and it comes back by itself."""
+"""Tool health with real workers: an unhealthy tool is not used, the next integration takes over, and a recovered tool is used again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.factories import Tenant
 from tests.support.servers import free_port, until
 from tests.support.stack import Process, Stack
 
-QUICK = {
+FAST_CHECKS = {
     "TURNLINE_HEALTH_EVERY_S": "1",
     "TURNLINE_HEALTH_TIMEOUT_S": "2",
     "TURNLINE_HEALTH_DEGRADED_AFTER": "1",
@@ -26,13 +26,13 @@ QUICK = {
 
 
 @pytest.fixture(autouse=True)
-def quick(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stack, "env", stack.env | QUICK)
+def fast_checks(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack, "env", stack.env | FAST_CHECKS)
 
 
 @pytest.fixture
-def elsewhere(stack: Stack) -> Iterator[tuple[str, Any]]:
-    """A tool server of this test, that can be stopped and started again."""
+def tool_server(stack: Stack) -> Iterator[tuple[str, Any]]:
+    """Provide the address of a tool server and a function that starts it; the test may stop and restart it."""
     port = free_port()
     running: list[Process] = []
 
@@ -60,8 +60,8 @@ def run_job(stack: Stack, *arguments: str) -> dict[str, Any]:
     return counts
 
 
-def checked_until(stack: Stack, made: Tenant, wanted: str, target: str = "orders_lookup") -> None:
-    """Run the job, as the schedule does, until the integration has that status."""
+def check_until(stack: Stack, made: Tenant, wanted: str, target: str = "orders_lookup") -> None:
+    """Run the health check, as the schedule does, until the integration has the status `wanted`."""
 
     def look() -> bool:
         with psycopg.connect(stack.database_url, autocommit=True) as db:
@@ -72,7 +72,7 @@ def checked_until(stack: Stack, made: Tenant, wanted: str, target: str = "orders
     until(look, 90)
 
 
-def also(stack: Stack, made: Tenant, url: str, *, priority: int, target: str) -> None:
+def add_integration(stack: Stack, made: Tenant, url: str, *, priority: int, target: str) -> None:
     with psycopg.connect(stack.database_url, autocommit=True) as db:
         db.execute(
             "INSERT INTO tool_integrations (workspace_id, tool_id, integration_type, target_id, configuration, priority)"
@@ -88,22 +88,22 @@ async def offered(session: Conversation, text: str) -> list[str]:
 
 
 async def test_unhealthy_tool_is_not_offered_until_it_recovers(
-    stack: Stack, database: Database, dispatcher: Dispatcher, elsewhere: tuple[str, Any]
+    stack: Stack, database: Database, dispatcher: Dispatcher, tool_server: tuple[str, Any]
 ):
-    url, start = elsewhere
+    url, start = tool_server
     mine = tool(stack, "pure") | {"integration": {"configuration": {"url": url}}}
     session = await talk(stack, database, dispatcher, mine)
     worker = stack.worker()
     server = start()
-    checked_until(stack, session.made, "healthy")
+    check_until(stack, session.made, "healthy")
     assert await session.ended(await session.send("first")) == ("done", None)
 
     server.stop()
-    checked_until(stack, session.made, "unhealthy")
+    check_until(stack, session.made, "unhealthy")
     assert await session.ended(await session.send("second")) == ("done", None)
 
     start()
-    checked_until(stack, session.made, "healthy")
+    check_until(stack, session.made, "healthy")
     assert await session.ended(await session.send("third")) == ("done", None)
     assert [await offered(session, text) for text in ("first", "second", "third")] == [["orders_lookup"], [], ["orders_lookup"]]
     changes = stack.rows(
@@ -113,11 +113,11 @@ async def test_unhealthy_tool_is_not_offered_until_it_recovers(
     assert worker.stop() == 0
 
 
-async def test_the_next_integration_takes_over_from_one_that_is_unhealthy(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_next_integration_takes_over_from_an_unhealthy_one(stack: Stack, database: Database, dispatcher: Dispatcher):
     dead = f"http://127.0.0.1:{free_port()}/tools/orders_lookup"
     session = await talk(stack, database, dispatcher, tool(stack, "idempotent"))
-    also(stack, session.made, dead, priority=5, target="dead")
-    checked_until(stack, session.made, "unhealthy", "dead")
+    add_integration(stack, session.made, dead, priority=5, target="dead")
+    check_until(stack, session.made, "unhealthy", "dead")
     worker = stack.worker()
 
     assert await session.ended(await session.send('[[call orders_lookup {"order": 41}]] taken over')) == ("done", None)
@@ -133,7 +133,7 @@ async def test_failed_calls_count_as_health_observations(stack: Stack, database:
     session = await talk(stack, database, dispatcher, mine)
     worker = stack.worker()
 
-    assert await session.ended(await session.send('[[call orders_lookup {"order": 41}]] heard')) == ("done", None)
+    assert await session.ended(await session.send('[[call orders_lookup {"order": 41}]] failed')) == ("done", None)
 
     until(lambda: status(stack, session.made) == "degraded", 30)
     assert worker.stop() == 0
@@ -145,8 +145,8 @@ async def test_answered_calls_outweigh_failed_probes(
     monkeypatch.setattr(stack, "env", stack.env | {"TURNLINE_HEALTH_EVERY_S": "3600"})
     session = await talk(stack, database, dispatcher, tool(stack, "pure"))
     with psycopg.connect(stack.database_url, autocommit=True) as db:
-        ill = "UPDATE tool_integrations SET health_status = 'degraded', error_count = 4 WHERE workspace_id = %s"
-        db.execute(ill, [session.made.workspace_id])
+        degraded = "UPDATE tool_integrations SET health_status = 'degraded', error_count = 4 WHERE workspace_id = %s"
+        db.execute(degraded, [session.made.workspace_id])
     worker = stack.worker()
     answers = "SELECT error_count, answers_in_row FROM tool_integrations WHERE workspace_id = %s"
 
@@ -169,8 +169,8 @@ async def test_killed_health_check_is_repeated_and_concurrent_checks_probe_once(
             [hanging, ids],
         )
     killed = stack.start("-m", "cli.main", "jobs", "run", "tools.check_all_health")
-    taken = "SELECT count(*) FROM tool_integrations WHERE workspace_id = ANY (%s) AND next_health_check > now()"
-    until(lambda: stack.one(taken, ids) == 12, 30)
+    scheduled = "SELECT count(*) FROM tool_integrations WHERE workspace_id = ANY (%s) AND next_health_check > now()"
+    until(lambda: stack.one(scheduled, ids) == 12, 30)
     killed.kill()
     with psycopg.connect(stack.database_url, autocommit=True) as db:
         db.execute(
@@ -186,5 +186,5 @@ async def test_killed_health_check_is_repeated_and_concurrent_checks_probe_once(
         "SELECT id, counts FROM job_runs WHERE job = 'tools.check_all_health' AND finished_at IS NOT NULL ORDER BY id DESC LIMIT 2"
     )
     assert sum(counts.get("checked", 0) for _, counts in runs) >= 12
-    asked = "SELECT count(*) FROM tool_integrations WHERE workspace_id = ANY (%s) AND health_status = 'healthy'"
-    assert stack.one(asked, ids) == 12
+    healthy = "SELECT count(*) FROM tool_integrations WHERE workspace_id = ANY (%s) AND health_status = 'healthy'"
+    assert stack.one(healthy, ids) == 12

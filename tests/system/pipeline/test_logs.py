@@ -1,4 +1,4 @@
-"""What every part logs: one JSON object a line, with ids; never what a customer, a model or a tool said, whatever goes wrong."""
+"""Every process logs one JSON object per line, with ids, and never the text of a customer, a model or a tool, whatever fails."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ FAULTS = ("", "[[fault 400-context x*]]", "[[fault 500 x*]]", "[[bad-arguments o
 
 async def test_every_process_logs_json_without_message_text(stack: Stack, database: Database):
     stack.env |= {"TURNLINE_TURN_MAX_ATTEMPTS": "1", "TURNLINE_API_PORT": str(port := free_port())}
-    parts = {"worker": stack.worker(), "beat": stack.beat()}
-    parts |= {"api": stack.start("-m", "cli.main", "api"), "flower": stack.flower(free_port())}
+    processes = {"worker": stack.worker(), "beat": stack.beat()}
+    processes |= {"api": stack.start("-m", "cli.main", "api"), "flower": stack.flower(free_port())}
     until(lambda: answers(f"http://127.0.0.1:{port}/healthz"), 30)
     made = await workspaces.create(database, "Logs")
     with httpx.Client(base_url=f"http://127.0.0.1:{port}/v1", headers={"Authorization": f"Bearer {made.api_key}"}, trust_env=False) as api:
@@ -43,11 +43,11 @@ async def test_every_process_logs_json_without_message_text(stack: Stack, databa
         broker.lpush("messages", f'{{"body": "{CANARY}"}}')
         until(lambda: not broker.llen("messages") and not broker.llen("turns"), 30)
     stack.drained(60)
-    for part in parts.values():
-        part.stop()
+    for process in processes.values():
+        process.stop()
 
-    for name, part in parts.items():
-        text = part.log.read_text()
+    for name, process in processes.items():
+        text = process.log.read_text()
         assert CANARY not in text, name
         lines = [json.loads(line) for line in text.splitlines() if name == "api" or line.startswith("{")]  # Celery prints a banner
         assert all({"level", "logger", "at", "event"} <= set(line) for line in lines), name

@@ -28,14 +28,14 @@ pytestmark = pytest.mark.skipif(not RabbitMQ.executable(), reason=ABSENT)
 
 @pytest.fixture(scope="module")
 def stack(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The stack on a RabbitMQ node of its own; there is no Valkey, so no passing news either."""
+    """Provide a stack on its own RabbitMQ node. Without Valkey there are no realtime messages."""
     with RabbitMQ() as broker, running(Stack(database_url, broker.url, Path(tmp_path_factory.mktemp("stack")))) as made:
         made.worker()
         made.beat()
         yield made
 
 
-async def test_a_turn_with_a_tool_and_a_message_through_the_broker(stack: Stack):
+async def test_turn_with_a_tool_and_message_through_the_broker_are_answered(stack: Stack):
     database = Database(stack.database_url, pool_size=4)
     await database.open()
     app = make_app(Settings(DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))
@@ -48,9 +48,11 @@ async def test_a_turn_with_a_tool_and_a_message_through_the_broker(stack: Stack)
     assert accepted.turn_id is not None
     dispatcher.dispatch(accepted.turn_id)
     until(lambda: stack.status(accepted.turn_id) == "done", 20)
-    assert stack.one("SELECT dispatch_count FROM turns WHERE id = %s", accepted.turn_id) == 0, "it came by its ring, not by the sweep"
+    assert stack.one("SELECT dispatch_count FROM turns WHERE id = %s", accepted.turn_id) == 0, (
+        "the sweep dispatched the turn, not the dispatcher"
+    )
 
-    # Our queues are declared with arguments that a producer of its own would contradict, so it names the exchange and declares nothing.
+    # The producer names the exchange and declares no queue: its declaration would conflict with the arguments of ours.
     producer = Celery(broker=stack.broker_url)
     producer.send_task(
         "messages.receive",
@@ -78,13 +80,13 @@ def test_flower_and_top_show_queues_without_the_management_plugin(stack: Stack):
     with app.connection_for_write() as connection:
         connection.default_channel.basic_publish(connection.default_channel.prepare_message(b"{}"), "", "turns.dead")
 
-    def told() -> dict[str, tuple[int, int]]:
+    def lengths() -> dict[str, tuple[int, int]]:
         request = urllib.request.Request(f"http://127.0.0.1:{port}/api/queues/length", headers=basic_auth_header(FLOWER_AUTH))
         with urllib.request.urlopen(request, timeout=10) as reply:
             return {queue["name"]: (queue["messages"], queue["consumers"]) for queue in json.load(reply)["active_queues"]}
 
-    until(lambda: told()["turns.dead"] == (1, 0), 20)
-    assert told()["turns"] == (0, 1)
+    until(lambda: lengths()["turns.dead"] == (1, 0), 20)
+    assert lengths()["turns"] == (0, 1)
     assert depths(app, ["turns.dead", "no-such-queue", "turns"]) == {
         "turns.dead": Depth(1, consumers=0),
         "no-such-queue": Depth(0),

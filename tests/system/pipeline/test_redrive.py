@@ -1,4 +1,4 @@
-"""Messages that kill their workers: dead turns, a session in quarantine, and what an operator does about them. Each claim counts here."""
+"""Messages that kill their workers: dead turns, a quarantined session, and redrives. One attempt is allowed, so each claim counts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def redrive(session: Conversation, turn_id: UUID | None, *, from_scratch: 
 
 
 def tool_requests(stack: Stack, turn_id: UUID | None) -> list[dict[str, int]]:
-    """What the sandbox's tool was asked under each key of the turn, by step."""
+    """Return the sandbox's counts of requests and effects for each idempotency key of the turn, by step."""
     by_key = stack.counts()["tools"].get("orders_lookup", {}).get("by_key", {})
     return [
         by_key.get(key, {}) for (key,) in stack.rows("SELECT idempotency_key FROM tool_calls WHERE turn_id = %s ORDER BY step", turn_id)
@@ -67,7 +67,7 @@ def model_calls(stack: Stack, turn_id: UUID | None) -> list[tuple[Any, ...]]:
 
 @pytest.mark.timeout(240)
 async def test_three_dead_turns_quarantine_the_session_until_a_redrive(stack: Stack, database: Database, dispatcher: Dispatcher):
-    """The session is set aside, its messages wait, others go on; a redrive of the last dead turn is answered, then what waited."""
+    """Messages of the quarantined session wait, others are answered. After a redrive of the last dead turn, the waiting ones are too."""
     session, other = await talk(stack, database, dispatcher), await talk(stack, database, dispatcher)
     dead: list[UUID | None] = []
     for number in range(3):
@@ -84,19 +84,19 @@ async def test_three_dead_turns_quarantine_the_session_until_a_redrive(stack: St
     assert statuses(session) == ["dead", "dead", "dead", "quarantined"]
     assert stack.one("SELECT quarantined_at IS NOT NULL FROM sessions WHERE id = %s", session.made.session_id)
 
-    waiting = await session.send("I am still here.")
-    # Nobody rings for the others' messages: that they are answered shows that the sweep has run, and left the quarantined session alone.
+    queued = await session.send("I am still here.")
+    # The other session's turns are not dispatched. That they are answered shows that the sweep ran and skipped the quarantined session.
     for text in ("Hello?", "And you?"):
-        unrung = await intake.accept(database, other.made.workspace_id, other.made.session_id, text)
-        assert await other.ended(unrung.turn_id) == ("done", None)
-    assert stack.rows("SELECT status, attempts, dispatched_at FROM turns WHERE id = %s", waiting) == [("queued", 0, None)]
+        accepted = await intake.accept(database, other.made.workspace_id, other.made.session_id, text)
+        assert await other.ended(accepted.turn_id) == ("done", None)
+    assert stack.rows("SELECT status, attempts, dispatched_at FROM turns WHERE id = %s", queued) == [("queued", 0, None)]
     assert "its session is quarantined" in " ".join(turnline(stack, "turns", "--dead").split())
 
-    said = turnline(stack, "redrive", str(dead[-1]))
+    output = turnline(stack, "redrive", str(dead[-1]))
 
-    assert "was dispatched" in said
+    assert "was dispatched" in output
     assert await session.ended(dead[-1]) == ("done", None)
-    assert await session.ended(waiting) == ("done", None)
+    assert await session.ended(queued) == ("done", None)
     assert statuses(session) == ["dead", "dead", "dead", "quarantined", "redriven"]
     replies = [content["text"] for kind, _, content in session.log() if kind == "agent_message"]
     assert ["deadly 2" in replies[0], "I am still here." in replies[1], len(replies)] == [True, True, 2]
@@ -133,23 +133,23 @@ async def test_redriven_turn_repeats_only_unfinished_calls(stack: Stack, databas
     await redrive(scratch, scratch_turn, from_scratch=True)
     await redrive(unsafe, unsafe_turn)
 
-    # From scratch: everything once more, under new keys, and the model sees nothing of what was.
+    # From scratch: everything is repeated, with new keys, and the model does not see the earlier steps.
     assert await scratch.ended(scratch_turn) == ("done", None)
     assert stack.counts()["by_text"][scratch_text] == 4
     assert tool_requests(stack, scratch_turn) == [{"requests": 1, "effects": 1}] * 2
     assert model_calls(stack, scratch_turn) == [(0, "settled"), (1, "unknown"), (1, "settled"), (2, "settled")]
-    assert await seen_by_the_model(scratch, scratch_text) == [["user"], ["user", "assistant", "tool"]] * 2
-    # An unsafe tool that ran is not asked again; the model is told that nobody knows.
+    assert await requested_roles(scratch, scratch_text) == [["user"], ["user", "assistant", "tool"]] * 2
+    # An unsafe tool that ran is not called again; the model gets the result "unknown".
     assert await unsafe.ended(unsafe_turn) == ("done", None)
     assert tool_requests(stack, unsafe_turn) == [{"requests": 1, "effects": 1}]
     assert "unknown" in next(content["status"] for kind, _, content in unsafe.log() if kind == "tool_result")
-    # From its last step: the tool's answer stands; only the call that hung is made again. It hangs once more.
+    # From its last step: the tool's result stays; only the model call that hung is made again. It hangs once more.
     await again.requests(again_text, 3)
     doomed.kill()
     worker = stack.worker()
     assert await again.ended(again_turn) == ("dead", "AttemptsSpent")
     stack.drained()
-    assert violations(stack.database_url) == {}, "a turn that died twice has said so twice"
+    assert violations(stack.database_url) == {}, "a turn that died twice has two dead events"
     await redrive(again, again_turn)
     assert await again.ended(again_turn) == ("done", None)
     assert statuses(again) == ["dead", "redriven", "dead", "redriven"]
@@ -163,8 +163,8 @@ async def test_redriven_turn_repeats_only_unfinished_calls(stack: Stack, databas
     assert worker.stop() == 0
 
 
-async def seen_by_the_model(session: Conversation, text: str) -> list[list[str]]:
-    """The roles of the messages in each request whose last words were `text`, instructions left out."""
+async def requested_roles(session: Conversation, text: str) -> list[list[str]]:
+    """Return the roles of the messages in each request that ends with `text`, without system messages."""
     requests = await session.model_requests(text)
     return [[message["role"] for message in one["messages"] if message["role"] != "system"] for one in requests]
 

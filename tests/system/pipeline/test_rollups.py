@@ -1,4 +1,4 @@
-"""Analytics of real turns: rollups equal a recount; a job that is killed in the middle, or run twice at once, counts everything once."""
+"""Rollups of real turns equal a recount; a job that is killed, or runs twice at the same time, counts everything once."""
 
 from __future__ import annotations
 
@@ -45,58 +45,58 @@ async def test_rollup_tasks_count_real_turns(stack: Stack, database: Database, d
     assert stack.one("SELECT total_cost FROM agents") == stack.one("SELECT sum(cost_usd) FROM model_calls") > 0
     assert stack.rows("SELECT use_count, success_rate FROM tools") == [(3, 100)]
     assert stack.one("SELECT count(*) FROM sessions WHERE average_response_time > 0") == 3
-    ended = "SELECT count(*) FROM job_runs WHERE error IS NULL AND finished_at > started_at AND job ~ 'roll_up|fold_totals'"
-    until(lambda: stack.one(ended) == 2, 30)
+    successful_runs = "SELECT count(*) FROM job_runs WHERE error IS NULL AND finished_at > started_at AND job ~ 'roll_up|fold_totals'"
+    until(lambda: stack.one(successful_runs) == 2, 30)
 
 
 @pytest.fixture
 def url(databases: Databases) -> Iterator[str]:
-    """A database with some activity that is not in the rollups yet, beyond what is."""
+    """Provide a database with activity of which only a part is rolled up."""
     made = databases.migrated()
     activity = Activity(made, asyncio.run(make_tenants(made, "UTC")), datetime(2026, 3, 6, tzinfo=UTC), 3, 3)
     for step in range(200):
         activity.step()
         if step == 50:
-            assert fold(made).wait(60) == 0
+            assert roll_up(made).wait(60) == 0
     activity.close()
     yield made
     databases.drop(made)
 
 
-def fold(url: str) -> Child:
-    """`turnline jobs run usage.fold_totals`, started."""
+def roll_up(url: str) -> Child:
+    """Start `turnline jobs run usage.fold_totals`."""
     return fork_server().start(("-m", "cli.main", "jobs", "run", "usage.fold_totals", "--json"), process_env(DATABASE_URL=url))
 
 
 def test_killed_rollup_batch_is_left_to_the_next_run(url: str):
-    with psycopg.connect(url) as hindering:
-        ((facts,),) = hindering.execute("SELECT count(*) FROM usage_facts").fetchall()
-        hindering.execute("SELECT 1 FROM agent_rollups WHERE grain = 'total' FOR UPDATE")
-        process = fold(url)
-        until(lambda: _waiting(url), 30)  # facts are taken away, sums are added to, none of it is committed
+    with psycopg.connect(url) as blocker:
+        ((facts,),) = blocker.execute("SELECT count(*) FROM usage_facts").fetchall()
+        blocker.execute("SELECT 1 FROM agent_rollups WHERE grain = 'total' FOR UPDATE")
+        process = roll_up(url)
+        until(lambda: _waits_for_lock(url), 30)  # the facts are deleted and the sums updated, and nothing is committed
         process.send_signal(signal.SIGKILL)
         process.wait()
-    until(lambda: not _waiting(url), 30)
+    until(lambda: not _waits_for_lock(url), 30)
 
     with psycopg.connect(url) as db:
         assert db.execute("SELECT count(*) FROM usage_facts").fetchone() == (facts,)
-    assert fold(url).wait(60) == 0
+    assert roll_up(url).wait(60) == 0
     assert_rollups_equal_recount(url, "UTC")
     with psycopg.connect(url) as db:
         assert db.execute("SELECT sum(total_cost) FROM agents").fetchone() == db.execute("SELECT sum(cost_usd) FROM sessions").fetchone()
 
 
 def test_concurrent_rollups_count_everything_once(url: str):
-    both = [fold(url), fold(url)]
+    processes = [roll_up(url), roll_up(url)]
 
-    assert [process.wait(60) for process in both] == [0, 0]
+    assert [process.wait(60) for process in processes] == [0, 0]
     assert_rollups_equal_recount(url, "UTC")
     with psycopg.connect(url) as db:
         assert db.execute("SELECT count(*) FROM usage_facts").fetchone() == (0,)
         assert db.execute("SELECT sum(total_cost) FROM agents").fetchone() == db.execute("SELECT sum(cost_usd) FROM sessions").fetchone()
 
 
-def _waiting(url: str) -> bool:
+def _waits_for_lock(url: str) -> bool:
     with psycopg.connect(url) as db:
         row = db.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"

@@ -1,4 +1,4 @@
-"""One scheduler, three, none for a while: with beat's own file and with redbeat."""
+"""One beat, three beats, and a pause without beat, with beat's own schedule file and with redbeat."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ ACQUIRED = "beat: Acquired lock"
 
 
 class Scheduled(Stack):
-    """A stack on a broker of its own, whose maintenance queue nobody listens to: what was sent stays to be looked at."""
+    """A stack on its own broker. No worker consumes the maintenance queue, so the messages sent to it stay."""
 
     @property
     def broker(self) -> Any:
         return redis.Redis.from_url(self.broker_url, decode_responses=True)
 
     def sent(self, task: str) -> list[float]:
-        """When each message of `task` was sent, the oldest first."""
+        """Return the time of sending of each message of `task`, oldest first, in seconds since the epoch."""
         with self.broker as broker:
             headers = [json.loads(item)["headers"] for item in reversed(broker.lrange("maintenance", 0, -1))]
-        return [told["sent_at"] for told in headers if told["task"] == task]
+        return [one["sent_at"] for one in headers if one["task"] == task]
 
     def beat_at(self, schedule: Path) -> Process:
         return self.start("-m", "celery", "-A", "tasks", "beat", "-s", str(schedule), "--pidfile=", "-l", "INFO")
@@ -54,9 +54,9 @@ def redbeat(stack: Scheduled) -> Scheduled:
 
 
 def holder_of(beats: list[Process]) -> Process | None:
-    """The beat that got the lock last."""
-    having = [beat for beat in beats if beat.popen.poll() is None and ACQUIRED in beat.log.read_text()]
-    return having[-1] if having else None
+    """Return the running beat that acquired the lock last."""
+    holders = [beat for beat in beats if beat.popen.poll() is None and ACQUIRED in beat.log.read_text()]
+    return holders[-1] if holders else None
 
 
 def test_one_of_three_redbeats_is_active_and_another_takes_over(redbeat: Scheduled):
@@ -66,32 +66,32 @@ def test_one_of_three_redbeats_is_active_and_another_takes_over(redbeat: Schedul
     assert first is not None
     assert sum(ACQUIRED in beat.log.read_text() for beat in beats) == 1
     times = redbeat.sent("turns.sweep")
-    assert all(later - earlier > 0.5 for earlier, later in pairwise(times)), "a tick was sent by more than one"
+    assert all(later - earlier > 0.5 for earlier, later in pairwise(times)), "more than one beat sent the same tick"
 
     first.kill()
     last = max(redbeat.sent("turns.sweep"))
-    rest = [beat for beat in beats if beat is not first]
+    others = [beat for beat in beats if beat is not first]
     until(lambda: max(redbeat.sent("turns.sweep")) > last, 45)
 
     gap_s = next(later for later in redbeat.sent("turns.sweep") if later > last) - last
-    assert gap_s < 30, "the lock took too long to change hands"
-    assert sum(ACQUIRED in beat.log.read_text() for beat in rest) == 1
-    taken_over = holder_of(rest)
+    assert gap_s < 30, "the takeover of the lock took too long"
+    assert sum(ACQUIRED in beat.log.read_text() for beat in others) == 1
+    taken_over = holder_of(others)
     assert taken_over is not None
     assert taken_over.stop() == 0
-    (waiting,) = (beat for beat in rest if beat is not taken_over)
-    until(lambda: waiting.logged(ACQUIRED), 20)  # one that stops in order gives the lock back at once
+    (waiting,) = (beat for beat in others if beat is not taken_over)
+    until(lambda: waiting.logged(ACQUIRED), 20)  # a beat that shuts down normally releases the lock at once
     assert not any("Traceback" in beat.log.read_text() for beat in beats)
 
 
-async def test_three_beats_with_separate_files_do_no_harm(stack: Scheduled, database_url: str):
-    """Each sends everything; the rows decide what is done."""
+async def test_three_beats_with_separate_files_run_each_turn_once(stack: Scheduled, database_url: str):
+    """Each beat sends every job; the rows in the database keep work from being done twice."""
     stack.worker()
     beats = [stack.beat() for _ in range(3)]
     database = Database(database_url, pool_size=4)
     await database.open()
     made = await tenant(database, sessions=20)
-    for session_id in made.session_ids:  # never rung: only the sweeps find them
+    for session_id in made.session_ids:  # not dispatched: only the sweep finds them
         await intake.accept(database, made.workspace_id, session_id, "Is order 41 paid?")
     await database.close()
 
@@ -109,18 +109,18 @@ def test_beat_sends_overdue_jobs_at_once(stack: Scheduled):
     until(lambda: stack.sent("turns.sweep"), 20)
     assert beat.stop() == 0
     assert stack.sent("usage.audit") == []
-    with shelve.open(str(schedule)) as kept:
-        entries = kept["entries"]
+    with shelve.open(str(schedule)) as stored:
+        entries = stored["entries"]
         for entry in entries.values():
             entry.last_run_at -= timedelta(hours=2)
-        kept["entries"] = entries
+        stored["entries"] = entries
     with stack.broker as broker:
         broker.flushall()
 
     stack.beat_at(schedule)
 
     until(lambda: stack.sent("usage.audit") and stack.sent("turns.sweep"), 20)
-    assert len(stack.sent("usage.audit")) == 1, "an hour that was missed is made up for once, not once for each run"
+    assert len(stack.sent("usage.audit")) == 1, "the missed runs of an hourly job are caught up with one run"
 
 
 def test_redbeat_catches_up_and_drops_removed_schedules(redbeat: Scheduled):
@@ -147,7 +147,7 @@ def test_redbeat_catches_up_and_drops_removed_schedules(redbeat: Scheduled):
         assert not broker.exists("turnline:beat:gone")
 
 
-def test_redbeat_without_redis_is_refused_with_a_reason(stack: Scheduled):
+def test_redbeat_without_redis_fails_with_a_reason(stack: Scheduled):
     stack.env |= {"TURNLINE_SCHEDULER": "redbeat", "CELERY_BROKER_URL": "amqp://127.0.0.1:1//", "REDIS_URL": ""}
     process = stack.start("-m", "cli.main", "beat")
 

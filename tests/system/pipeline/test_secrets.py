@@ -1,4 +1,4 @@
-"""A tool's secret, from the API that takes it to the header that carries it: nowhere else is it to be read."""
+"""A tool's secret, from the API to the header of the tool's request: it appears nowhere else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CANARY = "canary-secret-5f1d"
 
 @pytest.fixture
 def tool_server() -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """A tool's server, and the headers of each request it got."""
+    """Provide the address of a tool server and the list of the headers of each request that it received."""
     seen: list[dict[str, str]] = []
 
     class Tool(BaseHTTPRequestHandler):
@@ -74,7 +74,7 @@ async def test_secret_is_sent_in_its_header_and_stored_nowhere_in_plain_text(
     assert CANARY not in "".join(answers)
     assert CANARY not in stack.tails()
     with redis.Redis.from_url(stack.broker_url) as broker:
-        held = b"".join(broker.dump(key) or b"" for key in broker.scan_iter())
-    assert CANARY.encode() not in held
+        stored = b"".join(broker.dump(key) or b"" for key in broker.scan_iter())
+    assert CANARY.encode() not in stored
     for table in ("events", "tool_calls", "model_calls", "turns", "tool_integrations"):
         assert stack.one(f"SELECT count(*) FROM {table} x WHERE x::text LIKE %s", f"%{CANARY}%") == 0

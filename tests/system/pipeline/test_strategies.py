@@ -1,4 +1,4 @@
-"""A message that arrives while a real worker carries a turn: what becomes of the turn, and what the model is told of it."""
+"""A message arrives while a real worker runs a turn: the strategy decides how the turn ends and what the model sees of it."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ async def test_interrupt_cuts_off_the_reply_and_the_next_turn_sees_its_text(stac
     assert await session.ended(first) == ("cancelled", "Interrupted")
     assert await session.ended(second) == ("done", None)
     (partial,) = [content["partial_text"] for _, _, content in session.log() if "partial_text" in content]
-    asked = await session.asked("Wait, only the last one")
-    assert [message["role"] for message in asked] == ["system", "user", "assistant", "user"]
-    assert asked[2]["content"] == f"{partial} {CUT_OFF}"
+    messages = await session.asked("Wait, only the last one")
+    assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
+    assert messages[2]["content"] == f"{partial} {CUT_OFF}"
     assert session.kinds().count("agent_message") == 1
     stack.drained()
     assert violations(stack.database_url) == {}
 
 
-async def test_interruption_is_ignored_if_the_agent_does_not_allow_it(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_interrupt_is_ignored_if_the_agent_does_not_allow_it(stack: Stack, database: Database, dispatcher: Dispatcher):
     session = await talk(stack, database, dispatcher, strategy="interrupt", allow_interruption=False)
     slow = "[[latency 1500]] slowly"
     first = await session.send(slow)
@@ -63,10 +63,12 @@ async def test_rollback_hides_the_cancelled_turn_from_the_model(stack: Stack, da
 
     assert await session.ended(first) == ("cancelled", "RolledBack")
     assert await session.ended(second) == ("done", None)
-    asked = await session.asked("From the start")
-    assert [message["role"] for message in asked] == ["system", "user", "user"]
-    assert [kind for kind, _, _ in session.log() if kind.startswith("tool")] == ["tool_call", "tool_result"], "the log keeps it"
-    assert stack.one("SELECT count(*) FROM model_calls WHERE turn_id = %s AND state = 'settled'", first) == 2, "it is paid for"
+    messages = await session.asked("From the start")
+    assert [message["role"] for message in messages] == ["system", "user", "user"]
+    assert [kind for kind, _, _ in session.log() if kind.startswith("tool")] == ["tool_call", "tool_result"], "the log lacks the tool call"
+    assert stack.one("SELECT count(*) FROM model_calls WHERE turn_id = %s AND state = 'settled'", first) == 2, (
+        "the ledger lacks the model calls"
+    )
     stack.drained()
     assert violations(stack.database_url) == {}
 
@@ -84,15 +86,15 @@ async def test_rollback_is_refused_once_an_unsafe_tool_has_run(stack: Stack, dat
     second = await session.send("Then stop", strategy="interrupt")
     assert await session.ended(first) == ("cancelled", "Interrupted")
     assert await session.ended(second) == ("done", None)
-    asked = await session.asked("Then stop")
-    assert [message["role"] for message in asked] == ["system", "user", "assistant", "tool", "user"], "what has happened is not hidden"
+    messages = await session.asked("Then stop")
+    assert [message["role"] for message in messages] == ["system", "user", "assistant", "tool", "user"], (
+        "the tool call is hidden from the model"
+    )
     stack.drained()
     assert violations(stack.database_url) == {}
 
 
-async def test_reject_refuses_messages_over_http_and_celery_until_the_turn_settles(
-    stack: Stack, database: Database, dispatcher: Dispatcher
-):
+async def test_reject_refuses_direct_and_celery_messages_until_the_turn_settles(stack: Stack, database: Database, dispatcher: Dispatcher):
     session = await talk(stack, database, dispatcher, strategy="reject")
     text = f"{STREAM} busy"
     first = await session.send(text)

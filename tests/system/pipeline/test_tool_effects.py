@@ -1,6 +1,6 @@
-"""What a tool's effect means for a whole turn: a worker killed after the effect, statuses that cannot be had, a server that is down.
+"""Tool effects in whole turns: a worker killed after the effect, a status check that fails, a server that is down.
 
-The sandbox's tool does its work at every request here, whatever the key: were a call repeated, its effect would be counted twice.
+The sandbox's tool ignores idempotency keys here, so that the effect of a repeated call is counted twice.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def beat(stack: Stack) -> None:
 
 
 def tool(stack: Stack, effect: str) -> dict[str, Any]:
-    """The sandbox's tool, and how it is asked."""
+    """Return the sandbox's tool with this effect and, if it is queryable, its status check."""
     url = f"{stack.sandbox_url}/tools/orders_lookup"
     status = {"url": f"{url}/status", "query": {"key": "{idempotency_key}"}, "done": "done", "result": "result"}
     configuration = {"url": url, "timeout_s": 1} | ({"status": status} if effect == "queryable" else {})
     return TOOL | {"effect": effect, "parameters": {"type": "object"}, "integration": {"configuration": configuration}}
 
 
-async def asked(database: Database, dispatcher: Dispatcher, made: Tenant, fields: str) -> UUID:
+async def send(database: Database, dispatcher: Dispatcher, made: Tenant, fields: str) -> UUID:
     text = f'[[call orders_lookup {{"order": 41, "repeats": true, {fields}}}]]'
     accepted = await intake.accept(database, made.workspace_id, made.session_id, text)
     assert accepted.turn_id is not None
@@ -44,8 +44,8 @@ async def asked(database: Database, dispatcher: Dispatcher, made: Tenant, fields
     return accepted.turn_id
 
 
-def told(stack: Stack, turn_id: UUID) -> dict[str, Any]:
-    """The tool call's row, what its customer's model was told, and what the sandbox counted under its key."""
+def tool_call(stack: Stack, turn_id: UUID) -> dict[str, Any]:
+    """Return the tool call's row, the result that the model saw, and the sandbox's counts for its idempotency key."""
     ((state, attempts, key, error),) = stack.rows(
         "SELECT state, attempts, idempotency_key, error FROM tool_calls WHERE turn_id = %s", turn_id
     )
@@ -67,38 +67,38 @@ def told(stack: Stack, turn_id: UUID) -> dict[str, Any]:
 async def test_queryable_call_of_a_killed_worker_is_repeated_only_if_it_did_not_happen(
     stack: Stack, database: Database, dispatcher: Dispatcher, fault: str, status_fault: str, state: str, counts: dict[str, int]
 ):
-    """The worker dies waiting for the answer. Its successor asks, and repeats the call only where it did not happen."""
+    """The worker is killed while it waits for the reply. The next one queries the status and repeats the call only if it did not happen."""
     queryable = tool(stack, "queryable")
-    queryable["integration"]["configuration"]["timeout_s"] = 60  # nobody but the killed worker waits for it
+    queryable["integration"]["configuration"]["timeout_s"] = 60  # only the killed worker waits for it
     made = await tenant(database, tools=(queryable,))
     doomed = stack.worker()
     before = stack.counts()["tools"].get("orders_lookup", {}).get("requests", 0)
     faults = f'"fault": "{fault}"' + (f', "status_fault": "{status_fault}"' if status_fault else "")
-    turn_id = await asked(database, dispatcher, made, faults)
+    turn_id = await send(database, dispatcher, made, faults)
     until(lambda: stack.counts()["tools"].get("orders_lookup", {}).get("requests", 0) > before, 10)
     doomed.kill()
-    assert stack.status(turn_id) == "running", "the kill came too late to prove anything"
+    assert stack.status(turn_id) == "running", "the kill came after the turn's end, so the run proves nothing"
 
     rescuer = stack.worker()
     stack.drained(30)
 
     assert stack.status(turn_id) == "done"
-    seen = told(stack, turn_id)
-    assert (seen["state"], seen["counts"]) == (state, counts)
-    assert seen["content"]["status"] == state
+    call = tool_call(stack, turn_id)
+    assert (call["state"], call["counts"]) == (state, counts)
+    assert call["content"]["status"] == state
     if state == "succeeded":
-        assert seen["content"]["result"]["paid"] is True
+        assert call["content"]["result"]["paid"] is True
     else:
-        assert "may or may not have happened" in seen["content"]["error"]
-        assert seen["error"] == seen["content"]["error"], "the operator is told what the model is told"
+        assert "may or may not have happened" in call["content"]["error"]
+        assert call["error"] == call["content"]["error"], "the operator and the model see different errors"
     assert violations(stack.database_url) == {}
     assert rescuer.stop() == 0
 
 
 async def test_queryable_call_falls_back_to_the_next_integration(stack: Stack, database: Database, dispatcher: Dispatcher):
-    """A lost answer is asked for; where nobody listens, the next integration of the tool takes over."""
+    """After a lost reply the status is queried. If a server does not listen, the tool's next integration takes over."""
     worker = stack.worker()
-    lost = await asked(database, dispatcher, await tenant(database, tools=(tool(stack, "queryable"),)), '"fault": "execute-then-drop"')
+    lost = await send(database, dispatcher, await tenant(database, tools=(tool(stack, "queryable"),)), '"fault": "execute-then-drop"')
 
     unsafe = tool(stack, "unsafe") | {"configuration": {"approval": "never"}}
     made = await tenant(database, tools=(unsafe,))
@@ -107,13 +107,13 @@ async def test_queryable_call_falls_back_to_the_next_integration(stack: Stack, d
         down = {"workspace_id": made.workspace_id, "tool_id": tool_id, "integration_type": "custom_tool", "target_id": "down"}
         configuration = {"url": f"http://127.0.0.1:{free_port()}/"}
         await db.execute(insert(ToolIntegrationRow).values(**down, priority=9, configuration=configuration))
-    over = await asked(database, dispatcher, made, '"note": 1')
+    rerouted = await send(database, dispatcher, made, '"note": 1')
     stack.drained(30)
 
-    assert told(stack, lost)["counts"] == {"requests": 1, "effects": 1, "status_requests": 1}
-    assert told(stack, lost)["content"]["result"]["paid"] is True
-    assert told(stack, over)["counts"] == {"requests": 1, "effects": 1}
-    used = stack.one("SELECT target_id FROM tool_integrations i JOIN tool_calls c ON c.integration_id = i.id WHERE turn_id = %s", over)
-    assert (told(stack, over)["state"], used) == ("succeeded", "orders_lookup")
+    assert tool_call(stack, lost)["counts"] == {"requests": 1, "effects": 1, "status_requests": 1}
+    assert tool_call(stack, lost)["content"]["result"]["paid"] is True
+    assert tool_call(stack, rerouted)["counts"] == {"requests": 1, "effects": 1}
+    used = stack.one("SELECT target_id FROM tool_integrations i JOIN tool_calls c ON c.integration_id = i.id WHERE turn_id = %s", rerouted)
+    assert (tool_call(stack, rerouted)["state"], used) == ("succeeded", "orders_lookup")
     assert violations(stack.database_url) == {}
     assert worker.stop() == 0

@@ -1,4 +1,4 @@
-"""`turnline top` as a process, on a stack that works, and on one whose broker is away."""
+"""`turnline top` as a process, on a running stack and without a broker or a database."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def top(stack: Stack, *arguments: str, **env: str) -> subprocess.CompletedProces
     return stack.turnline("top", *arguments, **({"TURNLINE_HOME": str(stack.directory / "home"), "COLUMNS": "160"} | env))
 
 
-def told(stack: Stack, **env: str) -> dict[str, Any]:
+def top_json(stack: Stack, **env: str) -> dict[str, Any]:
     done = top(stack, "--json", **env)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -46,7 +46,7 @@ async def test_top_shows_turns_queues_workers_tools_and_jobs(stack: Stack, datab
     stack.worker(queues="maintenance")
     until(lambda: stack.one("SELECT count(*) FROM workers") > 0 and stack.one("SELECT count(*) FROM job_runs") > 0, 30)
 
-    found = told(stack)
+    found = top_json(stack)
     once = top(stack, "--once").stdout
 
     assert found["standing"]["turns"]["queued"]["count"] == 1
@@ -63,13 +63,13 @@ async def test_top_shows_turns_queues_workers_tools_and_jobs(stack: Stack, datab
 
 
 def test_top_without_a_broker_shows_what_the_database_knows(stack: Stack):
-    away = f"redis://127.0.0.1:{free_port()}"
+    unreachable = f"redis://127.0.0.1:{free_port()}"
 
-    found = told(stack, CELERY_BROKER_URL=away)
+    found = top_json(stack, CELERY_BROKER_URL=unreachable)
 
     assert found["broker"]["fault"].startswith("the broker does not answer")
     assert found["standing"]["turns"]["queued"]["count"] >= 0
-    assert "the broker does not answer" in top(stack, "--once", CELERY_BROKER_URL=away).stdout
+    assert "the broker does not answer" in top(stack, "--once", CELERY_BROKER_URL=unreachable).stdout
 
 
 def test_top_without_a_database_ends_with_a_reason(stack: Stack):
@@ -81,19 +81,19 @@ def test_top_without_a_database_ends_with_a_reason(stack: Stack):
 
 
 def test_top_in_a_terminal_runs_until_ctrl_c(stack: Stack):
-    ours, its = pty.openpty()
+    master, terminal = pty.openpty()
     env = process_env() | stack.env | {"TERM": "xterm", "COLUMNS": "160", "LINES": "50", "TURNLINE_HOME": str(stack.directory / "home")}
-    process = subprocess.Popen([*COMMAND, "--every", "0.5"], env=env, cwd=ROOT, stdin=its, stdout=its, stderr=its)
-    os.close(its)
+    process = subprocess.Popen([*COMMAND, "--every", "0.5"], env=env, cwd=ROOT, stdin=terminal, stdout=terminal, stderr=terminal)
+    os.close(terminal)
     seen = b""
     try:
         while seen.count(b"turnline top") < 3:
-            seen += os.read(ours, 65536)
+            seen += os.read(master, 65536)
         process.send_signal(2)
         assert process.wait(20) == 0
     finally:
         process.kill()
         process.wait()
-        os.close(ours)
+        os.close(master)
     assert b"QUEUES" in seen
     assert b"Traceback" not in seen

@@ -1,4 +1,4 @@
-"""A message in, an answered turn out: real broker, worker, database and vendor."""
+"""A message becomes an answered turn, with a real broker, worker, database and provider (the sandbox)."""
 
 from __future__ import annotations
 
@@ -73,18 +73,18 @@ async def test_undispatched_turn_is_found_by_the_sweep(stack: Stack, database: D
 
 async def test_turn_dispatched_five_times_is_answered_once(stack: Stack, database: Database, dispatcher: Dispatcher):
     made = await tenant(database)
-    accepted = await intake.accept(database, made.workspace_id, made.session_id, "Five rings")
+    accepted = await intake.accept(database, made.workspace_id, made.session_id, "Five dispatches")
     for _ in range(5):
         assert accepted.turn_id is not None
         dispatcher.dispatch(accepted.turn_id)
 
     stack.drained()
 
-    assert stack.counts()["by_text"]["Five rings"] == 1
+    assert stack.counts()["by_text"]["Five dispatches"] == 1
     assert violations(stack.database_url) == {}
 
 
-async def test_a_bare_celery_producer_needs_nothing_of_ours(stack: Stack, database: Database):
+async def test_plain_celery_producer_can_send_messages(stack: Stack, database: Database):
     made = await tenant(database)
     producer = Celery(broker=stack.broker_url)
     send = {"session_id": str(made.session_id), "message_key": "web-1", "text": "From a web app"}
@@ -104,7 +104,7 @@ async def test_a_bare_celery_producer_needs_nothing_of_ours(stack: Stack, databa
     stack.drained()
 
 
-async def test_messages_of_one_session_in_a_row_are_answered_in_order(stack: Stack, database: Database, dispatcher: Dispatcher):
+async def test_consecutive_messages_of_one_session_are_answered_in_order(stack: Stack, database: Database, dispatcher: Dispatcher):
     made = await tenant(database, strategy="enqueue")
     for number in range(8):
         accepted = await intake.accept(database, made.workspace_id, made.session_id, f"[[say reply {number}]]")
@@ -123,7 +123,7 @@ async def test_messages_of_one_session_in_a_row_are_answered_in_order(stack: Sta
 
 
 @pytest.mark.parametrize(
-    ("fault", "ends", "requests"),
+    ("fault", "status", "requests"),
     [
         ("500", "done", 2),
         ("429-retry-after", "done", 2),
@@ -139,7 +139,9 @@ async def test_messages_of_one_session_in_a_row_are_answered_in_order(stack: Sta
         ("no-usage", "done", 1),
     ],
 )
-async def test_turn_handles_provider_faults(stack: Stack, database: Database, dispatcher: Dispatcher, fault: str, ends: str, requests: int):
+async def test_turn_handles_provider_faults(
+    stack: Stack, database: Database, dispatcher: Dispatcher, fault: str, status: str, requests: int
+):
     made = await tenant(database)
     text = f"[[fault {fault}]] {fault}"
     accepted = await intake.accept(database, made.workspace_id, made.session_id, text)
@@ -148,7 +150,7 @@ async def test_turn_handles_provider_faults(stack: Stack, database: Database, di
 
     stack.drained()
 
-    assert stack.status(accepted.turn_id) == ends
+    assert stack.status(accepted.turn_id) == status
     assert stack.counts()["by_text"][text] == requests
     assert stack.one("SELECT count(*) FROM model_calls WHERE turn_id = %s", accepted.turn_id) == requests
     assert violations(stack.database_url) == {}
@@ -171,7 +173,7 @@ async def test_turn_handles_provider_faults(stack: Stack, database: Database, di
 async def test_turn_handles_tool_faults(
     stack: Stack, database: Database, dispatcher: Dispatcher, fault: str, effect: str, status: str, requests: int
 ):
-    """Whatever it does, the model is told, the turn is answered, and an effect that cannot be repeated safely is not."""
+    """The model gets a result, the turn is answered, and an unsafe call is not repeated."""
     loose = {"type": "object", "properties": {"order": {"type": "integer"}, "fault": {"type": "string"}}}
     made = await tenant(database, tools=(stack.tool(effect=effect, parameters=loose),))
     text = f'[[call orders_lookup {{"order": 41, "fault": "{fault}"}}]] {fault} {effect}'
@@ -206,7 +208,7 @@ async def test_invalid_tool_arguments_are_reported_to_the_model(stack: Stack, da
 
 
 async def test_tool_cannot_reach_internal_addresses(stack: Stack, database: Database, dispatcher: Dispatcher):
-    """The sandbox is allowed, by its network; the machine's metadata service is not."""
+    """The sandbox's network is allowed in the settings; the metadata service of the cloud is not."""
     url = "http://169.254.169.254/latest/meta-data"
     made = await tenant(database, tools=({**TOOL, "integration": {"configuration": {"url": url}}},))
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "Is order 41 paid?")
@@ -234,6 +236,6 @@ async def test_logs_contain_no_message_text_and_no_secrets(stack: Stack, databas
     until(lambda: stack.one("SELECT count(*) FROM events WHERE content->>'status' = 'refused' AND session_id = %s", made.session_id) == 1)
     producer.close()
 
-    said = stack.tails()
-    assert "canary-words" not in said
-    assert "sk-sandbox" not in said
+    logs = stack.tails()
+    assert "canary-words" not in logs
+    assert "sk-sandbox" not in logs

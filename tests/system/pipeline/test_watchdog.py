@@ -1,4 +1,4 @@
-"""A worker that hangs is ended and another finishes its work; one that is merely idle, full or cut off from its broker is left alone."""
+"""The watchdog ends a hung worker, and another finishes its turns. It leaves idle, full and disconnected workers alone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DONE = "SELECT count(*) FROM turns WHERE status = 'done'"
 
 @pytest.fixture
 def broker(scratch: Path, tmp_path: Path) -> Iterator[Valkey]:
-    """A broker that keeps its data when it is killed."""
+    """Provide a broker that keeps its data when it is killed."""
     with Valkey(scratch / tmp_path.name) as made:
         yield made
 
@@ -48,51 +48,51 @@ async def database(stack: Stack) -> AsyncIterator[Database]:
     await made.close()
 
 
-def quiet(stack: Stack) -> Process:
-    """A worker of four turns at a time that says nothing of its own accord: busy while its broker restarts, it never consumes again."""
+def quiet_worker(stack: Stack) -> Process:
+    """Start a worker for four concurrent turns, without heartbeats: if its broker restarts while it is busy, it never consumes again."""
     command = ("-m", "celery", "-A", "tests.support.quiet_app", "worker", "--pool", "custom", "-c", "4", "-n", "quiet@test", "-Q", "turns")
     worker = stack.start(*command, "--without-mingle", "--without-gossip", "--without-heartbeat")
     until(lambda: worker.logged("ready."), 30)
     return worker
 
 
-def doctor(stack: Stack) -> list[str]:
-    """What `turnline doctor` says is wrong."""
+def doctor_findings(stack: Stack) -> list[str]:
+    """Return the lines of `turnline doctor` that report a problem."""
     return [line for line in stack.turnline("doctor").stdout.splitlines() if line.startswith("WRONG")]
 
 
-def producer(stack: Stack) -> Celery:
-    """What sends tasks to the stack's workers."""
+def make_producer(stack: Stack) -> Celery:
+    """Return a Celery app that sends tasks to the stack's workers."""
     return make_app(Settings(_env_file=None, DATABASE_URL=stack.database_url, CELERY_BROKER_URL=stack.broker_url))
 
 
 async def post(database: Database, text: str, count: int) -> Tenant:
-    """A tenant with `count` sessions and a message in each. Nobody rings: the sweep does."""
+    """Create a tenant with `count` sessions and a message in each. Only the sweep dispatches their turns."""
     made = await tenant(database, sessions=count)
     for session_id in made.session_ids:
         await intake.accept(database, made.workspace_id, session_id, text)
     return made
 
 
-async def hung(stack: Stack, database: Database, broker: Valkey, *, away_s: float = 2) -> Process:
-    """A quiet worker whose broker was killed while all its four hands were full, and came back after `away_s` seconds."""
+async def start_hung_worker(stack: Stack, database: Database, broker: Valkey, *, down_s: float = 2) -> Process:
+    """Start a quiet worker, kill its broker while it runs four turns, and start the broker again after `down_s` seconds."""
     stack.worker(queues="maintenance", concurrency=2)
     stack.beat()
-    worker = quiet(stack)
+    worker = quiet_worker(stack)
     await post(database, "Hello [[latency 700]]", TURNS)
     until(lambda: stack.one("SELECT count(*) FROM turns WHERE status = 'running' AND claimed_at > now() - interval '0.3 s'") == 4, 30)
     broker.kill()
-    time.sleep(away_s)
-    assert worker.logged("ready."), "while the broker is away, it is no fault of the worker's"
-    until(lambda: worker.log.read_text().count("Couldn't ack") >= 4)  # none of the four will ever count as given back
+    time.sleep(down_s)
+    assert worker.logged("ready."), "the watchdog ended the worker while the broker was down"
+    until(lambda: worker.log.read_text().count("Couldn't ack") >= 4)  # the worker keeps counting these four as unacknowledged
     broker.start()
-    assert stack.one(DONE) < TURNS, "it was done before the broker was gone: the run proves nothing"
+    assert stack.one(DONE) < TURNS, "all turns were done before the broker was killed, so the run proves nothing"
     return worker
 
 
 async def test_hung_worker_without_a_watchdog_stays_hung(stack: Stack, database: Database, broker: Valkey):
     stack.env |= {"TURNLINE_WATCHDOG_S": "0"}
-    worker = await hung(stack, database, broker)
+    worker = await start_hung_worker(stack, database, broker)
     assert worker.logged("The watchdog is off")
     time.sleep(3)
     before = stack.one(DONE)
@@ -104,7 +104,7 @@ async def test_hung_worker_without_a_watchdog_stays_hung(stack: Stack, database:
 
 
 async def test_watchdog_ends_a_hung_worker_and_another_finishes(stack: Stack, database: Database, broker: Valkey):
-    worker = await hung(stack, database, broker, away_s=3 * float(WATCHDOG_S))
+    worker = await start_hung_worker(stack, database, broker, down_s=3 * float(WATCHDOG_S))
     until(lambda: worker.popen.poll() is not None, 60)
 
     assert worker.popen.returncode == EXIT_CODE
@@ -112,16 +112,18 @@ async def test_watchdog_ends_a_hung_worker_and_another_finishes(stack: Stack, da
     assert stack.rows("SELECT name, stalls, stalled_at > now() - interval '1 minute' FROM workers WHERE stalls > 0") == [
         ("quiet@test", 1, True)
     ]
-    assert any("The worker quiet@test stalled and was ended by its watchdog (once, 0 minutes ago)" in line for line in doctor(stack))
-    quiet(stack)
+    assert any(
+        "The worker quiet@test stalled and was ended by its watchdog (once, 0 minutes ago)" in line for line in doctor_findings(stack)
+    )
+    quiet_worker(stack)
     stack.drained(60)
     assert stack.one(DONE) == TURNS
     assert violations(stack.database_url) == {}
 
 
 async def test_watchdog_ends_a_worker_whose_event_loop_is_blocked(stack: Stack, database: Database):
-    worker = quiet(stack)
-    app = producer(stack)
+    worker = quiet_worker(stack)
+    app = make_producer(stack)
     app.send_task("tests.block", args=(120,), queue="turns")
     app.close()
     until(lambda: stack.one("SELECT seen_at IS NOT NULL AND running = 1 FROM workers"), 20)
@@ -133,17 +135,17 @@ async def test_watchdog_ends_a_worker_whose_event_loop_is_blocked(stack: Stack, 
 
 
 async def test_watchdog_leaves_idle_full_and_disconnected_workers_alone(stack: Stack, database: Database, broker: Valkey):
-    """Nobody sweeps here, so that turns lie about which nobody carries."""
+    """No sweep runs here, so that a turn that is not dispatched stays unclaimed."""
     worker = stack.worker(concurrency=2, queues="turns")
-    await post(database, "Nobody rings for me", 1)
-    ended = 2 * float(WATCHDOG_S)
+    await post(database, "Never dispatched", 1)
+    longer_s = 2 * float(WATCHDOG_S)
 
-    time.sleep(ended)
-    assert worker.logged("ready."), "idle, and in touch with its broker"
+    time.sleep(longer_s)
+    assert worker.logged("ready."), "ended while idle"
     assert stack.one("SELECT now() - progress_at < interval '4 s' FROM workers")
 
-    app = producer(stack)
-    await post(database, f"[[latency {int(ended * 1500)}]]", 2)
+    app = make_producer(stack)
+    await post(database, f"[[latency {int(longer_s * 1500)}]]", 2)
     for turn_id, text in stack.rows(
         "SELECT t.id, e.content->>'text' FROM turns t JOIN events e ON e.turn_id = t.id WHERE t.status = 'queued'"
     ):
@@ -151,15 +153,15 @@ async def test_watchdog_leaves_idle_full_and_disconnected_workers_alone(stack: S
             app.send_task("turns.advance", args=(str(turn_id),), queue="turns")
     app.close()
     until(lambda: stack.one("SELECT count(*) FROM turns WHERE status = 'running'") == 2)
-    time.sleep(ended)
-    assert worker.logged("ready."), "full, of turns that take long"
+    time.sleep(longer_s)
+    assert worker.logged("ready."), "ended while full of long turns"
     assert stack.one("SELECT count(*) FROM turns WHERE status = 'running'") == 2
     until(lambda: stack.one(DONE) == 2, 30)
 
     broker.kill()
-    time.sleep(ended)
-    assert worker.logged("ready."), "without a broker"
+    time.sleep(longer_s)
+    assert worker.logged("ready."), "ended without a broker"
     broker.start()
-    time.sleep(ended)
-    assert worker.logged("ready."), "in touch again"
+    time.sleep(longer_s)
+    assert worker.logged("ready."), "ended after the broker came back"
     assert stack.one("SELECT count(*) FROM workers WHERE stalls > 0") == 0

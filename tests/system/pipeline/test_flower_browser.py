@@ -1,4 +1,4 @@
-"""Flower as an operator sees it, in a real browser. With TURNLINE_PICTURES=DIRECTORY what was seen is kept there, for the docs."""
+"""Flower in a real browser. If TURNLINE_PICTURES is set, screenshots are saved in that directory, for the docs."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ async def test_flower_pages_show_workers_tasks_and_queues_without_message_text(s
     producer = Celery(broker=stack.broker_url)
     for _ in range(7):
         producer.send_task("usage.audit", queue="maintenance")
-    said = {"session_id": str(made.session_id), "message_key": "k", "text": "seen-canary"}
-    producer.send_task("messages.receive", kwargs=said, queue="messages")
+    message = {"session_id": str(made.session_id), "message_key": "k", "text": "seen-canary"}
+    producer.send_task("messages.receive", kwargs=message, queue="messages")
     producer.close()
     for one in accepted:
         assert one.turn_id is not None

@@ -1,4 +1,4 @@
-"""A turn keeps the agent it started with: its prompt, its model, its tools. What the vendor was asked tells."""
+"""A turn keeps the prompt, model and tools of the agent that it started with. The provider's requests show it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def beat(stack: Stack) -> None:
     stack.beat()
 
 
-async def session_of(stack: Stack, database: Database, dispatcher: Dispatcher) -> Conversation:
+async def start_session(stack: Stack, database: Database, dispatcher: Dispatcher) -> Conversation:
     slow, notes = tool(stack, "idempotent"), NOTES | {"integration": {"configuration": {"url": f"{stack.sandbox_url}/tools/notes"}}}
     return await talk(stack, database, dispatcher, slow, notes, system_prompt="Be brief.", model_name="gpt-4o", temperature=30)
 
 
 async def change_everything(session: Conversation) -> None:
-    """The prompt, the model, its settings, a tool's schema; one tool is switched off, another one added."""
+    """Change the prompt, the model, its settings and a tool's schema; disable one tool and add another."""
     made = session.made
     ids = dict(session.stack.rows("SELECT name, id FROM tools WHERE workspace_id = %s", made.workspace_id))
     async with session.database.transaction(made.workspace_id) as db:
@@ -43,8 +43,8 @@ async def change_everything(session: Conversation) -> None:
         await agents.assign_tools(db, made.workspace_id, made.agent_id, [*ids.values(), later["id"]])
 
 
-def seen(request: dict[str, Any]) -> dict[str, Any]:
-    """What of a request comes from the agent: all but what was said."""
+def agent_part(request: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a request that comes from the agent: all but the conversation."""
     system = [message for message in request["messages"] if message["role"] == "system"]
     return {name: value for name, value in request.items() if name != "messages"} | {"system": system}
 
@@ -58,20 +58,20 @@ def pinned(session: Conversation, turn_ids: Sequence[UUID | None]) -> list[tuple
     return session.stack.rows(query, list(turn_ids))
 
 
-def used(stack: Stack, name: str) -> int:
+def request_count(stack: Stack, name: str) -> int:
     requests: int = stack.counts()["tools"].get(name, {}).get("requests", 0)
     return requests
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["between steps", "after its worker was killed"])
 async def test_agent_changes_apply_from_the_next_turn(stack: Stack, database: Database, dispatcher: Dispatcher, killed: bool):
-    session = await session_of(stack, database, dispatcher)
+    session = await start_session(stack, database, dispatcher)
     worker = stack.worker()
-    before, notes = used(stack, "orders_lookup"), used(stack, "notes")
+    before, notes = request_count(stack, "orders_lookup"), request_count(stack, "notes")
     waits = '"fault": "hang"' if killed else '"latency_ms": 2500'
     text = f'[[call orders_lookup {{"order": 41, {waits}}}]] [[then notes {{"note": 1}}]] pinned, killed: {killed}'
     turn_id = await session.send(text)
-    await soon(lambda: used(stack, "orders_lookup") > before)
+    await soon(lambda: request_count(stack, "orders_lookup") > before)
 
     await change_everything(session)
     if killed:
@@ -81,12 +81,14 @@ async def test_agent_changes_apply_from_the_next_turn(stack: Stack, database: Da
     assert await session.ended(turn_id) == ("done", None)
     first, *later = await session.model_requests(text)
     assert len(later) == 2
-    assert [seen(request) for request in later] == [seen(first)] * 2
+    assert [agent_part(request) for request in later] == [agent_part(first)] * 2
     assert (first["model"], offered(first)) == ("gpt-4o", ["notes", "orders_lookup"])
     assert "Be brief." in first["messages"][0]["content"]
-    # What tools are connected to is read with each claim: a later one knows a tool that was switched off, and does not carry it out.
+    # The tools' integrations are read with each claim, so a later claim knows that a tool is disabled and does not call it.
     results = [content["status"] for kind, _, content in session.log() if kind == "tool_result"]
-    assert (results, used(stack, "notes")) == ((["succeeded", "failed"], notes) if killed else (["succeeded", "succeeded"], notes + 1))
+    assert (results, request_count(stack, "notes")) == (
+        (["succeeded", "failed"], notes) if killed else (["succeeded", "succeeded"], notes + 1)
+    )
 
     then = f"and now? killed: {killed}"
     following = await session.send(then)
@@ -104,16 +106,16 @@ async def test_agent_changes_apply_from_the_next_turn(stack: Stack, database: Da
     assert worker.stop() == 0
 
 
-@pytest.mark.parametrize("how", ["archived", "deleted"])
-async def test_agent_deleted_during_a_turn(stack: Stack, database: Database, dispatcher: Dispatcher, how: str):
-    session = await session_of(stack, database, dispatcher)
+@pytest.mark.parametrize("change", ["archived", "deleted"])
+async def test_agent_deleted_during_a_turn(stack: Stack, database: Database, dispatcher: Dispatcher, change: str):
+    session = await start_session(stack, database, dispatcher)
     doomed = stack.worker()
-    text = f"[[fault hang]] {how} meanwhile"
+    text = f"[[fault hang]] {change} meanwhile"
     turn_id = await session.send(text)
     await session.requests(text, 1)
 
     async with database.transaction(session.made.workspace_id) as db:
-        if how == "deleted":
+        if change == "deleted":
             await agents.delete(db, session.made.agent_id)
         else:
             await agents.change(db, session.made.agent_id, {"status": "archived", "system_prompt": "Say nothing."})
@@ -122,17 +124,17 @@ async def test_agent_deleted_during_a_turn(stack: Stack, database: Database, dis
 
     assert await session.ended(turn_id) == ("done", None)
     first, again = await session.model_requests(text)
-    assert seen(first) == seen(again)
+    assert agent_part(first) == agent_part(again)
     stack.drained()
     assert violations(stack.database_url) == {}
     assert worker.stop() == 0
 
 
 async def test_unchanged_agent_snapshot_is_stored_once(stack: Stack, database: Database, dispatcher: Dispatcher):
-    session = await session_of(stack, database, dispatcher)
+    session = await start_session(stack, database, dispatcher)
     worker = stack.worker()
 
-    async def kept() -> tuple[int, int]:
+    async def stored() -> tuple[int, int]:
         turn_ids = [await session.send(f"the {number}th", "enqueue") for number in range(3)]
         for turn_id in turn_ids:
             assert await session.ended(turn_id) == ("done", None)
@@ -140,8 +142,8 @@ async def test_unchanged_agent_snapshot_is_stored_once(stack: Stack, database: D
         rows = session.stack.one("SELECT count(*) FROM agent_snapshots WHERE agent_id = %s", agent_id)
         return rows, len(set(pinned(session, turn_ids)))
 
-    assert await kept() == (1, 1)
+    assert await stored() == (1, 1)
     async with database.transaction(session.made.workspace_id) as db:
         await agents.change(db, session.made.agent_id, {"system_prompt": "Be kind."})
-    assert await kept() == (2, 1)
+    assert await stored() == (2, 1)
     assert worker.stop() == 0

@@ -1,4 +1,4 @@
-"""A person takes a session over while a real worker carries its turn, writes in it, and gives it back."""
+"""A person takes a session over while a real worker runs its turn, replies in it, and gives it back."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ async def test_takeover_during_a_reply_and_return_to_auto(stack: Stack, database
     await session.set_mode("auto")
 
     assert await session.ended(await session.send("Thanks, and order 42?")) == ("done", None)
-    asked = await session.asked("Thanks, and order 42?")
-    said = [(message["role"], message["content"]) for message in asked if message["role"] != "system"]
-    assert said[-4:] == [
+    messages = await session.asked("Thanks, and order 42?")
+    conversation = [(message["role"], message["content"]) for message in messages if message["role"] != "system"]
+    assert conversation[-4:] == [
         ("user", "Is anybody there?"),
         ("assistant", "Grace here, one moment."),
         ("assistant", "It is paid."),
@@ -62,13 +62,13 @@ async def test_paused_turn_is_answered_after_resuming(stack: Stack, database: Da
     await session.set_mode("auto")
     assert await session.ended(turn_id) == ("done", None)
     assert session.kinds().count("agent_message") == 1
-    assert stack.one("SELECT attempts FROM turns WHERE id = %s", turn_id) == 1, "resting costs no attempt"
+    assert stack.one("SELECT attempts FROM turns WHERE id = %s", turn_id) == 1, "pausing counts as an attempt"
     stack.drained()
     assert violations(stack.database_url) == {}
 
 
 async def test_takeover_during_a_tool_call(stack: Stack, database: Database, dispatcher: Dispatcher):
-    """The call is cut off, its result is said to be unknown, and nothing is said after it."""
+    """The call is cut off, its result is recorded as unknown, and the agent does not reply."""
     session = await talk(stack, database, dispatcher, tool(stack, "unsafe"))
     before = stack.counts()["tools"].get("orders_lookup", {}).get("requests", 0)
     turn_id = await session.send('[[call orders_lookup {"order": 41, "latency_ms": 60000}]] taken')
@@ -80,6 +80,6 @@ async def test_takeover_during_a_tool_call(stack: Stack, database: Database, dis
     assert offset is not None
     after = session.log()[offset + 1 :]
     assert [(kind, content["status"]) for kind, _, content in after] == [("tool_result", "unknown"), ("status_update", "cancelled")]
-    assert "cut off" in after[0][2]["error"], "nobody waited for the tool's own time to be up"
+    assert "cut off" in after[0][2]["error"], "the tool call ran until its own timeout"
     stack.drained()
     assert violations(stack.database_url) == {}
