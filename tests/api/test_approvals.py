@@ -11,7 +11,7 @@ from api.schemas import approvals as schemas
 from tests.support.api_server import Tenant
 from tests.support.fakes import Script, says
 from tests.support.servers import until
-from tests.support.waiting_turns import DONE, carried, waiting, wants_approval
+from tests.support.waiting_turns import DONE, approval_by_tool, run_to_outcome, turn_awaiting_approval
 
 
 def pending(acme: Tenant) -> list[str]:
@@ -19,7 +19,7 @@ def pending(acme: Tenant) -> list[str]:
 
 
 def test_pending_approval_is_listed_and_approved_once(acme: Tenant):
-    accepted = waiting(acme)
+    accepted = turn_awaiting_approval(acme)
     session_id, turn_id = accepted["event"]["session_id"], accepted["turn"]["id"]
 
     (shown,) = acme.call("GET", f"/v1/approvals?session_id={session_id}", 200)["items"]
@@ -36,14 +36,14 @@ def test_pending_approval_is_listed_and_approved_once(acme: Tenant):
     again = acme.call("POST", f"/v1/approvals/{shown['id']}/decision", 409, json={"decision": "deny"})
     assert again["detail"].startswith("It was approved before, by first key (tl_")
 
-    carried(acme, turn_id, Script(says("Done."), tools={"c0": DONE}))
+    run_to_outcome(acme, turn_id, Script(says("Done."), tools={"c0": DONE}))
     assert acme.call("GET", f"/v1/turns/{turn_id}", 200)["status"] == "done"
     assert acme.call("GET", f"/v1/approvals/{shown['id']}", 200)["used_at"] is not None
     assert pending(acme) == []
 
 
 def test_request_and_decision_are_logged_and_published(acme: Tenant):
-    accepted = waiting(acme)
+    accepted = turn_awaiting_approval(acme)
     session_id = accepted["event"]["session_id"]
     seen = acme.call("GET", f"/v1/sessions/{session_id}/events", 200)
     requested = seen["events"][-1]["content"]
@@ -52,7 +52,7 @@ def test_request_and_decision_are_logged_and_published(acme: Tenant):
     with acme.using(acme.key("write", None).text) as colleague, ThreadPoolExecutor(1) as pool:
         path = f"/v1/sessions/{session_id}/events?after={seen['next_after']}&wait=30"
         polled = pool.submit(lambda: acme.call("GET", path, 200)["events"])
-        until(lambda: acme.watched(session_id) == 1, 20)
+        until(lambda: acme.subscription_count(session_id) == 1, 20)
         colleague.call("POST", f"/v1/approvals/{requested['approval_id']}/decision", 200, json={"decision": "deny", "reason": "Not paid."})
         (event,) = polled.result(40)
 
@@ -65,7 +65,7 @@ def test_request_and_decision_are_logged_and_published(acme: Tenant):
 
 
 def test_decision_names_the_user_of_the_key(acme: Tenant):
-    waiting(acme)
+    turn_awaiting_approval(acme)
     [(user_id,)] = acme.service.sql("INSERT INTO users (name, email) VALUES ('Dana', gen_random_uuid()::text) RETURNING id")
     grant = (
         "INSERT INTO permissions (workspace_id, user_id, entity_type, entity_id, permission_type) VALUES (%s, %s, 'workspace', %s, 'write')"
@@ -92,7 +92,7 @@ def test_decision_names_the_user_of_the_key(acme: Tenant):
     ],
 )
 def test_invalid_decision_is_refused_with_its_place(acme: Tenant, body: dict[str, object], where: str, what: str):
-    waiting(acme)
+    turn_awaiting_approval(acme)
     (approval_id,) = pending(acme)
 
     refused = acme.call("POST", f"/v1/approvals/{approval_id}/decision", 422, json=body)
@@ -103,19 +103,19 @@ def test_invalid_decision_is_refused_with_its_place(acme: Tenant, body: dict[str
 
 
 def test_edited_arguments_are_shown_and_used(acme: Tenant):
-    turn_id = waiting(acme)["turn"]["id"]
+    turn_id = turn_awaiting_approval(acme)["turn"]["id"]
 
     body = {"decision": "approve", "edited_arguments": {"order": 9}}
     decided = acme.call("POST", f"/v1/approvals/{pending(acme)[0]}/decision", 200, json=body)
     world = Script(says("Done."), tools={"c0": DONE})
-    carried(acme, turn_id, world)
+    run_to_outcome(acme, turn_id, world)
 
     assert (decided["arguments"], decided["edited_arguments"]) == ({"order": 0}, {"order": 9})
     assert [call.arguments for call in world.made] == [{"order": 9}]
 
 
 def test_only_one_of_two_concurrent_decisions_succeeds(acme: Tenant):
-    waiting(acme)
+    turn_awaiting_approval(acme)
     path = f"/v1/approvals/{pending(acme)[0]}/decision"
 
     with ThreadPoolExecutor(2) as pool:
@@ -125,7 +125,7 @@ def test_only_one_of_two_concurrent_decisions_succeeds(acme: Tenant):
 
 
 def test_approvals_are_paged(acme: Tenant):
-    waiting(acme, wanted=5)
+    turn_awaiting_approval(acme, count=5)
     first = acme.call("GET", "/v1/approvals?limit=2&include_total=true", 200)
     second = acme.call("GET", f"/v1/approvals?limit=3&after={first['next_cursor']}", 200)
 
@@ -136,7 +136,7 @@ def test_approvals_are_paged(acme: Tenant):
 
 
 def test_other_workspace_cannot_see_or_decide(acme: Tenant, other: Tenant):
-    session_id = waiting(acme)["event"]["session_id"]
+    session_id = turn_awaiting_approval(acme)["event"]["session_id"]
     (approval_id,) = pending(acme)
 
     assert other.call("GET", f"/v1/approvals?session_id={session_id}", 200)["items"] == []
@@ -154,11 +154,11 @@ def test_assignment_decides_which_tools_require_approval(acme: Tenant):
     agent = acme.agent(tool_ids=ids)
     path = f"/v1/agents/{agent['id']}/tools"
 
-    assert wants_approval(acme, agent["id"]) == {"refund": True, "lookup": False}
+    assert approval_by_tool(acme, agent["id"]) == {"refund": True, "lookup": False}
     acme.call("PUT", path, 200, json={"tool_ids": ids, "configuration": {"approval": "required"}})
-    assert wants_approval(acme, agent["id"]) == {"refund": True, "lookup": True}
+    assert approval_by_tool(acme, agent["id"]) == {"refund": True, "lookup": True}
     acme.call("PUT", path, 200, json={"tool_ids": ids, "configuration": {"approval": "never"}})
-    assert wants_approval(acme, agent["id"]) == {"refund": False, "lookup": False}
+    assert approval_by_tool(acme, agent["id"]) == {"refund": False, "lookup": False}
     for bad in ("sometimes", None, True, ["required"]):
         refused = acme.call("PUT", path, 422, json={"tool_ids": ids, "configuration": {"approval": bad}})
         assert refused["errors"][0]["where"] == "body.configuration"

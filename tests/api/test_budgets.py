@@ -11,7 +11,7 @@ import pytest
 from api.schemas import budgets as schemas
 from tests.support.api_server import Tenant
 from tests.support.fakes import Script, says
-from tests.support.waiting_turns import carried
+from tests.support.waiting_turns import run_to_outcome
 
 
 def test_budget_is_created_listed_changed_and_deleted(acme: Tenant):
@@ -95,7 +95,7 @@ def test_turn_over_budget_fails_and_the_next_succeeds_with_a_higher_cap(acme: Te
     world = Script(says("Yes."))
 
     failed = acme.message(session_id)["turn"]["id"]
-    carried(acme, failed, world)
+    run_to_outcome(acme, failed, world)
     error = acme.call("GET", f"/v1/turns/{failed}", 200)["error"]
     assert error["class"] == "BudgetSpent"
     assert error["detail"].startswith("The workspace's total budget of 10 tokens is spent: 0 tokens spent, 0 tokens reserved, ")
@@ -106,7 +106,7 @@ def test_turn_over_budget_fails_and_the_next_succeeds_with_a_higher_cap(acme: Te
 
     acme.call("PATCH", f"/v1/budgets/{budget['id']}", 200, json={"cap": 100_000})
     done = acme.message(session_id, "And now?")["turn"]["id"]
-    carried(acme, done, world)
+    run_to_outcome(acme, done, world)
     assert acme.call("GET", f"/v1/turns/{done}", 200)["status"] == "done"
     spent = acme.call("GET", f"/v1/budgets/{budget['id']}", 200)
     assert (spent["spent"], spent["reserved"]) == ("15", "0")

@@ -23,9 +23,9 @@ def test_log_is_read_by_page_and_by_kind(acme: Tenant):
     path = f"/v1/sessions/{session['id']}/events"
     assert acme.call("GET", path, 200) == {"events": [], "next_after": -1}
     acme.message(session["id"], "one")
-    acme.appended(session["id"], "tool_call", {"tool_call_id": "c1", "tool_name": "lookup", "arguments": {}})
-    acme.appended(session["id"], "tool_result", {"tool_call_id": "c1", "tool_name": "lookup", "status": "succeeded", "result": 1})
-    acme.appended(session["id"], "agent_message", {"text": "Yes."})
+    acme.append_event(session["id"], "tool_call", {"tool_call_id": "c1", "tool_name": "lookup", "arguments": {}})
+    acme.append_event(session["id"], "tool_result", {"tool_call_id": "c1", "tool_name": "lookup", "status": "succeeded", "result": 1})
+    acme.append_event(session["id"], "agent_message", {"text": "Yes."})
 
     seen, after = [], -1
     while page := acme.call("GET", path, 200, params={"after": after, "limit": 3})["events"]:
@@ -63,14 +63,14 @@ def test_long_poll_answers_when_the_log_grows(acme: Tenant):
             pool.submit(acme.call, "GET", path, 200, params={"wait": 60}),
             pool.submit(acme.call, "GET", path, 200, params={"wait": 60, "kind": "agent_message"}),
         ]
-        until(lambda: acme.watched(session["id"]) == 2)
-        acme.whispered(session["id"], "deltas do not answer a long poll")
+        until(lambda: acme.subscription_count(session["id"]) == 2)
+        acme.publish_delta(session["id"], "deltas do not answer a long poll")
         accepted = acme.message(session["id"])
         assert waiting[0].result(20) == {"events": [accepted["event"]], "next_after": 0}
         assert not waiting[1].done()
-        acme.appended(session["id"], "agent_message", {"text": "Yes."})
+        acme.append_event(session["id"], "agent_message", {"text": "Yes."})
         assert [event["offset"] for event in waiting[1].result(20)["events"]] == [1]
-    assert acme.watched(session["id"]) == 0
+    assert acme.subscription_count(session["id"]) == 0
 
 
 def test_long_poll_ends_after_its_wait(acme: Tenant):
@@ -86,8 +86,8 @@ def test_long_poll_ends_when_its_client_disconnects(acme: Tenant, monkeypatch: p
     session = acme.session()
     with acme.using(acme.api_key) as leaving, concurrent.futures.ThreadPoolExecutor(1) as pool:
         pool.submit(leaving.http.get, f"/v1/sessions/{session['id']}/events?wait=60", timeout=0.3)
-        until(lambda: acme.watched(session["id"]) == 1)
-        until(lambda: acme.watched(session["id"]) == 0)
+        until(lambda: acme.subscription_count(session["id"]) == 1)
+        until(lambda: acme.subscription_count(session["id"]) == 0)
 
 
 def test_long_poll_reads_the_log_without_realtime_messages(database_url: str, monkeypatch: pytest.MonkeyPatch):
@@ -99,8 +99,8 @@ def test_long_poll_reads_the_log_without_realtime_messages(database_url: str, mo
     ):
         session = acme.session(mode="manual")
         waiting = pool.submit(acme.call, "GET", f"/v1/sessions/{session['id']}/events", 200, params={"wait": 60})
-        until(lambda: acme.watched(session["id"]) == 1)
-        acme.appended(session["id"], "agent_message", {"text": "Yes."})
+        until(lambda: acme.subscription_count(session["id"]) == 1)
+        acme.append_event(session["id"], "agent_message", {"text": "Yes."})
         began = time.monotonic()
         assert [event["offset"] for event in waiting.result(20)["events"]] == [0]
         assert time.monotonic() - began < 20

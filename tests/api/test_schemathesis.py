@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import content_type_conformance, response
 
 from api.app import create_app
 from tests.support.api_server import Service, settings
-from tests.support.waiting_turns import waiting
+from tests.support.waiting_turns import turn_awaiting_approval
 
 CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance, content_type_conformance]
 CASES = itertools.count()
@@ -41,7 +41,7 @@ def ids(service: Service) -> Iterator[dict[str, str]]:
             "integration_id": acme.integration(tool["id"])["id"],
             "session_id": session["id"],
             "turn_id": message["turn"]["id"],
-            "approval_id": waiting(acme)["approval_id"],
+            "approval_id": turn_awaiting_approval(acme)["approval_id"],
             "budget_id": acme.budget(scope="agent", scope_id=acme.agent()["id"])["id"],
         }
 

@@ -46,15 +46,15 @@ def test_deltas_are_sent_between_events_and_have_no_id(acme: Tenant):
         turn_id = accepted["turn"]["id"]
         assert events.frame().id == "0"
         deltas = []
-        until(lambda: acme.watched(session["id"]) == 1)
-        acme.whispered(session["id"], "Yes, \ud83d", UUID(turn_id))
+        until(lambda: acme.subscription_count(session["id"]) == 1)
+        acme.publish_delta(session["id"], "Yes, \ud83d", UUID(turn_id))
         deltas.append(events.frame())
-        acme.whispered(session["id"], "\ude00 it is.", UUID(turn_id))
+        acme.publish_delta(session["id"], "\ude00 it is.", UUID(turn_id))
         deltas.append(events.frame())
-        acme.appended(session["id"], "agent_message", {"text": "Yes, 😀 it is."}, turn_id)
+        acme.append_event(session["id"], "agent_message", {"text": "Yes, 😀 it is."}, turn_id)
         reply = events.frame()
-        acme.whispered(session["id"], "late", UUID(turn_id))
-        acme.whispered(session["id"], "next", uuid4())
+        acme.publish_delta(session["id"], "late", UUID(turn_id))
+        acme.publish_delta(session["id"], "next", uuid4())
 
         assert [(frame.event, frame.id) for frame in deltas] == [("delta", None)] * 2
         assert deltas[0].value == {"turn_id": turn_id, "attempt": 1, "text": "Yes, \ud83d"}
@@ -129,26 +129,26 @@ def test_revoked_key_ends_its_streams(acme: Tenant):
 def test_disconnected_client_is_unsubscribed(acme: Tenant):
     session = acme.session()
     with streaming(acme, session["id"]):
-        until(lambda: acme.watched(session["id"]) == 1)
-    until(lambda: acme.watched(session["id"]) == 0)
+        until(lambda: acme.subscription_count(session["id"]) == 1)
+    until(lambda: acme.subscription_count(session["id"]) == 0)
 
 
 def test_reset_client_is_unsubscribed(acme: Tenant):
     session = acme.session()
     with _raw(acme, session["id"]) as client:
-        until(lambda: acme.watched(session["id"]) == 1)
+        until(lambda: acme.subscription_count(session["id"]) == 1)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    until(lambda: acme.watched(session["id"]) == 0)
+    until(lambda: acme.subscription_count(session["id"]) == 0)
 
 
 def test_client_that_reads_nothing_is_disconnected(acme: Tenant, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sse, "SEND_TIMEOUT_S", 0.5)
     session = acme.session()
     with _raw(acme, session["id"], receive_buffer=4096) as client:
-        until(lambda: acme.watched(session["id"]) == 1)
+        until(lambda: acme.subscription_count(session["id"]) == 1)
         long = json.dumps([{"kind": "status_update", "source": "system", "content": {"t": "x" * 50_000}} for _ in range(400)])
         acme.service.sql("SELECT append_events(%s, %s, NULL, 0, %s::jsonb)", acme.workspace_id, UUID(session["id"]), long)
-        until(lambda: acme.watched(session["id"]) == 0, 20)
+        until(lambda: acme.subscription_count(session["id"]) == 0, 20)
         assert client.recv(10) == b"HTTP/1.1 2"
 
 
@@ -175,5 +175,5 @@ def test_all_streams_of_a_session_get_every_event(acme: Tenant):
         finally:
             for response in open_streams:
                 response.close()
-    until(lambda: acme.watched(session["id"]) == 0)
+    until(lambda: acme.subscription_count(session["id"]) == 0)
     assert time.monotonic() - began < 30

@@ -83,7 +83,7 @@ def test_events_are_found_without_realtime_messages(database_url: str, own_valke
             assert next_event(events).id == "0"
             own_valkey.stop()
             poll = pool.submit(acme.http.get, f"/v1/sessions/{session['id']}/events?after=0&wait=30")
-            until(lambda: acme.watched(session["id"]) == 2)
+            until(lambda: acme.subscription_count(session["id"]) == 2)
             acme.message(session["id"], "two")
             assert next_event(events).id == "1"
             assert [event["offset"] for event in poll.result().json()["events"]] == [1]
@@ -98,7 +98,7 @@ def test_shutdown_ends_streams_and_long_polls_while_valkey_hangs(database_url: s
             session = acme.session()
             streams = [clients.enter_context(streaming(acme, session["id"])) for _ in range(3)]
             poll = pool.submit(acme.http.get, f"/v1/sessions/{session['id']}/events?wait=60")
-            until(lambda: acme.watched(session["id"]) == 4)
+            until(lambda: acme.subscription_count(session["id"]) == 4)
             os.kill(pid, signal.SIGSTOP)
         os.kill(pid, signal.SIGCONT)
         # A long poll that the shutdown cut off would have no response.

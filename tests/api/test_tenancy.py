@@ -13,7 +13,7 @@ from api.app import create_app
 from api.auth import CACHE_S
 from tests.support.api_server import Service, Tenant, settings
 from tests.support.servers import until
-from tests.support.waiting_turns import waiting
+from tests.support.waiting_turns import turn_awaiting_approval
 
 WRITES = {"POST", "PUT", "PATCH", "DELETE"}
 OPEN = {"/healthz", "/readyz", "/metrics"}  # /metrics only for loopback, see tests/api/test_metrics.py
@@ -76,7 +76,7 @@ def _create_objects(tenant: Tenant) -> dict[str, str]:
         "integration_id": tenant.integration(tool["id"])["id"],
         "session_id": session["id"],
         "turn_id": tenant.message(session["id"])["turn"]["id"],
-        "approval_id": waiting(tenant)["approval_id"],
+        "approval_id": turn_awaiting_approval(tenant)["approval_id"],
         "budget_id": tenant.budget(scope="agent", scope_id=agent["id"])["id"],
     }
 

@@ -13,7 +13,7 @@ from uuid_utils.compat import uuid7
 from api.schemas import turns
 from models import ModelCallRow, ToolCallRow, TurnRow
 from store.conversations.turn_view import stages_ms
-from tests.support.api_server import Tenant, apart, opened
+from tests.support.api_server import Tenant, opened, run_in_thread
 
 T0 = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -30,7 +30,7 @@ def write(acme: Tenant, *statements: Any) -> None:
             for statement in statements:
                 await db.execute(statement)
 
-    apart(do)
+    run_in_thread(do)
 
 
 def model_call(acme: Tenant, session_id: str, turn_id: str, step: int, attempt: int, state: str, **values: Any) -> Any:

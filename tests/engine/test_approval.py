@@ -56,8 +56,8 @@ async def test_call_needing_approval_parks_the_turn_in_the_commit_that_requests_
 
     assert await run(log, world, context(REFUND), ResumePoint(tuple(log.events), FIRST)) == WAITS
 
-    (change,) = log.changes
-    assert change.tool_calls[0].approval_hash == approval_hash(context(REFUND), refund())
+    (commit,) = log.commits
+    assert commit.tool_calls[0].approval_hash == approval_hash(context(REFUND), refund())
     assert world.made == []
 
 
@@ -69,7 +69,7 @@ async def test_other_calls_of_the_reply_are_made_at_once():
     assert await run(log, world, context(REFUND, LOOKUP), ResumePoint(tuple(log.events), FIRST)) == WAITS
 
     assert [call.tool_call_id for call in world.made] == ["c1"]
-    assert [event.content["tool_call_id"] for event in log.changes[-1].events] == ["c1"]
+    assert [event.content["tool_call_id"] for event in log.commits[-1].events] == ["c1"]
 
 
 async def test_no_approval_is_requested_for_an_impossible_call():
@@ -87,7 +87,7 @@ async def test_approved_call_is_recorded_as_running_before_it_is_made():
     outcome = await run(log, world, given, ResumePoint(tuple(log.events), None, {"c0": awaiting(refund(), given, ApprovalStatus.APPROVED)}))
 
     assert outcome == Finish("done")
-    (start,) = log.changes[0].starts
+    (start,) = log.commits[0].starts
     assert start.approval_hash == approval_hash(given, refund())
     assert world.tool_keys == [("c0", "key of c0")]
 
@@ -120,7 +120,7 @@ async def test_denied_call_is_not_made_and_the_model_gets_the_reason(row: dict[s
     await run(log, world, given, ResumePoint(tuple(log.events), None, {"c0": awaiting(refund(), given, **row)}))  # type: ignore[arg-type]
 
     assert world.made == []
-    assert log.changes[0].events[0].content["status"] == "denied"
+    assert log.commits[0].events[0].content["status"] == "denied"
     assert expected_text in world.requests[0].messages[-1].text
 
 
@@ -146,4 +146,4 @@ async def test_decided_calls_proceed_while_others_wait():
     assert await run(log, world, given, ResumePoint(tuple(log.events), None, rows)) == WAITS
 
     assert [call.tool_call_id for call in world.made] == ["c1"]
-    assert [event.content["tool_call_id"] for event in log.changes[-1].events] == ["c1"]
+    assert [event.content["tool_call_id"] for event in log.commits[-1].events] == ["c1"]

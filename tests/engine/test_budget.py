@@ -35,7 +35,7 @@ class CountingScript(Script):
         self.after: list[int] = []
 
     async def call_model(self, request, on_delta):
-        self.after.append(len(self.log.changes))
+        self.after.append(len(self.log.commits))
         return await super().call_model(request, on_delta)
 
 
@@ -46,15 +46,15 @@ class ExhaustedBudgetLog(ListLog):
         super().__init__(OPENING)
         self.nth = nth
 
-    async def write(self, change: TurnCommit) -> CommitResult:
-        written = await super().write(change)
-        full = change.reserve is not None and len(self.changes) > self.nth
+    async def write(self, commit: TurnCommit) -> CommitResult:
+        written = await super().write(commit)
+        full = commit.reserve is not None and len(self.commits) > self.nth
         return replace(written, budget_refusal="The session's budget is spent.") if full else written
 
 
 def reservations(log: ListLog) -> list[tuple[Reserved, bool, bool]]:
     """Return for each reservation the call, whether its row existed already, and whether an amount is reserved."""
-    reserves = [change.reserve for change in log.changes if change.reserve is not None]
+    reserves = [commit.reserve for commit in log.commits if commit.reserve is not None]
     return [(reserve.call, reserve.again, reserve.bound is not None) for reserve in reserves]
 
 
@@ -66,7 +66,7 @@ async def test_budgeted_turn_reserves_the_maximum_before_each_call():
 
     assert reservations(log) == [(Reserved(0, 0), True, True), (Reserved(1, 0), False, True)]
     assert world.after == [1, 3], "each call follows the commit that reserves its amount"
-    first, second = (change.reserve.bound for change in log.changes if change.reserve is not None)
+    first, second = (commit.reserve.bound for commit in log.commits if commit.reserve is not None)
     assert first is not None
     assert second is not None
     assert second.tokens > first.tokens, "the second call also reads the tool's result"
@@ -88,7 +88,7 @@ async def test_new_messages_raise_the_reservation_before_the_call():
 
     assert reservations(log) == [(Reserved(0, 0), True, True), (Reserved(0, 0), True, True)]
     assert world.after == [2]
-    first, second = (change.reserve.bound for change in log.changes if change.reserve is not None)
+    first, second = (commit.reserve.bound for commit in log.commits if commit.reserve is not None)
     assert first is not None
     assert second is not None
     assert second.tokens > first.tokens
@@ -111,7 +111,7 @@ async def test_exhausted_budget_fails_the_turn_without_a_call(nth: int):
 
     assert outcome == Finish("failed", "BudgetSpent", "The session's budget is spent.")
     assert len(world.after) == nth / 2
-    settled = log.changes[-1].model_call
+    settled = log.commits[-1].model_call
     if nth == 0:  # the claim had reserved the call
         assert settled is not None
         assert (settled.state, settled.error_class) == (ModelCallState.FAILED, "NotSent")

@@ -30,9 +30,9 @@ class CancellingLog(ListLog):
         super().__init__(*events)
         self._at, self._reason = at, reason
 
-    async def write(self, change: TurnCommit) -> CommitResult:
-        stops = len(self.changes) >= self._at
-        result = await super().write(change)
+    async def write(self, commit: TurnCommit) -> CommitResult:
+        stops = len(self.commits) >= self._at
+        result = await super().write(commit)
         return replace(result, cancel_reason=self._reason if stops else None)
 
 
@@ -43,7 +43,7 @@ async def cancelled_during(hanging: Hanging, log: ListLog, world: Script, *tools
     await asyncio.wait_for(hanging.hangs.wait(), 5)
     cancel.request(reason)
     assert await asyncio.wait_for(running, 5) == Finish("cancelled", reason)
-    return log.changes[-1]
+    return log.commits[-1]
 
 
 async def test_a_model_call_is_cut_off_its_text_kept_and_its_tokens_estimated():
@@ -93,7 +93,7 @@ async def test_cancel_seen_in_a_commit_starts_no_intended_call():
     assert await run(log, world, context(tool), ResumePoint(tuple(log.events), FIRST)) == Finish("cancelled", "TakenOver")
 
     assert world.made == []
-    result, status = log.changes[-1].events
+    result, status = log.commits[-1].events
     assert result.content["status"] == "denied"
     assert status.content["error_class"] == "TakenOver"
 
@@ -106,7 +106,7 @@ async def test_pausing_a_session_parks_its_turn_at_the_next_commit():
     assert await run(log, world, context(tool), ResumePoint(tuple(log.events), FIRST)) == Park(0.0, refund=True)
 
     assert world.made == []
-    assert log.changes[-1].events == ()
+    assert log.commits[-1].events == ()
 
 
 async def test_postponed_call_is_started_by_its_own_commit():
@@ -117,7 +117,7 @@ async def test_postponed_call_is_started_by_its_own_commit():
     outcome = await run(log, world, context(tool), ResumePoint(tuple(log.events), None, {"c0": Pending("key", ToolCallState.REQUESTED)}))
 
     assert outcome == Finish("done")
-    assert [start.tool_call_id for start in log.changes[0].starts] == ["c0"]
+    assert [start.tool_call_id for start in log.commits[0].starts] == ["c0"]
     assert world.tool_keys == [("c0", "key")]
     assert world.begun == [], "the call had not been started before"
 

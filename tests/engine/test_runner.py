@@ -31,10 +31,10 @@ async def test_a_message_is_answered_in_one_commit():
     assert await run(log, world, context(), start(customer("Is order 41 paid?", 0))) == Finish("done")
 
     assert log.kinds() == ["agent_message"]
-    (change,) = log.changes
-    assert change.outcome == Finish("done")
-    assert change.model_call is not None
-    assert change.model_call.state is ModelCallState.SETTLED
+    (commit,) = log.commits
+    assert commit.outcome == Finish("done")
+    assert commit.model_call is not None
+    assert commit.model_call.state is ModelCallState.SETTLED
     assert [(m.role, m.text) for m in world.requests[0].messages] == [(Role.SYSTEM, "Be brief."), (Role.USER, "Is order 41 paid?")]
 
 
@@ -46,7 +46,7 @@ async def test_a_tool_result_is_answered_before_the_turn_finishes():
     assert await run(log, world, context(LOOKUP), start(*log.events)) == Finish("done")
 
     assert log.kinds() == ["customer_message", "tool_call", "tool_result", "agent_message"]
-    requested, used, answered = log.changes
+    requested, used, answered = log.commits
     assert [intent.tool_call_id for intent in requested.tool_calls] == ["c1"], "the intent is in the commit of the reply with the call"
     assert requested.tool_calls[0].tool_id == LOOKUP.id
     assert used.reserve is not None
@@ -67,7 +67,7 @@ async def test_parallel_calls_get_their_results_in_request_order():
 
     results = [event.content["tool_call_id"] for event in log.events if event.kind is EventKind.TOOL_RESULT]
     assert results == ["c0", "c1", "c2"]
-    assert len({intent.idempotency_key for intent in log.changes[0].tool_calls}) == 3
+    assert len({intent.idempotency_key for intent in log.commits[0].tool_calls}) == 3
     assert [len(message.tool_calls) for message in world.requests[1].messages if message.tool_calls] == [3]
 
 
@@ -126,7 +126,7 @@ async def test_transient_failure_is_retried_with_one_ledger_row_per_attempt(erro
 
     assert await run(log, world, context(), start(customer("Hello", 0))) == Finish("done")
 
-    failed, answered = log.changes
+    failed, answered = log.commits
     assert failed.model_call is not None
     assert (failed.model_call.call, failed.model_call.state) == (FIRST, state)
     assert failed.reserve is not None
@@ -174,8 +174,8 @@ async def test_a_refusal_fails_the_turn_and_settles_its_call():
     assert outcome == Finish("failed", "Rejected", "HTTP 401")
     assert log.kinds() == ["status_update"]
     assert "401" not in str(log.events[0].content), "the customer sees only that it failed, the operator sees why"
-    assert log.changes[0].model_call is not None
-    assert log.changes[0].model_call.state is ModelCallState.FAILED
+    assert log.commits[0].model_call is not None
+    assert log.commits[0].model_call.state is ModelCallState.FAILED
 
 
 async def test_an_empty_reply_fails_the_turn_and_is_paid_for():
@@ -184,8 +184,8 @@ async def test_an_empty_reply_fails_the_turn_and_is_paid_for():
 
     assert isinstance(outcome, Finish)
     assert outcome.error_class == "EmptyReply"
-    assert log.changes[0].model_call is not None
-    assert log.changes[0].model_call.state is ModelCallState.SETTLED
+    assert log.commits[0].model_call is not None
+    assert log.commits[0].model_call.state is ModelCallState.SETTLED
 
 
 async def test_a_model_that_calls_for_ever_is_stopped():
@@ -231,5 +231,5 @@ async def test_a_call_reserved_for_a_turn_that_needs_none_is_settled_as_never_se
 
     assert await run(log, world, context(), start(customer("Hello", 0), answered)) == Finish("done")
 
-    assert log.changes[0].model_call is not None
-    assert (log.changes[0].model_call.state, log.changes[0].model_call.error_class) == (ModelCallState.FAILED, "NotSent")
+    assert log.commits[0].model_call is not None
+    assert (log.commits[0].model_call.state, log.commits[0].model_call.error_class) == (ModelCallState.FAILED, "NotSent")

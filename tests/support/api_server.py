@@ -25,13 +25,13 @@ from store.catalog import workspaces
 from tests.support.db import fetch, opened
 from tests.support.servers import SECRET_KEY, until
 
-__all__ = ["SECRET_KEY", "Service", "Tenant", "apart", "opened", "serving"]
+__all__ = ["SECRET_KEY", "Service", "Tenant", "opened", "run_in_thread", "serving"]
 
 Result = TypeVar("Result")
 TURN = UUID(int=7)
 
 
-def apart(work: Callable[[], Awaitable[Result]]) -> Result:
+def run_in_thread(work: Callable[[], Awaitable[Result]]) -> Result:
     """Run `work` on an event loop in another thread, and return its result."""
 
     async def run() -> Result:
@@ -90,19 +90,19 @@ class Tenant:
         made: dict[str, Any] = self.call("POST", f"/v1/sessions/{session_id}/messages", 202, json={"text": text, **fields})
         return made
 
-    def appended(self, session_id: str, kind: str, content: dict[str, Any], turn_id: str | None = None) -> int:
+    def append_event(self, session_id: str, kind: str, content: dict[str, Any], turn_id: str | None = None) -> int:
         """Append an event and publish it, as a worker does; return its offset."""
         one = json.dumps([{"kind": kind, "source": "ai_agent", "content": content}])
         query = "SELECT append_events(%s, %s, %s, 0, %s::jsonb)"
         [(offset,)] = self.service.sql(query, self.workspace_id, UUID(session_id), turn_id and UUID(turn_id), one)
-        self.service.soon(lambda: self.service.app_state.publisher.log_advanced(UUID(session_id), offset))
+        self.service.run_on_server(lambda: self.service.app_state.publisher.log_advanced(UUID(session_id), offset))
         return int(offset)
 
-    def whispered(self, session_id: str, text: str, turn_id: UUID = TURN, attempt: int = 1) -> None:
+    def publish_delta(self, session_id: str, text: str, turn_id: UUID = TURN, attempt: int = 1) -> None:
         """Publish streamed text, as a worker does."""
-        self.service.soon(lambda: self.service.app_state.publisher.token_delta(UUID(session_id), turn_id, attempt, text))
+        self.service.run_on_server(lambda: self.service.app_state.publisher.token_delta(UUID(session_id), turn_id, attempt, text))
 
-    def watched(self, session_id: str) -> int:
+    def subscription_count(self, session_id: str) -> int:
         """Return the number of subscriptions to the session's realtime messages."""
         return len(self.service.app_state.subscriber._subscriptions.get(f"turnline:session:{session_id}", ()))
 
@@ -113,7 +113,7 @@ class Tenant:
             async with opened(self.service.database_url) as database:
                 return await workspaces.create_api_key(database, self.workspace_id, role=AccessRole(role), user_id=user_id)
 
-        return apart(make)
+        return run_in_thread(make)
 
     def revoke(self, key_id: UUID) -> bool:
         """Revoke a key."""
@@ -122,7 +122,7 @@ class Tenant:
             async with opened(self.service.database_url) as database:
                 return await workspaces.revoke_api_key(database, self.workspace_id, key_id)
 
-        return apart(do)
+        return run_in_thread(do)
 
     @contextmanager
     def using(self, key_text: str) -> Iterator[Tenant]:
@@ -151,7 +151,7 @@ class Service:
         app_state: AppState = self.app.state.app_state
         return app_state
 
-    def soon(self, work: Callable[[], object]) -> None:
+    def run_on_server(self, work: Callable[[], object]) -> None:
         """Run `work` on the server's loop, and return when it is done."""
         done = threading.Event()
 
@@ -174,7 +174,7 @@ class Service:
             async with opened(self.database_url) as database:
                 return await workspaces.create(database, name)
 
-        made = apart(make)
+        made = run_in_thread(make)
         with self.client(made.api_key) as http:
             yield Tenant(made.workspace_id, made.api_key, http, self)
 

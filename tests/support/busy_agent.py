@@ -9,7 +9,7 @@ from store.analytics import rollups
 from store.database import MAINTENANCE_ROLE
 from tests.support import factories
 from tests.support.activity import Activity
-from tests.support.api_server import Service, Tenant, apart
+from tests.support.api_server import Service, Tenant, run_in_thread
 from tests.support.db import opened
 
 ZONE = "Asia/Kolkata"
@@ -39,4 +39,4 @@ def roll_up(service: Service) -> None:
             await rollups.add(maintenance)
             await rollups.cut_days_anew(maintenance)
 
-    apart(add)
+    run_in_thread(add)

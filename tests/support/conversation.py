@@ -58,7 +58,7 @@ class Conversation:
         if turn_id is not None:
             self.dispatcher.dispatch(turn_id)
 
-    async def asked(self, text: str) -> list[dict[str, Any]]:
+    async def model_messages(self, text: str) -> list[dict[str, Any]]:
         """Wait for a request to the model whose last user message is `text`; return the latest one's messages."""
         messages: list[dict[str, Any]] = (await self.model_requests(text))[-1]["messages"]
         return messages
@@ -74,12 +74,12 @@ class Conversation:
             found[:] = [one for one in requests if [m["content"] for m in one["messages"] if m["role"] == "user"][-1:] == [text]]
             return bool(found)
 
-        await soon(look)
+        await wait_until(look)
         return found
 
     async def requests(self, text: str, count: int) -> None:
         """Wait until the model got `count` requests with `text` as the last user message."""
-        await soon(lambda: self.stack.counts()["by_text"].get(text, 0) >= count)
+        await wait_until(lambda: self.stack.counts()["by_text"].get(text, 0) >= count)
 
     async def wait_for_stream(self, turn_id: UUID | None) -> None:
         """Wait until some words of the turn's reply have been published."""
@@ -96,7 +96,7 @@ class Conversation:
 
     async def ended(self, turn_id: UUID | None) -> tuple[str, str | None]:
         """Wait until the turn has ended; return its status and error class."""
-        await soon(lambda: self.stack.status(turn_id) in ENDED)
+        await wait_until(lambda: self.stack.status(turn_id) in ENDED)
         ((status, error),) = self.stack.rows("SELECT status, error_class FROM turns WHERE id = %s", turn_id)
         return status, error
 
@@ -122,7 +122,7 @@ def tool(stack: Stack, effect: str, *, approval: str = "never") -> dict[str, Any
     return TOOL | loose | {"integration": {"configuration": configuration}}
 
 
-async def soon(condition: Callable[[], object], within_s: float = 30) -> None:
+async def wait_until(condition: Callable[[], object], within_s: float = 30) -> None:
     """Return once `condition()` is true, without blocking the event loop."""
     deadline = time.monotonic() + within_s
     while not condition():

@@ -62,25 +62,25 @@ class ListLog:
 
     def __init__(self, *events: Event, arriving: dict[int, Sequence[Event]] | None = None, lost_at: int | None = None) -> None:
         self.events = list(events)
-        self.changes: list[TurnCommit] = []
+        self.commits: list[TurnCommit] = []
         self._arriving = arriving or {}
         self._lost_at = lost_at
         self._unread: list[Event] = []
 
-    async def write(self, change: TurnCommit) -> CommitResult:
-        if len(self.changes) == self._lost_at:
+    async def write(self, commit: TurnCommit) -> CommitResult:
+        if len(self.commits) == self._lost_at:
             raise LeaseLost("taken over")
-        for event in self._arriving.get(len(self.changes), ()):
+        for event in self._arriving.get(len(self.commits), ()):
             arrived = replace(event, offset=len(self.events))
             self.events.append(arrived)
             self._unread.append(arrived)
-        for event in change.events:
+        for event in commit.events:
             self.events.append(replace(event, offset=len(self.events), turn_id=TURN))
-        self.changes.append(change)
-        if change.reserve is None:
-            return CommitResult(outcome=change.outcome)
+        self.commits.append(commit)
+        if commit.reserve is None:
+            return CommitResult(outcome=commit.outcome)
         arrived_messages, self._unread = tuple(self._unread), []
-        return CommitResult(arrived_messages, outcome=change.outcome)
+        return CommitResult(arrived_messages, outcome=commit.outcome)
 
     def kinds(self) -> list[str]:
         return [str(event.kind) for event in self.events]

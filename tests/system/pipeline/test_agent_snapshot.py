@@ -11,7 +11,7 @@ import pytest
 from store.catalog import agents, tools
 from store.database import Database
 from tasks.dispatcher import Dispatcher
-from tests.support.conversation import Conversation, soon, talk, tool
+from tests.support.conversation import Conversation, talk, tool, wait_until
 from tests.support.invariants import violations
 from tests.support.stack import Stack
 
@@ -71,7 +71,7 @@ async def test_agent_changes_apply_from_the_next_turn(stack: Stack, database: Da
     waits = '"fault": "hang"' if killed else '"latency_ms": 2500'
     text = f'[[call orders_lookup {{"order": 41, {waits}}}]] [[then notes {{"note": 1}}]] pinned, killed: {killed}'
     turn_id = await session.send(text)
-    await soon(lambda: request_count(stack, "orders_lookup") > before)
+    await wait_until(lambda: request_count(stack, "orders_lookup") > before)
 
     await change_everything(session)
     if killed:

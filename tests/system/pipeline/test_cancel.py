@@ -8,7 +8,7 @@ import pytest
 
 from store.database import Database
 from tasks.dispatcher import Dispatcher
-from tests.support.conversation import STREAM, soon, talk, tool
+from tests.support.conversation import STREAM, talk, tool, wait_until
 from tests.support.invariants import violations
 from tests.support.stack import Process, Stack
 
@@ -39,7 +39,7 @@ async def test_cancel_during_a_streamed_reply(stack: Stack, database: Database, 
     assert input_tokens > 0
     assert len(content["partial_text"].split()) / 2 < output_tokens < 3000
     assert cost == stack.one("SELECT cost_usd FROM sessions WHERE id = %s", session.made.session_id) > Decimal(0)
-    await soon(lambda: stack.counts()["model"]["left"] > before["left"])
+    await wait_until(lambda: stack.counts()["model"]["left"] > before["left"])
     assert stack.counts()["model"]["completed"] == before["completed"]
     stack.drained()
     assert violations(stack.database_url) == {}
@@ -53,7 +53,7 @@ async def test_cancel_during_a_tool_call(stack: Stack, database: Database, dispa
     session = await talk(stack, database, dispatcher, tool(stack, effect))
     before = stack.counts()["tools"].get("orders_lookup", {}).get("requests", 0)
     turn_id = await session.send(f'[[call orders_lookup {{"order": 41, "latency_ms": 60000}}]] {effect} in flight')
-    await soon(lambda: stack.counts()["tools"].get("orders_lookup", {}).get("requests", 0) > before)
+    await wait_until(lambda: stack.counts()["tools"].get("orders_lookup", {}).get("requests", 0) > before)
 
     await session.cancel()
 
@@ -63,7 +63,7 @@ async def test_cancel_during_a_tool_call(stack: Stack, database: Database, dispa
     assert result["status"] == state == stack.one("SELECT state FROM tool_calls WHERE turn_id = %s", turn_id)
     assert ("may or may not" in result["error"]) == (state == "unknown")
     assert await session.ended(await session.send(f"After {effect}?")) == ("done", None)
-    messages = await session.asked(f"After {effect}?")
+    messages = await session.model_messages(f"After {effect}?")
     assert [message["role"] for message in messages] == ["system", "user", "assistant", "tool", "user"]
     assert stack.counts()["bad_requests"] == []
     stack.drained()
@@ -73,7 +73,7 @@ async def test_cancel_during_a_tool_call(stack: Stack, database: Database, dispa
 async def test_cancel_a_turn_awaiting_approval_and_a_queued_turn(stack: Stack, database: Database, dispatcher: Dispatcher):
     session = await talk(stack, database, dispatcher, tool(stack, "unsafe", approval="required"), strategy="enqueue")
     first = await session.send('[[call orders_lookup {"order": 41}]] please')
-    await soon(lambda: stack.status(first) == "waiting")
+    await wait_until(lambda: stack.status(first) == "waiting")
     second, third = await session.send("second"), await session.send("third")
 
     assert await session.cancel(second) == "cancelled"

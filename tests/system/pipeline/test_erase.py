@@ -17,7 +17,7 @@ from sqlalchemy import text
 from store.conversations import intake
 from store.database import Database
 from tasks.dispatcher import Dispatcher
-from tests.support.conversation import STREAM, soon, tool
+from tests.support.conversation import STREAM, tool, wait_until
 from tests.support.factories import Tenant, tenant
 from tests.support.invariants import violations
 from tests.support.past_sessions import filled, left
@@ -106,9 +106,9 @@ async def test_erase_removes_all_data_of_one_customer_and_none_of_others(databas
         accepted = await intake.accept(database, made.workspace_id, session_id, message)
         assert accepted.to_dispatch is not None
         dispatcher.dispatch(accepted.to_dispatch)
-    await soon(lambda: stack.one("SELECT count(*) FROM approvals WHERE status = 'pending'") == 1)
-    await soon(lambda: stack.one("SELECT status FROM turns WHERE session_id = %s", running) == "running")
-    await soon(lambda: stack.one("SELECT status FROM turns WHERE session_id = %s", johns) == "done")
+    await wait_until(lambda: stack.one("SELECT count(*) FROM approvals WHERE status = 'pending'") == 1)
+    await wait_until(lambda: stack.one("SELECT status FROM turns WHERE session_id = %s", running) == "running")
+    await wait_until(lambda: stack.one("SELECT status FROM turns WHERE session_id = %s", johns) == "done")
     post(stack, running, f"{CANARY}, are you there?", "k1")
     post(stack, waiting, f"{CANARY}, later", "k2", countdown=3600, priority=3)
     post(stack, johns, "john's words", "k3")
@@ -147,7 +147,7 @@ async def test_late_message_of_an_erased_customer_is_dropped(database: Database,
     worker = stack.worker()
     post(stack, made.session_id, f"{CANARY}, one more thing", "k9")
 
-    await soon(lambda: worker.logged("Ignoring a message: unknown session"))
+    await wait_until(lambda: worker.logged("Ignoring a message: unknown session"))
 
     assert CANARY not in worker.log.read_text()
     assert "events" not in left(stack.database_url, made.session_ids[:2])
@@ -185,7 +185,7 @@ async def test_killed_erasure_resumes_under_the_same_receipt(database: Database,
     for session_id in made.session_ids[:2]:
         filled(stack.database_url, made, [session_id], turns=3000, words=CANARY, customer=MARY)
     process = stack.start("-m", "cli.main", "erase", "--customer", MARY, "--yes")
-    await soon(lambda: 0 < stack.one("SELECT count(*) FROM events") < 20_000)
+    await wait_until(lambda: 0 < stack.one("SELECT count(*) FROM events") < 20_000)
     process.kill()
     assert violations(stack.database_url) == {}
     assert left(stack.database_url, made.session_ids[:2])

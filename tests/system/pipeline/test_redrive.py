@@ -15,7 +15,7 @@ from store.conversations import intake
 from store.conversations import redrive as store_redrive
 from store.database import Database
 from tasks.dispatcher import Dispatcher
-from tests.support.conversation import Conversation, soon, talk, tool
+from tests.support.conversation import Conversation, talk, tool, wait_until
 from tests.support.invariants import violations
 from tests.support.servers import EmbeddedValkey
 from tests.support.stack import Stack, running
@@ -72,7 +72,7 @@ async def test_three_dead_turns_quarantine_the_session_until_a_redrive(stack: St
     dead: list[UUID | None] = []
     for number in range(3):
         doomed = stack.worker()
-        await soon(lambda: not dead or stack.status(dead[-1]) == "dead")
+        await wait_until(lambda: not dead or stack.status(dead[-1]) == "dead")
         text = f"[[fault hang]] deadly {number}"
         dead.append(await session.send(text))
         await session.requests(text, 1)
@@ -119,7 +119,7 @@ async def test_redriven_turn_repeats_only_unfinished_calls(stack: Stack, databas
     again_turn, scratch_turn, unsafe_turn = await again.send(again_text), await scratch.send(scratch_text), await unsafe.send(unsafe_text)
     await again.requests(again_text, 2)
     await scratch.requests(scratch_text, 2)
-    await soon(lambda: tool_requests(stack, unsafe_turn) == [{"requests": 1, "effects": 1}])
+    await wait_until(lambda: tool_requests(stack, unsafe_turn) == [{"requests": 1, "effects": 1}])
     doomed.kill()
     doomed = stack.worker()
     for session, turn_id in ((again, again_turn), (scratch, scratch_turn), (unsafe, unsafe_turn)):

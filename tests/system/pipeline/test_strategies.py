@@ -9,7 +9,7 @@ from engine.errors import Conflict
 from engine.turn.state import CUT_OFF
 from store.database import Database
 from tasks.dispatcher import Dispatcher
-from tests.support.conversation import STREAM, soon, talk, tool
+from tests.support.conversation import STREAM, talk, tool, wait_until
 from tests.support.invariants import violations
 from tests.support.stack import Process, Stack
 
@@ -30,7 +30,7 @@ async def test_interrupt_cuts_off_the_reply_and_the_next_turn_sees_its_text(stac
     assert await session.ended(first) == ("cancelled", "Interrupted")
     assert await session.ended(second) == ("done", None)
     (partial,) = [content["partial_text"] for _, _, content in session.log() if "partial_text" in content]
-    messages = await session.asked("Wait, only the last one")
+    messages = await session.model_messages("Wait, only the last one")
     assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
     assert messages[2]["content"] == f"{partial} {CUT_OFF}"
     assert session.kinds().count("agent_message") == 1
@@ -47,7 +47,7 @@ async def test_interrupt_is_ignored_if_the_agent_does_not_allow_it(stack: Stack,
     assert await session.send("And this?") == first
 
     assert await session.ended(first) == ("done", None)
-    await soon(lambda: session.kinds().count("agent_message") == 2)
+    await wait_until(lambda: session.kinds().count("agent_message") == 2)
     assert session.kinds().count("status_update") == 0
     stack.drained()
     assert violations(stack.database_url) == {}
@@ -63,7 +63,7 @@ async def test_rollback_hides_the_cancelled_turn_from_the_model(stack: Stack, da
 
     assert await session.ended(first) == ("cancelled", "RolledBack")
     assert await session.ended(second) == ("done", None)
-    messages = await session.asked("From the start")
+    messages = await session.model_messages("From the start")
     assert [message["role"] for message in messages] == ["system", "user", "user"]
     assert [kind for kind, _, _ in session.log() if kind.startswith("tool")] == ["tool_call", "tool_result"], "the log lacks the tool call"
     assert stack.one("SELECT count(*) FROM model_calls WHERE turn_id = %s AND state = 'settled'", first) == 2, (
@@ -86,7 +86,7 @@ async def test_rollback_is_refused_once_an_unsafe_tool_has_run(stack: Stack, dat
     second = await session.send("Then stop", strategy="interrupt")
     assert await session.ended(first) == ("cancelled", "Interrupted")
     assert await session.ended(second) == ("done", None)
-    messages = await session.asked("Then stop")
+    messages = await session.model_messages("Then stop")
     assert [message["role"] for message in messages] == ["system", "user", "assistant", "tool", "user"], (
         "the tool call is hidden from the model"
     )
@@ -108,7 +108,7 @@ async def test_reject_refuses_direct_and_celery_messages_until_the_turn_settles(
         kwargs={"session_id": str(session.made.session_id), "message_key": "k", "text": "Too early as well"},
         queue="messages",
     )
-    await soon(lambda: "status_update" in session.kinds())
+    await wait_until(lambda: "status_update" in session.kinds())
     producer.close()
 
     content = session.log()[-1][2]

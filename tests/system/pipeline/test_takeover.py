@@ -7,7 +7,7 @@ import pytest
 from store.conversations import session_control
 from store.database import Database
 from tasks.dispatcher import Dispatcher
-from tests.support.conversation import STREAM, soon, talk, tool
+from tests.support.conversation import STREAM, talk, tool, wait_until
 from tests.support.invariants import violations
 from tests.support.stack import Process, Stack
 
@@ -35,7 +35,7 @@ async def test_takeover_during_a_reply_and_return_to_auto(stack: Stack, database
     await session.set_mode("auto")
 
     assert await session.ended(await session.send("Thanks, and order 42?")) == ("done", None)
-    messages = await session.asked("Thanks, and order 42?")
+    messages = await session.model_messages("Thanks, and order 42?")
     conversation = [(message["role"], message["content"]) for message in messages if message["role"] != "system"]
     assert conversation[-4:] == [
         ("user", "Is anybody there?"),
@@ -55,7 +55,7 @@ async def test_paused_turn_is_answered_after_resuming(stack: Stack, database: Da
 
     await session.set_mode("paused")
 
-    await soon(lambda: stack.status(turn_id) == "queued")
+    await wait_until(lambda: stack.status(turn_id) == "queued")
     assert session.kinds() == ["customer_message", "status_update"]
     assert await session.send("And this") == turn_id
     assert stack.status(turn_id) == "queued"
@@ -72,7 +72,7 @@ async def test_takeover_during_a_tool_call(stack: Stack, database: Database, dis
     session = await talk(stack, database, dispatcher, tool(stack, "unsafe"))
     before = stack.counts()["tools"].get("orders_lookup", {}).get("requests", 0)
     turn_id = await session.send('[[call orders_lookup {"order": 41, "latency_ms": 60000}]] taken')
-    await soon(lambda: stack.counts()["tools"].get("orders_lookup", {}).get("requests", 0) > before)
+    await wait_until(lambda: stack.counts()["tools"].get("orders_lookup", {}).get("requests", 0) > before)
 
     offset = await session.set_mode("manual")
 
