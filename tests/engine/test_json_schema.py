@@ -244,7 +244,7 @@ def test_steps_are_counted():
         apply_mapping(expression, [1] * 1000)
 
 
-def test_a_doubled_text_is_stopped():
+def test_doubling_a_text_is_refused():
     with pytest.raises(Rejected, match="costs too much"):
         apply_mapping("join('',[@,@])|" * 40 + "@", "0123456789")
 

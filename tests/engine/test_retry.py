@@ -33,7 +33,7 @@ def highest(low: float, high: float) -> float:
         (ProviderDown("503", retry_after_s=30.0), 1, Park(30.0, False, "ProviderDown", "503")),
     ],
 )
-def test_a_short_wait_is_retried_here_and_a_long_one_is_parked(error: Transient | Ambiguous, failures: int, expected: Retry | Park):
+def test_short_wait_is_retried_in_process_and_long_one_is_parked(error: Transient | Ambiguous, failures: int, expected: Retry | Park):
     assert after_failure(error, failures=failures, attempts=1, elapsed_s=0.0, patience_left_s=60.0, jitter=lowest) == expected
 
 
@@ -46,7 +46,7 @@ def test_parked_waits_grow_with_attempts_and_with_the_age_of_the_turn(attempts: 
 
 
 @pytest.mark.parametrize("failures", [1, 2])
-def test_the_wait_before_a_retry_here_doubles(failures: int):
+def test_wait_before_a_retry_in_process_doubles(failures: int):
     reaction = after_failure(ProviderDown("500"), failures=failures, attempts=1, elapsed_s=0.0, patience_left_s=60.0, jitter=highest)
     assert reaction == Retry(0.5 * 2**failures)
 

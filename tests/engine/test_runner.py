@@ -135,7 +135,7 @@ async def test_transient_failure_is_retried_with_one_ledger_row_per_attempt(erro
     assert answered.model_call.call == Reserved(0, 1)
 
 
-async def test_a_turn_parks_when_the_provider_asks_for_a_long_wait_and_that_costs_no_attempt():
+async def test_long_wait_requested_by_the_provider_parks_the_turn_without_costing_an_attempt():
     log = ListLog()
     outcome = await run(log, Script(RateLimited("HTTP 429", retry_after_s=40.0)), context(), start(customer("Hello", 0)))
 
@@ -144,7 +144,7 @@ async def test_a_turn_parks_when_the_provider_asks_for_a_long_wait_and_that_cost
     assert log.events == []
 
 
-async def test_a_turn_parks_after_three_failures_and_that_costs_an_attempt():
+async def test_three_failures_park_the_turn_at_the_cost_of_an_attempt():
     outcome = await run(ListLog(), Script(*[ProviderDown("HTTP 503")] * 3), context(), start(customer("Hello", 0)))
 
     assert isinstance(outcome, Park)
@@ -211,7 +211,7 @@ async def test_calls_over_the_limit_are_denied_and_still_answered():
     assert len(world.tool_keys) == 2
 
 
-async def test_a_long_turn_is_parked_between_steps_for_no_time():
+async def test_turn_longer_than_its_slice_is_parked_between_steps():
     call = ToolCall("c1", "orders_lookup", {}, "{}")
     world = Script(calls(call), tools={"c1": ToolOutcome(ToolStatus.SUCCEEDED, {})})
 
@@ -225,7 +225,7 @@ async def test_a_lost_lease_stops_the_turn():
         await run(ListLog(lost_at=0), Script(says("Yes.")), context(), start(customer("Hello", 0)))
 
 
-async def test_a_call_reserved_for_a_turn_that_needs_none_is_settled_as_never_sent():
+async def test_unneeded_reserved_call_is_settled_as_never_sent():
     answered = Event(EventKind.AGENT_MESSAGE, Source.AI_AGENT, {"text": "Yes."}, {"read_through": 0, "step": 0}, TURN, 1)
     log, world = ListLog(), Script()
 

@@ -23,7 +23,7 @@ def shown(state: TurnState) -> list[tuple[str, str]]:
     return [(str(message.role), message.text) for message in state.prompt()]
 
 
-def test_a_queued_message_stands_after_the_reply_to_the_one_before_it():
+def test_queued_message_follows_the_reply_to_the_previous_one():
     log = [customer("one", 0, OTHER_TURN), customer("two", 1), agent("reply to one", 2, read_through=0)]
 
     assert shown(TurnState(TURN).then(log)) == [("user", "one"), ("assistant", "reply to one"), ("user", "two")]
@@ -112,5 +112,5 @@ def test_prompt_is_valid_for_any_log_and_history_limit(log: list[Event]):
 
 
 @given(logs(), st.integers(0, 30))
-def test_folding_in_two_parts_is_folding_at_once(log: list[Event], cut: int):
+def test_folding_in_two_parts_equals_folding_at_once(log: list[Event], cut: int):
     assert TurnState(TURN).then(log[:cut]).then(log[cut:]) == TurnState(TURN).then(log)

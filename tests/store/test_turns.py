@@ -171,7 +171,7 @@ async def test_repeated_write_is_written_once(database: Database):
     assert (await rows(database, made, "SELECT cost_usd FROM sessions"))[0][0] == Decimal("0.00045")
 
 
-async def test_repeated_claim_is_one_claim(database: Database):
+async def test_repeated_claim_counts_once(database: Database):
     made = await tenant(database)
     accepted = await intake.accept(database, made.workspace_id, made.session_id, "one")
 

@@ -33,8 +33,8 @@ class Activity:
 
     def step(self) -> None:
         """Make one random change."""
-        steps = [self.opens, self.says, self.turns_up, self.turns_up, self.settles, self.settles, self.calls_model, self.calls_model]
-        steps += [self.calls_tool, self.ends, self.rates, self.redrives, self.redrives, self.comes_back, self.forgets]
+        steps = [self.opens, self.says, self.adds_turn, self.adds_turn, self.settles, self.settles, self.calls_model, self.calls_model]
+        steps += [self.calls_tool, self.ends, self.rates, self.redrives, self.redrives, self.reopens, self.forgets]
         self.random.choice(steps)()
 
     def opens(self) -> None:
@@ -63,7 +63,7 @@ class Activity:
                 (at, session),
             )
 
-    def turns_up(self) -> None:
+    def adds_turn(self) -> None:
         if not self.sessions:
             self.opens()
             return
@@ -78,7 +78,7 @@ class Activity:
 
     def settles(self) -> None:
         if not self.turns:
-            self.turns_up()
+            self.adds_turn()
             return
         _, _, turn, opened = self.random.choice(self.turns)
         self.db.execute(
@@ -95,7 +95,7 @@ class Activity:
 
     def calls_model(self) -> None:
         if not self.turns:
-            self.turns_up()
+            self.adds_turn()
             return
         tenant, session, turn, opened = self.random.choice(self.turns)
         at, state = self.moment(opened), self.random.choice(["settled", "settled", "unknown", "failed"])
@@ -120,7 +120,7 @@ class Activity:
 
     def calls_tool(self) -> None:
         if not self.turns:
-            self.turns_up()
+            self.adds_turn()
             return
         tenant, session, turn, opened = self.random.choice(self.turns)
         call = str(uuid7())
@@ -150,7 +150,7 @@ class Activity:
                 (status, self.moment(started), session),
             )
 
-    def comes_back(self) -> None:
+    def reopens(self) -> None:
         """Reactivate an abandoned session."""
         self.db.execute(
             "UPDATE sessions SET status = 'active', ended_at = NULL"

@@ -52,9 +52,9 @@ def says(text: str) -> ModelReply:
     return ModelReply(text, (), FinishReason.STOP, "gpt-4", Usage(10, 0, 0, 5, 0))
 
 
-def calls(*asked: ToolCall, text: str = "") -> ModelReply:
+def calls(*tool_calls: ToolCall, text: str = "") -> ModelReply:
     """Return a model's reply with tool calls."""
-    return ModelReply(text, asked, FinishReason.TOOL_CALLS, "gpt-4", Usage(10, 0, 0, 5, 0))
+    return ModelReply(text, tool_calls, FinishReason.TOOL_CALLS, "gpt-4", Usage(10, 0, 0, 5, 0))
 
 
 class ListLog:
