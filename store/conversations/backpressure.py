@@ -19,7 +19,7 @@ EFFECT = "SELECT o_effect FROM message_effect(:session, :key, :strategy)"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much may be open: turns of one workspace, turns of all workspaces, seconds that a turn may wait for a worker. 0: no limit."""
+    """Limits on open work: turns of one workspace, turns of all workspaces, seconds that a turn may wait for a worker. 0: no limit."""
 
     workspace: int
     total: int
@@ -31,7 +31,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How much was open. Each count stops at its limit; a count without a limit is not made."""
+    """Counts of open work. Each count stops at its limit; without a limit nothing is counted."""
 
     by_workspace: Mapping[UUID, int]
     total: int

@@ -1,1 +1,1 @@
-"""What operators ask: audits, statistics, stuck turns, job runs."""
+"""Queries of operators: audits, statistics, stuck turns, job runs."""

@@ -145,14 +145,14 @@ async def run(
     opened = await maintenance.call(_OPEN, walks[0].since)
     audit = _Audit(maintenance, Report(opened["id"], opened["started_at"], walks[0].since), max_s, unclaimed_s, on_progress)
     report, scope = audit.report, "recent" if since is None else "since"
-    error: str | None = "it was stopped before its end"
+    error: str | None = "the audit was stopped before it finished"
     try:
         await audit.recent(walks)
         if since is None and before is not None:
             report.older_after = await audit.older(before["older_after"])
         error = None
     except Exception as raised:
-        error = f"{type(raised).__name__}: the database could not be asked everything"
+        error = f"{type(raised).__name__}: some checks could not be run"
         raise
     finally:
         report.seconds = audit.elapsed_s
