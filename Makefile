@@ -1,4 +1,4 @@
-# The verbs. Needs Python 3.11 or newer, make and git; everything else is installed into .venv, pinned.
+# Needs Python 3.11 or newer, make and git. Everything else is installed into .venv, pinned.
 PYTHON := .venv/bin/python
 MAKEFLAGS += --no-print-directory
 JOBS := 2# pytest processes at a time
@@ -6,22 +6,22 @@ JOBS := 2# pytest processes at a time
 .PHONY: help demo up test test-fast test-store bench analytics-bench retention-bench chaos faults crashpoints takeover lint fmt types imports lock clean run-env dev-env
 
 help:
-	@echo "make demo    send one real message through everything, on throw-away servers, and show what happened"
-	@echo "make up      run everything on this machine and keep it running (data in .turnline)"
-	@echo "make test-fast    tests that need no server: engine, integrations, sandbox (under a minute)"
-	@echo "make test-store   tests of the database layer, on a Postgres that they start"
-	@echo "make test    lint, types, import rules and the whole test suite, on servers it starts itself"
-	@echo "make bench   the benchmarks, beside their floor"
-	@echo "make analytics-bench   what analytics cost, with 100,000 turns"
-	@echo "make retention-bench   what turns feel while 1,000,000 events of old sessions are deleted"
-	@echo "make chaos   two thousand messages while a worker is killed every three seconds and the broker is emptied"
-	@echo "make faults  500 messages under each of 19 faults, on Valkey and on RabbitMQ (takes a quarter of an hour)"
-	@echo "make crashpoints   a process killed at every crash point, and at every ordered pair of them"
-	@echo "make takeover   20,000 random schedules in which a person takes a session over, and no reply of the agent may follow"
-	@echo "make lint    ruff, mypy, import rules"
-	@echo "make fmt     format the code"
-	@echo "make lock    pin the dependencies again (needs uv)"
-	@echo "make clean   remove caches; .venv and .turnline stay"
+	@echo "make demo             send one message through everything on temporary servers, and show what happened"
+	@echo "make up               run everything on this machine and keep it running (data in .turnline)"
+	@echo "make test-fast        tests that need no server: engine, integrations, sandbox (under a minute)"
+	@echo "make test-store       tests of the database layer, on a Postgres that they start"
+	@echo "make test             lint, types, import rules and every test, on servers that the tests start"
+	@echo "make bench            turns per second and fairness, beside a baseline"
+	@echo "make analytics-bench  the cost of analytics, with 100,000 turns"
+	@echo "make retention-bench  latency of turns while 1,000,000 events are deleted"
+	@echo "make chaos            2,000 messages while a worker is killed every 3 s and the broker is emptied once"
+	@echo "make faults           500 messages under each of 19 faults, on Valkey and RabbitMQ (15 minutes)"
+	@echo "make crashpoints      kill a process at every failpoint, and at every ordered pair of them"
+	@echo "make takeover         20,000 random schedules in which a person takes a session over"
+	@echo "make lint             ruff, mypy and import-linter"
+	@echo "make fmt              format the code"
+	@echo "make lock             pin the dependencies again (needs uv)"
+	@echo "make clean            remove caches; .venv and .turnline stay"
 
 run-env:
 	@requirements/install.sh run
