@@ -174,7 +174,7 @@ def test_cold_shutdown_does_not_wait_for_a_body_that_ignores_cancellation(site: 
 def test_failing_start_hook_keeps_the_worker_from_starting(site: Site) -> None:
     with site.worker(ready=False, POOL_TEST_FAIL_START="1") as worker:
         assert worker.exit_status() != 0
-    assert "the database is not there" in worker.log.read_text()
+    assert "the database is not available" in worker.log.read_text()
 
 
 def test_invalid_setting_is_named(site: Site) -> None:
